@@ -1,0 +1,60 @@
+from paceline.v1 import session_pb2 as _session_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AttachRequest(_message.Message):
+    __slots__ = ("key", "verifier_address", "known_ids", "sampling")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    key: _session_pb2.SessionKey
+    verifier_address: str
+    known_ids: _containers.RepeatedScalarFieldContainer[int]
+    sampling: _session_pb2.SamplingParams
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., verifier_address: _Optional[str] = ..., known_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DetachRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DetachResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrafterStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrafterStatusResponse(_message.Message):
+    __slots__ = ("drafter_id", "method", "sessions", "max_sessions", "trees", "drafted_tokens", "accepted_tokens", "verifiers", "draining")
+    DRAFTER_ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TREES_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIERS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    drafter_id: str
+    method: str
+    sessions: int
+    max_sessions: int
+    trees: int
+    drafted_tokens: int
+    accepted_tokens: int
+    verifiers: _containers.RepeatedScalarFieldContainer[str]
+    draining: bool
+    def __init__(self, drafter_id: _Optional[str] = ..., method: _Optional[str] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., trees: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., verifiers: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,191 @@
+from paceline.v1 import session_pb2 as _session_pb2
+from paceline.v1 import tree_pb2 as _tree_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SessionErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_ERROR_CODE_UNSPECIFIED: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_NOT_FOUND: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_STALE_EPOCH: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_BAD_PARENT: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_DUPLICATE_SIBLING: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_TOKEN_OUT_OF_RANGE: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_TOO_MANY_NODES: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_TOO_DEEP: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_MALFORMED: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_BAD_BASE: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_NOT_JOINED: _ClassVar[SessionErrorCode]
+SESSION_ERROR_CODE_UNSPECIFIED: SessionErrorCode
+SESSION_ERROR_CODE_NOT_FOUND: SessionErrorCode
+SESSION_ERROR_CODE_STALE_EPOCH: SessionErrorCode
+SESSION_ERROR_CODE_BAD_PARENT: SessionErrorCode
+SESSION_ERROR_CODE_DUPLICATE_SIBLING: SessionErrorCode
+SESSION_ERROR_CODE_TOKEN_OUT_OF_RANGE: SessionErrorCode
+SESSION_ERROR_CODE_TOO_MANY_NODES: SessionErrorCode
+SESSION_ERROR_CODE_TOO_DEEP: SessionErrorCode
+SESSION_ERROR_CODE_MALFORMED: SessionErrorCode
+SESSION_ERROR_CODE_BAD_BASE: SessionErrorCode
+SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
+
+class OpenRequest(_message.Message):
+    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_IDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    key: _session_pb2.SessionKey
+    prompt_ids: _containers.RepeatedScalarFieldContainer[int]
+    committed_ids: _containers.RepeatedScalarFieldContainer[int]
+    sampling: _session_pb2.SamplingParams
+    model_id: str
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ...) -> None: ...
+
+class OpenResponse(_message.Message):
+    __slots__ = ("opened", "tokens", "finished")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    opened: Opened
+    tokens: CommittedTokens
+    finished: Finished
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[CommittedTokens, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+
+class Opened(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CommittedTokens(_message.Message):
+    __slots__ = ("position", "token_ids", "accepted", "durable")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    accepted: int
+    durable: bool
+    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ...) -> None: ...
+
+class Finished(_message.Message):
+    __slots__ = ("reason", "receipt")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    reason: _session_pb2.FinishReason
+    receipt: _session_pb2.Receipt
+    def __init__(self, reason: _Optional[_Union[_session_pb2.FinishReason, str]] = ..., receipt: _Optional[_Union[_session_pb2.Receipt, _Mapping]] = ...) -> None: ...
+
+class DraftRequest(_message.Message):
+    __slots__ = ("hello", "joins", "leaves", "trees")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    TREES_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    joins: _containers.RepeatedCompositeFieldContainer[Join]
+    leaves: _containers.RepeatedScalarFieldContainer[str]
+    trees: _containers.RepeatedCompositeFieldContainer[_tree_pb2.TokenTree]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., joins: _Optional[_Iterable[_Union[Join, _Mapping]]] = ..., leaves: _Optional[_Iterable[str]] = ..., trees: _Optional[_Iterable[_Union[_tree_pb2.TokenTree, _Mapping]]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol_version", "drafter_id", "vocab_fingerprint", "feedback_top_k")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAFTER_ID_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    drafter_id: str
+    vocab_fingerprint: str
+    feedback_top_k: int
+    def __init__(self, protocol_version: _Optional[int] = ..., drafter_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., feedback_top_k: _Optional[int] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("key", "known_length")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    key: _session_pb2.SessionKey
+    known_length: int
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., known_length: _Optional[int] = ...) -> None: ...
+
+class DraftResponse(_message.Message):
+    __slots__ = ("welcome", "verdicts", "errors")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    verdicts: _containers.RepeatedCompositeFieldContainer[_tree_pb2.Verdict]
+    errors: _containers.RepeatedCompositeFieldContainer[SessionError]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[_tree_pb2.Verdict, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[SessionError, _Mapping]]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_tree_nodes", "max_tree_depth")
+    VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TREE_NODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TREE_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    verifier_id: str
+    model_id: str
+    vocab_fingerprint: str
+    vocab_size: int
+    max_tree_nodes: int
+    max_tree_depth: int
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_tree_nodes: _Optional[int] = ..., max_tree_depth: _Optional[int] = ...) -> None: ...
+
+class SessionError(_message.Message):
+    __slots__ = ("session_id", "code", "message")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    code: SessionErrorCode
+    message: str
+    def __init__(self, session_id: _Optional[str] = ..., code: _Optional[_Union[SessionErrorCode, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class VerifierStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifierStatusResponse(_message.Message):
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device")
+    VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    KV_USED_FIELD_NUMBER: _ClassVar[int]
+    KV_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SESSION_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    verifier_id: str
+    model_id: str
+    vocab_fingerprint: str
+    vocab_size: int
+    max_context: int
+    sessions: int
+    max_sessions: int
+    kv_used: int
+    kv_total: int
+    session_steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    committed_tokens: int
+    drafters: _containers.RepeatedScalarFieldContainer[str]
+    draining: bool
+    device: str
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ...) -> None: ...
