@@ -1,0 +1,124 @@
+"""A Hugging Face decoder behind one call: rows in, logits of chosen rows out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from paceline.engine import attention
+from paceline.engine.kv import KVPool
+from paceline.engine.linear import RowGroups, group_linears
+from paceline.engine.rows import RaggedBatch
+
+# Rows of one linear product. A decode group holds a whole tree of 31 nodes and its root.
+DECODE_GROUP = 32
+PREFILL_GROUP = 128
+# Positions of one KV block, which is one chunk of attention.
+BLOCK_SIZE = 256
+
+
+class ModelError(ValueError):
+    """The model cannot be served; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the engine must know of a model beside its weights."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context: int
+
+
+def _shape(path: str | Path) -> ModelShape:
+    config = AutoConfig.from_pretrained(path).get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab_size=config.vocab_size,
+        max_context=config.max_position_embeddings,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises `ModelError` for a device this machine lacks."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {name} was asked for, but torch sees no CUDA GPU; use --device cpu")
+    return torch.device(name)
+
+
+class Decoder:
+    """The target model, its KV pool layout and its one forward."""
+
+    def __init__(self, model: PreTrainedModel, shape: ModelShape, device: torch.device) -> None:
+        self.model = model
+        self.shape = shape
+        self.device = device
+        self.groups = RowGroups(DECODE_GROUP)
+        group_linears(model, self.groups, prepack=device.type == "cpu" and torch.backends.mkldnn.is_available())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device, dtype: torch.dtype | None) -> Decoder:
+        """Load weights from a folder or hub id. dtype None keeps the checkpoint's own.
+
+        Raises `ModelError` where transformers cannot load the model as a causal decoder.
+        """
+        AttentionInterface.register(attention.NAME, attention.ragged_attention)
+        AttentionMaskInterface.register(attention.NAME, _no_mask)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype or "auto", attn_implementation=attention.NAME, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
+        model.eval().requires_grad_(False).to(device)
+        return cls(model, _shape(path), device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are computed in."""
+        return self.model.dtype
+
+    def kv_pool(self, blocks: int) -> KVPool:
+        """A pool of `blocks` blocks. Attention works in float32, so the CPU keeps keys in float32 too."""
+        return KVPool(
+            layers=self.shape.layers,
+            kv_heads=self.shape.kv_heads,
+            head_dim=self.shape.head_dim,
+            blocks=blocks,
+            block_size=BLOCK_SIZE,
+            dtype=torch.float32,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
+        """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool and its stash."""
+        pool.begin_forward()
+        self.groups.sizes = batch.groups
+        output = self.model(
+            input_ids=batch.token_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            logits_to_keep=batch.logit_rows,
+            paceline=attention.AttentionContext(batch, pool),
+        )
+        return output.logits[0].float()  # type: ignore[no-any-return]
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    """The batch carries its own visibility; transformers need not build a mask."""
+    return
