@@ -153,9 +153,7 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
                 f"node {index} has token {token}; the vocabulary has {vocab_size}",
             )
         if math.isnan(log_prob) or log_prob > 0:
-            raise TreeError(
-                TreeFault.MALFORMED, f"node {index} has log_prob {log_prob}; it must be <= 0"
-            )
+            raise TreeError(TreeFault.MALFORMED, f"node {index} has log_prob {log_prob}; it must be <= 0")
         if (parent, token) in siblings:
             raise TreeError(
                 TreeFault.DUPLICATE_SIBLING,

@@ -6,11 +6,12 @@ absolute multiples of the block size; a block's share is one float32 matrix prod
 keys followed by the tree nodes that will live in that block, with weight zero for every key that the
 row does not see; shares are added in order of position. A float32 product accumulates each output
 along its keys in order, and adding zero changes nothing, so a row's bits depend on its own keys
-alone. `engine.exact.verify` checks this property of the machine at start.
+alone. tests/unit/engine/test_exact.py holds this against random batches.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ NAME = "paceline"
 MIN_PRODUCT_ROWS = 4
 # Columns of the all-ones matrix that sums weights: wide enough to be summed by the same kind of kernel.
 ONES_COLUMNS = 16
+# The last block is read up to a multiple of this many slots.
+EDGE_STEP = 32
 
 
 class AttentionContext:
@@ -32,6 +35,38 @@ class AttentionContext:
     def __init__(self, batch: RaggedBatch, pool: KVPool) -> None:
         self.batch = batch
         self.pool = pool
+        self._views: dict[tuple[int, int | None], _View] = {}
+
+    def view(self, index: int, window: int | None) -> _View:
+        """What segment `index` sees, in layers with this sliding window. Made once a forward."""
+        view = self._views.get((index, window))
+        if view is None:
+            view = _make_view(self.batch.segments[index], self.pool.block_size, window)
+            self._views[index, window] = view
+        return view
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """A block that is not full, and the tree nodes that will live in it."""
+
+    # Slots of the block that are read, from its first on; 0 when only tree nodes are in it.
+    slots: int
+    # Tree nodes in this block; None stands for all of them.
+    nodes: list[int] | None
+    # Additive mask over the slots, then the nodes. [rows, slots + nodes]
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What the rows of one segment see."""
+
+    # Blocks before the one that holds the root.
+    full_blocks: int
+    # Additive mask over them, [full_blocks, 1, 1, rows, block_size]; None when every row sees all.
+    full_mask: Tensor | None
+    edges: list[_Edge]
 
 
 def ragged_attention(
@@ -56,135 +91,146 @@ def ragged_attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     work = pool.keys.dtype
     queries = query[0].to(work) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    keys = key[0].transpose(0, 1).to(work)  # [rows, kv_heads, head_dim]
-    values = value[0].transpose(0, 1).to(work)
-    pool.write(layer, batch.run_blocks, batch.run_offsets, keys[batch.run_rows], values[batch.run_rows])
-    pool.stash(keys[batch.tree_rows], values[batch.tree_rows])
+    keys, values = key[0].to(work), value[0].to(work)  # [kv_heads, rows, head_dim]
+    pool.write_runs(layer, batch, keys, values)
+    pool.stash(keys[:, batch.tree_rows], values[:, batch.tree_rows])
 
-    output = torch.zeros(query.shape[2], query.shape[1], value.shape[-1], dtype=query.dtype, device=query.device)
+    heads, rows, _dim = queries.shape
+    output = torch.zeros(rows, heads, value.shape[-1], dtype=query.dtype, device=query.device)
     for index, placed in enumerate(batch.segments):
-        rows = placed.rows
-        tree = slice(rows.stop - len(placed.segment.tree_tokens), rows.stop)
-        output[rows] = _segment_attention(
-            queries[:, rows],
+        own = placed.rows
+        tree = slice(own.stop - len(placed.segment.tree_tokens), own.stop)
+        output[own] = _segment_attention(
+            queries[:, own],
             pool.read(layer, placed.segment.blocks[: placed.num_blocks]),
-            (keys[tree].transpose(0, 1), values[tree].transpose(0, 1)),
-            _masks(batch, index, placed, pool.block_size, sliding_window),
-            placed,
+            (keys[:, tree], values[:, tree]),
+            paceline.view(index, sliding_window),
             softcap,
-        ).to(query.dtype)
+        )
     return output[None], None
 
 
-def _masks(
-    batch: RaggedBatch, index: int, placed: PlacedSegment, block_size: int, window: int | None
-) -> tuple[Tensor, Tensor]:
-    """Additive masks of a segment: over its blocks [blocks, rows, block_size], over its tree [rows, nodes]."""
-    cached = batch.masks.get((index, window))
-    if cached is None:
-        device = placed.positions.device
-        slots = torch.arange(placed.num_blocks * block_size, device=device)
-        rows = placed.positions[:, None]  # [rows, 1]
-        visible = (slots <= rows) & (slots <= placed.segment.root_position)
-        ancestors = placed.ancestors
-        if window is not None:
-            visible &= slots > rows - window
-            node_positions = placed.positions[len(placed.segment.run) :]
-            ancestors = ancestors & (node_positions > rows - window)
-        blocked = torch.zeros(visible.shape, device=device).masked_fill_(~visible, -torch.inf)
-        hidden = torch.zeros(ancestors.shape, device=device).masked_fill_(~ancestors, -torch.inf)
-        over_blocks = blocked.view(len(rows), placed.num_blocks, block_size).transpose(0, 1).contiguous()
-        cached = (over_blocks, hidden)
-        batch.masks[index, window] = cached
-    return cached
+def _make_view(placed: PlacedSegment, block_size: int, window: int | None) -> _View:
+    segment, positions = placed.segment, placed.positions
+    device = positions.device
+    rows = positions[:, None]  # [rows, 1]
+    node_positions = positions[len(segment.run) :]
+
+    def visible_slots(first: int, stop: int) -> Tensor:
+        slots = torch.arange(first, stop, device=device)
+        visible = (slots <= rows) & (slots <= segment.root_position)
+        return visible if window is None else visible & (slots > rows - window)
+
+    def additive(visible: Tensor) -> Tensor:
+        return torch.zeros(visible.shape, device=device).masked_fill_(~visible, -torch.inf)
+
+    full_blocks = placed.num_blocks - 1
+    edge_start = full_blocks * block_size
+    full_mask = None
+    if full_blocks and (segment.start < edge_start - 1 or window is not None):
+        mask = additive(visible_slots(0, edge_start))
+        full_mask = mask.view(len(rows), full_blocks, 1, 1, block_size).permute(1, 2, 3, 0, 4).contiguous()
+
+    used = segment.root_position + 1 - edge_start
+    slots = min(block_size, -(-used // EDGE_STEP) * EDGE_STEP)
+    ancestors = placed.ancestors
+    if window is not None:
+        ancestors = ancestors & (node_positions > rows - window)
+    edges: list[_Edge] = []
+    node_blocks = (node_positions // block_size).tolist()
+    for block in range(full_blocks, max(node_blocks, default=full_blocks) + 1):
+        nodes = [node for node, own in enumerate(node_blocks) if own == block]
+        seen = ancestors[:, nodes]
+        if block == full_blocks:
+            seen = torch.cat([visible_slots(edge_start, edge_start + slots), seen], dim=1)
+        edges.append(
+            _Edge(
+                slots=slots if block == full_blocks else 0,
+                nodes=None if len(nodes) == len(node_blocks) else nodes,
+                mask=additive(seen),
+            )
+        )
+    return _View(full_blocks, full_mask, edges)
 
 
 def _segment_attention(
     queries: Tensor,
     cached: tuple[Tensor, Tensor],
     tree: tuple[Tensor, Tensor],
-    masks: tuple[Tensor, Tensor],
-    placed: PlacedSegment,
+    view: _View,
     softcap: float | None,
 ) -> Tensor:
     """queries [heads, rows, d] over a segment's blocks and tree -> [rows, heads, d]."""
     block_keys, block_values = cached  # [blocks, kv_heads, block_size, d]
-    tree_keys, tree_values = tree  # [kv_heads, nodes, d]
-    block_mask, tree_mask = masks
     heads, rows, dim = queries.shape
-    blocks, kv_heads, block_size, value_dim = block_values.shape
-    product_rows = heads // kv_heads * rows
-    grouped = queries.reshape(kv_heads, product_rows, dim)
-    if product_rows < MIN_PRODUCT_ROWS:
-        grouped = nn.functional.pad(grouped, (0, 0, 0, MIN_PRODUCT_ROWS - product_rows))
-    nodes = tree_keys.shape[1]
+    kv_heads = block_keys.shape[1]
+    group = heads // kv_heads
+    grouped = queries.reshape(kv_heads, group * rows, dim)
+    if group * rows < MIN_PRODUCT_ROWS:
+        grouped = nn.functional.pad(grouped, (0, 0, 0, MIN_PRODUCT_ROWS - group * rows))
 
-    def masked(scores: Tensor, mask: Tensor) -> Tensor:
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        real = scores[..., :product_rows, :]
-        shape = (*real.shape[:-2], heads // kv_heads, rows, real.shape[-1])
-        return (real.view(shape) + mask).reshape(real.shape)
+    full = view.full_blocks
+    peaks: list[Tensor] = []
+    full_scores: Tensor | None = None
+    if full:
+        full_scores = _scores(grouped, block_keys[:full], view.full_mask, group, rows, softcap)
+        peaks.append(full_scores.amax(dim=(0, -1)))
+    edge_scores: list[Tensor] = []
+    edge_values: list[Tensor] = []
+    for edge in view.edges:
+        keys, values = _edge_keys(block_keys[full], block_values[full], tree, edge)
+        scores = _scores(grouped, keys, edge.mask, group, rows, softcap)
+        peaks.append(scores.amax(dim=-1))
+        edge_scores.append(scores)
+        edge_values.append(values)
+    peak = peaks[0]
+    for other in peaks[1:]:
+        peak = torch.maximum(peak, other)
+    peak = peak[..., None]  # [kv_heads, product rows, 1]
 
-    over_blocks = masked(
-        torch.matmul(grouped[None], block_keys.transpose(-1, -2)), block_mask[:, None, None]
-    )  # [blocks, kv_heads, product_rows, block_size]
-    peak = over_blocks.amax(dim=(0, -1))[..., None]  # [kv_heads, product_rows, 1]
-    over_tree = None
-    if nodes:
-        over_tree = masked(torch.matmul(grouped, tree_keys.transpose(-1, -2)), tree_mask)
-        peak = torch.maximum(peak, over_tree.amax(dim=-1, keepdim=True))
-        over_tree = torch.exp(over_tree - peak)
-    weights = torch.exp(over_blocks - peak)
-
-    shares = _block_shares(weights, block_values, over_tree, tree_values, placed, block_size)
-    total = shares[0]
-    for share in shares[1:]:
-        total = total + share
-    mixed = total[..., :value_dim] / total[..., value_dim : value_dim + 1]
-    return mixed.view(kv_heads, heads // kv_heads, rows, value_dim).reshape(heads, rows, value_dim).transpose(0, 1)
-
-
-def _block_shares(
-    weights: Tensor,
-    block_values: Tensor,
-    over_tree: Tensor | None,
-    tree_values: Tensor,
-    placed: PlacedSegment,
-    block_size: int,
-) -> list[Tensor]:
-    """Each block's weighted values and, in the columns after them, its sum of weights; in order."""
-    blocks = weights.shape[0]
-    shares: list[Tensor] = []
-    first_with_tree = blocks
-    node_blocks: list[int] = []
-    if over_tree is not None:
-        node_blocks = (placed.positions[len(placed.segment.run) :] // block_size).tolist()
-        first_with_tree = min(node_blocks)
-    plain = min(first_with_tree, blocks)
-    if plain:
-        both = _weigh(weights[:plain], block_values[:plain])
-        shares += both.unbind(0)
-    if over_tree is None:
-        return shares
-    for block in range(first_with_tree, max(node_blocks) + 1):
-        columns = [node for node, own in enumerate(node_blocks) if own == block]
-        if block < blocks:
-            block_weights, values = weights[block], block_values[block]
-        else:
-            block_weights, values = torch.zeros_like(weights[0]), block_values[-1]
-        joint_weights = torch.cat([block_weights, over_tree[..., columns]], dim=-1)
-        joint_values = torch.cat([values, tree_values[:, columns]], dim=1)
-        shares.append(_weigh(joint_weights, joint_values))
-    return shares
+    mixed, weight = None, None
+    if full_scores is not None:
+        shares, sums = _share(full_scores, peak, block_values[:full])
+        for share, total in zip(shares, sums, strict=True):
+            mixed = share if mixed is None else mixed + share
+            weight = total if weight is None else weight + total
+    for scores, values in zip(edge_scores, edge_values, strict=True):
+        share, total = _share(scores, peak, values)
+        mixed = share if mixed is None else mixed + share
+        weight = total if weight is None else weight + total
+    assert mixed is not None and weight is not None
+    result = (mixed / weight)[:, : group * rows]
+    return result.reshape(heads, rows, -1).transpose(0, 1)
 
 
-def _weigh(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [..., rows, keys] over values [..., keys, d] -> [..., rows, d + 1], weight sums last."""
-    rows = weights.shape[-2]
-    if rows < MIN_PRODUCT_ROWS:
-        weights = nn.functional.pad(weights, (0, 0, 0, MIN_PRODUCT_ROWS - rows))
-    ones = torch.ones(*values.shape[:-1], ONES_COLUMNS, dtype=values.dtype, device=values.device)
-    mixed = torch.matmul(weights, values)
-    sums = torch.matmul(weights, ones)
-    return torch.cat([mixed, sums[..., :1]], dim=-1)[..., :rows, :]
+def _edge_keys(
+    block_keys: Tensor, block_values: Tensor, tree: tuple[Tensor, Tensor], edge: _Edge
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [kv_heads, slots + nodes, d] of an edge."""
+    tree_keys, tree_values = tree
+    if edge.nodes is not None:
+        tree_keys, tree_values = tree_keys[:, edge.nodes], tree_values[:, edge.nodes]
+    keys, values = block_keys[:, : edge.slots], block_values[:, : edge.slots]
+    if tree_keys.shape[1] == 0:
+        return keys, values
+    return torch.cat([keys, tree_keys], dim=1), torch.cat([values, tree_values], dim=1)
+
+
+def _scores(
+    grouped: Tensor, keys: Tensor, mask: Tensor | None, group: int, rows: int, softcap: float | None
+) -> Tensor:
+    """Masked scores [..., kv_heads, product rows, keys]; rows that only fill the product stay unmasked."""
+    scores = torch.matmul(grouped, keys.transpose(-1, -2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        real = scores[..., : group * rows, :]
+        real.view(*real.shape[:-2], group, rows, real.shape[-1]).add_(mask)
+    return scores
+
+
+def _share(scores: Tensor, peak: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted values [..., product rows, d] and the sums of weights [..., product rows, 1]."""
+    weights = torch.exp(scores - peak)
+    ones = torch.ones((), dtype=values.dtype, device=values.device).expand(*values.shape[:-1], ONES_COLUMNS)
+    return torch.matmul(weights, values), torch.matmul(weights, ones)[..., :1]

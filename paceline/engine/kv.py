@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from paceline.engine.rows import RaggedBatch
+
 
 class OutOfBlocksError(RuntimeError):
     """No free block is left; the caller makes room or waits."""
@@ -42,9 +44,15 @@ class KVPool:
         return self.keys.shape[0]
 
     def write(self, layer: int, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put rows [rows, kv_heads, head_dim] at (block, offset) of one layer."""
-        self.keys[layer, blocks, :, offsets] = keys
-        self.values[layer, blocks, :, offsets] = values
+        """Put rows, [kv_heads, rows, head_dim], at (block, offset) of one layer."""
+        self.keys[layer].transpose(0, 1)[:, blocks, offsets] = keys
+        self.values[layer].transpose(0, 1)[:, blocks, offsets] = values
+
+    def write_runs(self, layer: int, batch: RaggedBatch, keys: Tensor, values: Tensor) -> None:
+        """Put the rows of all runs into their slots; keys and values hold all rows of the forward."""
+        self.write(
+            layer, batch.run_blocks, batch.run_offsets, keys[:, batch.run_rows], values[:, batch.run_rows]
+        )
 
     def read(self, layer: int, blocks: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys and values [blocks, kv_heads, block_size, head_dim]; a view where blocks are neighbours."""
@@ -61,7 +69,7 @@ class KVPool:
         self._stash.clear()
 
     def stash(self, keys: Tensor, values: Tensor) -> None:
-        """Keep one layer's tree rows [tree rows, kv_heads, head_dim]; layers come in order."""
+        """Keep one layer's tree rows, [kv_heads, tree rows, head_dim]; layers come in order."""
         self._stash.append((keys, values))
 
     def commit_stash(self, nodes: Tensor, blocks: Tensor, offsets: Tensor) -> None:
@@ -69,7 +77,7 @@ class KVPool:
         if nodes.numel() == 0:
             return
         for layer, (keys, values) in enumerate(self._stash):
-            self.write(layer, blocks, offsets, keys[nodes], values[nodes])
+            self.write(layer, blocks, offsets, keys[:, nodes], values[:, nodes])
 
 
 class BlockAllocator:

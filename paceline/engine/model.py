@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from paceline.engine import attention
 from paceline.engine.kv import KVPool
 from paceline.engine.linear import RowGroups, group_linears
-from paceline.engine.rows import RaggedBatch
+from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
 # Rows of one linear product. A decode group holds a whole tree of 31 nodes and its root.
 DECODE_GROUP = 32
@@ -101,6 +102,16 @@ class Decoder:
             blocks=blocks,
             block_size=BLOCK_SIZE,
             dtype=torch.float32,
+            device=self.device,
+        )
+
+    def batch(self, segments: Sequence[Segment]) -> RaggedBatch:
+        """Lay segments out for `forward`, in this model's row groups."""
+        return build_batch(
+            segments,
+            block_size=BLOCK_SIZE,
+            decode_group=DECODE_GROUP,
+            prefill_group=PREFILL_GROUP,
             device=self.device,
         )
 

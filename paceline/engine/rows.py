@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,8 +80,6 @@ class RaggedBatch:
     logit_parents: Tensor
     # Index into logit_rows of each segment's root; -1 where the segment wants no logits.
     roots: Tensor
-    # Attention masks by (segment index, window), filled in by the first layer that needs them.
-    masks: dict[tuple[int, int | None], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:

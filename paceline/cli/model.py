@@ -1,0 +1,87 @@
+"""`paceline model`: fetch, convert and find models."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from paceline.cli.console import cache_folder, err, fail, out
+from paceline.model_store import LocalModel, ModelError, ModelStore
+
+app = typer.Typer(help="Fetch, convert and list models.", no_args_is_help=True)
+
+_Model = Annotated[
+    str | None,
+    typer.Argument(help="A folder, a Hugging Face id, or a packaged model's name; the default when missing."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def resolve(model: str | None) -> LocalModel:
+    """Find or make the model with its progress shown; exit with 1 and the reason when that fails."""
+    store = ModelStore(cache_folder())
+    begin = time.monotonic()
+    stages = 0
+    with err.status("looking for the model") as spinner:
+
+        def progress(stage: str) -> None:
+            nonlocal stages
+            stages += 1
+            err.print(f"  [dim]{time.monotonic() - begin:5.1f} s[/dim]  {stage}")
+            spinner.update(stage)
+
+        try:
+            found = store.resolve(model, progress)
+        except ModelError as error:
+            fail(str(error))
+    if stages:
+        err.print(f"  [dim]{time.monotonic() - begin:5.1f} s[/dim]  model ready in {found.folder}")
+    return found
+
+
+@app.command()
+def fetch(model: _Model = None, as_json: _Json = False) -> None:
+    """Fetch and convert a model, so that a later start finds it ready."""
+    found = resolve(model)
+    if as_json:
+        out.file.write(json.dumps(_fields(found)) + "\n")
+    else:
+        out.print(f"{found.name}: {found.folder}")
+
+
+@app.command()
+def path(model: _Model = None) -> None:
+    """Print the folder of a model, fetching it first where needed."""
+    out.file.write(f"{resolve(model).folder}\n")
+
+
+@app.command("list")
+def list_models(as_json: _Json = False) -> None:
+    """List the packaged models and whether they are ready on this machine."""
+    store = ModelStore(cache_folder())
+    rows = [
+        {
+            "name": packaged.name,
+            "source": packaged.source,
+            "licence": packaged.licence,
+            "ready": store.is_ready(packaged),
+            "default": packaged is store.packaged[0],
+            "folder": str(store.folder(packaged)),
+        }
+        for packaged in store.packaged
+    ]
+    if as_json:
+        out.file.write(json.dumps(rows) + "\n")
+        return
+    for row in rows:
+        state = f"ready in {row['folder']}" if row["ready"] else "not fetched yet (`paceline model fetch`)"
+        name = f"{row['name']} (default)" if row["default"] else row["name"]
+        out.print(f"{name}: {state}; {row['source']}, {row['licence']}")
+    out.print("Any folder or Hugging Face id of a decoder model works too: `paceline up --model NAME`.")
+
+
+def _fields(model: LocalModel) -> dict[str, str]:
+    return {"name": model.name, "folder": str(model.folder), "source": model.source}

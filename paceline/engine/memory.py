@@ -1,0 +1,43 @@
+"""How much KV fits: blocks from what the machine has free."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from paceline.engine.model import BLOCK_SIZE, ModelError, ModelShape
+
+# Share of what is free after the weights were loaded. A CPU's memory also serves everybody else.
+CPU_SHARE = 0.4
+GPU_SHARE = 0.85
+BYTES_PER_VALUE = 4
+
+
+def block_bytes(shape: ModelShape) -> int:
+    """Bytes of one KV block: keys and values of all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * BLOCK_SIZE * BYTES_PER_VALUE
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on `device` now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def kv_blocks(shape: ModelShape, device: torch.device, *, kv_tokens: int, max_sessions: int) -> int:
+    """Blocks to allocate: `kv_tokens` rounded up, or (0) what memory allows and the sessions can use.
+
+    Raises `ModelError` when not even one block fits.
+    """
+    if kv_tokens:
+        return -(-kv_tokens // BLOCK_SIZE)
+    share = GPU_SHARE if device.type == "cuda" else CPU_SHARE
+    fitting = int(free_bytes(device) * share) // block_bytes(shape)
+    if fitting < 1:
+        raise ModelError(
+            f"no memory left for KV on {device}: one block of {BLOCK_SIZE} tokens takes "
+            f"{block_bytes(shape) >> 20} MiB; take a smaller model, another dtype or a larger machine"
+        )
+    return min(fitting, max_sessions * -(-shape.max_context // BLOCK_SIZE))

@@ -1,0 +1,92 @@
+"""The target's own token of a row: greedy and sampled are one rule, argmax of logits / T + noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paceline.engine import noise
+from paceline.session import SamplingParams
+
+# Width of the pieces whose maxima `top_ids` looks at first.
+_PIECE = 64
+
+
+def targets(logits: Tensor, sampling: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
+    """The token each row draws: logits [rows, vocab] float32, `positions` where the tokens will stand.
+
+    T = 0: the largest logit, ties to the lowest id. T > 0: the largest logit / T + Gumbel noise keyed
+    by (seed, position, token) among the tokens that top_k, then top_p, then min_p leave, which draws
+    from exactly the processed distribution (Maddison et al. 2014, "A* sampling", section 2). A row
+    depends on nothing but itself. NaN counts as the lowest logit.
+    """
+    drawn: list[int] = torch.nan_to_num(logits, nan=-torch.inf).argmax(dim=-1).tolist()
+    for row, (params, position) in enumerate(zip(sampling, positions, strict=True)):
+        if params.temperature > 0:
+            scores = logits[row].to("cpu", torch.float64).numpy() / params.temperature
+            drawn[row] = _draw(np.nan_to_num(scores, nan=-np.inf, posinf=np.inf), params, position)
+    return drawn
+
+
+def _draw(scores: NDArray[np.float64], params: SamplingParams, position: int) -> int:
+    kept = kept_tokens(scores, params)
+    noisy = noise.gumbel(params.seed, position, len(scores), kept)
+    noisy += scores if kept is None else scores[kept]
+    best = int(noisy.argmax())
+    return best if kept is None else int(kept[best])
+
+
+def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64] | None:
+    """Ids, ascending, that the filters leave of logits / T; None when they leave all.
+
+    In transformers' order: top_k, then top_p over what is left, then min_p against the likeliest.
+    Equal scores are ranked by id, lowest first.
+    """
+    vocab = len(scores)
+    top_k = params.top_k if 0 < params.top_k < vocab else 0
+    if not top_k and params.top_p >= 1 and params.min_p <= 0:
+        return None
+    if top_k:
+        # All that reach the k-th score, then exactly k of them by rank.
+        floor = np.partition(scores, vocab - top_k)[vocab - top_k]
+        kept = np.flatnonzero(scores >= floor)
+    else:
+        kept = np.arange(vocab)
+    if params.min_p > 0 and params.top_p >= 1:
+        kept = kept[scores[kept] >= scores[kept].max() + np.log(params.min_p)] if not top_k else kept
+    ranked = kept[np.argsort(-scores[kept], kind="stable")]
+    if top_k:
+        ranked = ranked[:top_k]
+    if params.top_p < 1:
+        weights = np.exp(scores[ranked] - scores[ranked[0]])
+        before = np.cumsum(weights) - weights
+        ranked = ranked[before < params.top_p * weights.sum()]
+    if params.min_p > 0:
+        ranked = ranked[scores[ranked] >= scores[ranked[0]] + np.log(params.min_p)]
+    return np.sort(ranked)
+
+
+def top_ids(logits: Tensor, k: int) -> Tensor:
+    """The k largest of each row, best first, equal ones by id: [rows, vocab] -> [rows, k] int64.
+
+    Exact: the k largest lie in the k pieces with the largest maxima, so only those are searched.
+    """
+    rows, vocab = logits.shape
+    pieces = vocab // _PIECE
+    if pieces < 4 * k:
+        return _ranked(logits, torch.arange(vocab, device=logits.device).expand(rows, vocab), k)
+    whole = logits[:, : pieces * _PIECE].view(rows, pieces, _PIECE)
+    chosen = whole.amax(dim=-1).topk(k, dim=-1).indices.sort(dim=-1).values  # [rows, k]
+    ids = (chosen[..., None] * _PIECE + torch.arange(_PIECE, device=logits.device)).flatten(1)
+    rest = torch.arange(pieces * _PIECE, vocab, device=logits.device).expand(rows, -1)
+    ids = torch.cat([ids, rest], dim=1)
+    return _ranked(logits.gather(1, ids), ids, k)
+
+
+def _ranked(values: Tensor, ids: Tensor, k: int) -> Tensor:
+    order = values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return ids.gather(1, order)

@@ -1,0 +1,120 @@
+"""Which services a local fleet runs, with which addresses and flags."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from functools import partial
+
+from paceline import local_redis
+from paceline.local_process import Service
+from paceline.local_redis import LocalRedis
+from paceline.model_store import LocalModel
+from paceline.readiness import grpc_serving, http_ok
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything listens; all on the loopback interface."""
+
+    http_port: int
+    grpc_port: int
+    verifiers: tuple[str, ...]
+    drafters: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """The gateway's HTTP address."""
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def grpc(self) -> str:
+        """The gateway's gRPC address."""
+        return f"{HOST}:{self.grpc_port}"
+
+
+class PortTaken(Exception):
+    """Another program listens on a port that was asked for."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(f"port {port} is taken by another program")
+        self.port = port
+
+
+def choose_addresses(*, http_port: int, grpc_port: int, verifiers: int, drafters: int) -> Addresses:
+    """Free ports for everything; 0 takes a free one. Raises `PortTaken`.
+
+    They are free now; a service that finds its port taken a moment later ends and says so.
+    """
+    taken = [_bound(port) for port in (http_port, grpc_port, *[0] * (verifiers + drafters))]
+    try:
+        # All held at once, so that no two are the same.
+        ports = [held.getsockname()[1] for held in taken]
+    finally:
+        for held in taken:
+            held.close()
+    pods = [f"{HOST}:{port}" for port in ports[2:]]
+    return Addresses(ports[0], ports[1], tuple(pods[:verifiers]), tuple(pods[verifiers:]))
+
+
+def plan_fleet(
+    model: LocalModel, addresses: Addresses, *, redis_url: str, redis: LocalRedis | None
+) -> list[list[Service]]:
+    """The waves of services to start; `redis` is the server to start for `redis_url`, if any."""
+    gateway = _gateway(model, addresses, redis_url)
+    verifiers = _verifiers(model, addresses.verifiers, redis_url)
+    drafters = [
+        Service(
+            f"drafter-{number}",
+            (sys.executable, "-m", "drafter_svc", "--host", HOST, "--port", _port(address)),
+            partial(grpc_serving, address),
+            60.0,
+        )
+        for number, address in enumerate(addresses.drafters, start=1)
+    ]
+    waves = [[*verifiers, *drafters, gateway]]
+    if redis is not None:
+        waves.insert(0, [Service("redis", redis.command, partial(local_redis.answers, redis.url), 20.0)])
+    return waves
+
+
+def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) -> list[Service]:
+    flags = ("--model", str(model.folder), "--model-name", model.name, "--redis-url", redis_url)
+    if len(addresses) > 1:  # they share the cores; a single one takes them all by itself
+        flags += ("--threads", str(max(1, len(os.sched_getaffinity(0)) // len(addresses))))
+    return [
+        Service(
+            f"verifier-{number}",
+            (sys.executable, "-m", "verifier_svc", "--host", HOST, "--port", _port(address), *flags),
+            partial(grpc_serving, address),
+        )
+        for number, address in enumerate(addresses, start=1)
+    ]
+
+
+def _gateway(model: LocalModel, addresses: Addresses, redis_url: str) -> Service:
+    command = [sys.executable, "-m", "gateway", "--host", HOST]
+    command += ["--http-port", str(addresses.http_port), "--port", str(addresses.grpc_port)]
+    command += ["--verifiers", ",".join(addresses.verifiers), "--drafters", ",".join(addresses.drafters)]
+    command += ["--model", str(model.folder), "--model-name", model.name, "--redis-url", redis_url]
+    return Service("gateway", tuple(command), partial(http_ok, f"{addresses.url}/readyz"))
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _bound(port: int) -> socket.socket:
+    held = socket.socket()
+    # As servers do: a port whose last connections are still closing is free.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((HOST, port))
+    except (OSError, OverflowError):
+        held.close()
+        raise PortTaken(port) from None
+    return held

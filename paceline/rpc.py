@@ -1,0 +1,199 @@
+"""gRPC servers and channels: health, reflection, message bounds, error mapping, graceful stop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from paceline.handshake import HandshakeError
+from paceline.telemetry import logger
+from paceline.wire import WireError
+
+log = logger(__name__)
+
+MAX_MESSAGE_BYTES = 16 << 20
+# Trailing metadata key under which gRPC carries google.rpc.Status.
+_DETAILS_KEY = "grpc-status-details-bin"
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A pod that comes back is to be reached at once, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Every channel its own connection: a stalled stream must not hold up another one's.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    # A second process on the same port is an error, not a silent half of the traffic.
+    ("grpc.so_reuseport", 0),
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Refused(Exception):
+    """A call that is answered with a status of our choosing; `field` names the culprit if one is."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+def _as_refused(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, WireError):
+        return Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error), field=error.field)
+    if isinstance(error, HandshakeError):
+        return Refused(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    log.error("unexpected error in a call", exc_info=error)
+    return Refused(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> None:
+    """End the call with the refusal's status; a named field goes along as google.rpc.BadRequest."""
+    trailing: tuple[tuple[str, bytes], ...] = ()
+    if refused.field is not None:
+        detail = any_pb2.Any()
+        detail.Pack(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=refused.field, description=refused.message)
+                ]
+            )
+        )
+        status = status_pb2.Status(code=refused.code.value[0], message=refused.message, details=[detail])
+        trailing = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(refused.code, refused.message, trailing)
+
+
+def refusals(method: F) -> F:
+    """Turn what a servicer's method raises into the status it stands for; nothing else leaks out."""
+    if inspect.isasyncgenfunction(method):
+
+        @functools.wraps(method)
+        async def streaming(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+            responses = method(self, request, context)
+            try:
+                async for response in responses:
+                    yield response
+            except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+                raise
+            except Exception as error:
+                await abort(context, _as_refused(error))
+            finally:
+                await responses.aclose()
+
+        return streaming  # type: ignore[return-value]
+
+    @functools.wraps(method)
+    async def unary(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            return await abort(context, _as_refused(error))
+
+    return unary  # type: ignore[return-value]
+
+
+class RunningServer:
+    """A started gRPC server with standard health and reflection."""
+
+    def __init__(
+        self, server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, host: str, port: int
+    ) -> None:
+        self.port = port
+        self.address = f"{host}:{port}"
+        self.health = health_servicer
+        self._server = server
+
+    async def not_serving(self) -> None:
+        """Answer NOT_SERVING to health checks from now on; calls still work."""
+        await self.health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float | None) -> None:
+        """Fail health checks, take no new calls, give running ones `grace` seconds."""
+        await self.not_serving()
+        await self._server.stop(grace)
+
+
+async def start_server(
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    services: Sequence[str],
+    host: str,
+    port: int,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> RunningServer:
+    """Start a server with `add`'s servicers, health and reflection. Port 0 takes a free one.
+
+    Raises `OSError` when the port is taken.
+    """
+    options = [
+        (name, max_message_bytes if name.endswith("_message_length") else value)
+        for name, value in _SERVER_OPTIONS
+    ]
+    server = grpc.aio.server(options=options)
+    add(server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    for name in ("", *services):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection(
+        [*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error}; is the port taken?") from error
+    await server.start()
+    return RunningServer(server, health_servicer, host, bound)
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to host:port with keepalive, message bounds and a quick reconnect."""
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `main` until it returns; SIGTERM and SIGINT set the event it gets, a second one exits at once."""
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTERM)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await main(stop)
+
+    asyncio.run(guarded())

@@ -1,0 +1,95 @@
+"""Settings: flags over environment over defaults, validated at start; one class a service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """The process cannot start as set; the message says which setting and what to do."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told. Subclasses set `env_prefix` and add their own fields."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 serves no metrics.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for machines.")
+    otlp_endpoint: str = Field("", description="OTLP gRPC collector for traces, host:port; empty sends none.")
+    grace_seconds: float = Field(
+        30.0, ge=0, description="How long running sessions may go on after SIGTERM before they are cut."
+    )
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load_settings(settings_type: type[S], **given: Any) -> S:
+    """Flags in `given` over environment over defaults. Raises `SettingsError` naming each wrong setting."""
+    prefix = str(settings_type.model_config["env_prefix"])
+    known = {prefix + name.upper() for name in settings_type.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    if unknown:
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}; the settings of this service are "
+            f"{', '.join(sorted(known))}"
+        )
+    try:
+        return settings_type(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem, prefix) for problem in error.errors())) from error
+
+
+def _explain(problem: Any, prefix: str) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if problem["type"] == "missing":
+        return f"{name} is required: give {_flag(name)} or {prefix}{name.upper()}"
+    return f"{_flag(name)} ({prefix}{name.upper()}): {problem['msg']}, got {problem['input']!r}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def service_command(
+    name: str, settings_type: type[S], run: Callable[[S], None], *, help: str
+) -> click.Command:
+    """The command that starts a service: one flag per field of its settings."""
+    prefix = str(settings_type.model_config["env_prefix"])
+
+    def callback(**flags: Any) -> None:
+        given = {key: value for key, value in flags.items() if value is not None}
+        try:
+            run(load_settings(settings_type, **given))
+        except SettingsError as error:
+            click.echo(f"{name}: {error}", err=True)
+            sys.exit(2)
+
+    options = [_option(key, field, prefix) for key, field in settings_type.model_fields.items()]
+    return click.Command(name, params=list(options), callback=callback, help=help)
+
+
+def _option(name: str, field: FieldInfo, prefix: str) -> click.Option:
+    description = (field.description or "").rstrip(".")
+    default = "required" if field.default is PydanticUndefined else f"default: {field.default!r}"
+    annotation = field.annotation
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return click.Option(
+        [_flag(name)],
+        type=click.Choice([str(choice) for choice in choices]) if choices else str,
+        default=None,
+        help=f"{description}.  [{prefix}{name.upper()}; {default}]",
+        metavar=None if choices else getattr(annotation, "__name__", "TEXT").upper(),
+    )

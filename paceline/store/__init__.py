@@ -1,0 +1,25 @@
+"""The sessions' record: what survives any process. In Redis, or in memory for one process."""
+
+from paceline.store.base import (
+    BaseMismatch,
+    Fenced,
+    SessionRecord,
+    SessionStore,
+    StoreError,
+    StoreUnavailable,
+    UnknownSession,
+)
+from paceline.store.memory import MemoryStore
+from paceline.store.redis import RedisStore
+
+__all__ = [
+    "BaseMismatch",
+    "Fenced",
+    "MemoryStore",
+    "RedisStore",
+    "SessionRecord",
+    "SessionStore",
+    "StoreError",
+    "StoreUnavailable",
+    "UnknownSession",
+]

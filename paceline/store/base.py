@@ -1,0 +1,76 @@
+"""The contract of every store, the record it keeps, and how a call can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from paceline.session import FinishReason, SamplingParams, SessionKey
+
+
+class StoreError(Exception):
+    """A store call failed."""
+
+
+class Fenced(StoreError):  # noqa: N818
+    """Another epoch owns the session: the caller must drop it."""
+
+
+class BaseMismatch(StoreError):  # noqa: N818
+    """The ids do not continue what is committed."""
+
+
+class UnknownSession(StoreError):  # noqa: N818
+    """No such session is recorded (any more)."""
+
+
+class SessionExists(StoreError):  # noqa: N818
+    """A session of this id is recorded already."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """The store did not answer; whether the call took effect is not known. Retrying is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """One session as any gateway or verifier needs it to go on."""
+
+    key: SessionKey
+    model_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    committed_ids: tuple[int, ...] = ()
+    # Who holds the session: a verifier's address, or empty.
+    owner: str = ""
+    finish_reason: FinishReason | None = None
+
+
+class SessionStore(Protocol):
+    """Atomic steps on session records. Every method raises `StoreUnavailable` when nobody answers."""
+
+    async def create(self, record: SessionRecord) -> None:
+        """Record a new session. Raises `SessionExists`."""
+
+    async def append(self, key: SessionKey, base_length: int, ids: Sequence[int]) -> None:
+        """Commit `ids` at absolute length `base_length`, if `key` owns the session.
+
+        Idempotent: ids that the same epoch has already put there are fine. Raises `Fenced`,
+        `BaseMismatch` or `UnknownSession`.
+        """
+
+    async def claim(self, session_id: str, owner: str) -> SessionRecord:
+        """Hand the session to `owner`: its epoch grows by one. Raises `UnknownSession`."""
+
+    async def finish(self, key: SessionKey, reason: FinishReason) -> None:
+        """Mark the session as ended. Raises `Fenced` or `UnknownSession`."""
+
+    async def get(self, session_id: str) -> SessionRecord | None:
+        """The record, or None."""
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+
+    async def close(self) -> None:
+        """Let connections go."""

@@ -1,0 +1,151 @@
+"""Every span, metric and attribute name; logs, traces and metrics set up in one place."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from paceline import __version__
+
+# Span attributes.
+SESSION_ID = "paceline.session_id"
+EPOCH = "paceline.epoch"
+PROMPT_TOKENS = "paceline.prompt_tokens"
+COMMITTED_TOKENS = "paceline.committed_tokens"
+ACCEPTANCE_LENGTH = "paceline.acceptance_length"
+FINISH_REASON = "paceline.finish_reason"
+VERIFIER = "paceline.verifier"
+DRAFTER = "paceline.drafter"
+
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Verifier. The spec_decode names are vLLM's, so that dashboards made for it read ours.
+DRAFTS = Counter("paceline:spec_decode_num_drafts", "Trees verified")
+DRAFT_TOKENS = Counter("paceline:spec_decode_num_draft_tokens", "Tree nodes verified")
+ACCEPTED_TOKENS = Counter("paceline:spec_decode_num_accepted_tokens", "Tree nodes accepted")
+ACCEPTED_PER_POS = Counter(
+    "paceline:spec_decode_num_accepted_tokens_per_pos", "Tree nodes accepted at each depth", ["position"]
+)
+COMMITTED = Counter("paceline:committed_tokens", "Tokens committed")
+STEP_SECONDS = Histogram("paceline:step_seconds", "One forward with acceptance", buckets=_SECONDS)
+STEP_ROWS = Histogram("paceline:step_rows", "Rows of one forward, filling included", buckets=_ROWS)
+RUNNING_SESSIONS = Gauge("paceline:running_sessions", "Sessions open at this verifier")
+KV_USED_TOKENS = Gauge("paceline:kv_used_tokens", "KV slots held by sessions")
+KV_TOTAL_TOKENS = Gauge("paceline:kv_total_tokens", "KV slots in all")
+PREEMPTIONS = Counter("paceline:preemptions", "Sessions that gave up their KV to an older one")
+LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
+TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
+APPENDS_FAILED = Counter("paceline:appends_failed", "Store appends that failed; tokens went out not durable")
+
+# Drafter.
+DRAFTER_TREES = Counter("paceline:drafter_trees", "Trees sent")
+DRAFTER_TREE_NODES = Counter("paceline:drafter_tree_nodes", "Nodes of the trees sent")
+DRAFTER_SESSIONS = Gauge("paceline:drafter_sessions", "Sessions drafted for")
+DRAFTER_SECONDS = Histogram(
+    "paceline:drafter_round_seconds",
+    "From verdicts in to trees out",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+)
+
+# Gateway.
+REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
+FIRST_TOKEN_SECONDS = Histogram("paceline:time_to_first_token_seconds", "Request to first token", buckets=_SECONDS)
+INTER_TOKEN_SECONDS = Histogram("paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS)
+GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
+
+
+class TelemetrySettings(Protocol):
+    """The settings that `setup` reads; every `ServiceSettings` has them."""
+
+    @property
+    def metrics_port(self) -> int: ...  # noqa: D102
+    @property
+    def host(self) -> str: ...  # noqa: D102
+    @property
+    def log_level(self) -> str: ...  # noqa: D102
+    @property
+    def log_format(self) -> str: ...  # noqa: D102
+    @property
+    def otlp_endpoint(self) -> str: ...  # noqa: D102
+
+
+def setup(service: str, settings: TelemetrySettings) -> None:
+    """Configure logs (to stderr), trace export and the metrics port of this process. Call once."""
+    _setup_logs(service, settings.log_level, settings.log_format)
+    if settings.otlp_endpoint:
+        provider = TracerProvider(
+            resource=Resource.create({"service.name": f"paceline-{service}", "service.version": __version__})
+        )
+        provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=True))
+        )
+        trace.set_tracer_provider(provider)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, addr=settings.host)
+
+
+def _setup_logs(service: str, level: str, form: str) -> None:
+    renderer: structlog.typing.Processor
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.contextvars.bind_contextvars(service=service)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def logger(name: str) -> Any:
+    """A structured logger: `log.info("event", key=value)`."""
+    return structlog.get_logger(component=name)
+
+
+def tracer() -> trace.Tracer:
+    """The tracer of all our spans."""
+    return trace.get_tracer("paceline", __version__)
+
+
+def inject() -> list[tuple[str, str]]:
+    """gRPC metadata that carries the current trace (W3C traceparent)."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return list(carrier.items())
+
+
+def extract(metadata: Mapping[str, str]) -> otel_context.Context:
+    """The trace context in gRPC metadata or HTTP headers (lower-case names)."""
+    return propagate.extract(dict(metadata))
+
+
+@contextmanager
+def rpc_span(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
+    """A server span that continues the caller's trace."""
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    with tracer().start_as_current_span(name, context=extract(metadata), kind=trace.SpanKind.SERVER) as span:
+        yield span

@@ -1,0 +1,209 @@
+"""Protos to plain values and back; every bound is checked on the way in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.tree import TokenTree, TreeFault
+from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
+from paceline.verdict import Feedback, Verdict
+
+SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_TEMPERATURE = 100.0
+MAX_STOP_TOKENS = 64
+MAX_EPOCH = 2**53 - 1  # the store's scripts count in doubles
+
+_REASONS = {
+    FinishReason.STOP: session_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: session_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: session_pb2.FINISH_REASON_CANCELLED,
+}
+_REASONS_BACK = {value: key for key, value in _REASONS.items()}
+
+_FAULTS = {
+    TreeFault.MALFORMED: verifier_pb2.SESSION_ERROR_CODE_MALFORMED,
+    TreeFault.BAD_PARENT: verifier_pb2.SESSION_ERROR_CODE_BAD_PARENT,
+    TreeFault.DUPLICATE_SIBLING: verifier_pb2.SESSION_ERROR_CODE_DUPLICATE_SIBLING,
+    TreeFault.TOKEN_OUT_OF_RANGE: verifier_pb2.SESSION_ERROR_CODE_TOKEN_OUT_OF_RANGE,
+    TreeFault.TOO_MANY_NODES: verifier_pb2.SESSION_ERROR_CODE_TOO_MANY_NODES,
+    TreeFault.TOO_DEEP: verifier_pb2.SESSION_ERROR_CODE_TOO_DEEP,
+}
+
+
+class WireError(ValueError):
+    """A message breaks a bound; `field` names where, the text says how."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+def key_from_proto(message: session_pb2.SessionKey) -> SessionKey:
+    """Raises `WireError` for an id that is not 1 to 64 of [A-Za-z0-9_-], or for epoch 0."""
+    if not SESSION_ID.fullmatch(message.session_id):
+        raise WireError("key.session_id", "must be 1 to 64 characters of [A-Za-z0-9_-]")
+    if not 1 <= message.epoch <= MAX_EPOCH:
+        raise WireError("key.epoch", f"must be 1 to {MAX_EPOCH}, got {message.epoch}")
+    return SessionKey(message.session_id, message.epoch)
+
+
+def key_to_proto(key: SessionKey) -> session_pb2.SessionKey:
+    """The message of a key."""
+    return session_pb2.SessionKey(session_id=key.session_id, epoch=key.epoch)
+
+
+def ids_from_proto(values: Iterable[int], *, vocab_size: int, field: str) -> tuple[int, ...]:
+    """Token ids. Raises `WireError` naming `field` for an id outside the vocabulary."""
+    ids = tuple(values)
+    if ids and max(ids) >= vocab_size:
+        index = next(index for index, token in enumerate(ids) if token >= vocab_size)
+        raise WireError(field, f"id {ids[index]} at index {index} is not in the vocabulary of {vocab_size}")
+    return ids
+
+
+def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int) -> SamplingParams:
+    """Raises `WireError` naming the field that is out of its bounds."""
+
+    def bounded(name: str, low: float, high: float, *, low_open: bool = False) -> None:
+        value = getattr(message, name)
+        # Written so that NaN fails.
+        if not (low < value <= high if low_open else low <= value <= high):
+            opening = "(" if low_open else "["
+            raise WireError(f"sampling.{name}", f"must be in {opening}{low:g}, {high:g}], got {value:g}")
+
+    bounded("temperature", 0, MAX_TEMPERATURE)
+    bounded("top_p", 0, 1, low_open=True)
+    bounded("min_p", 0, 1)
+    if message.top_k > vocab_size:
+        raise WireError("sampling.top_k", f"is at most the vocabulary's {vocab_size}, got {message.top_k}")
+    if message.max_tokens < 1:
+        raise WireError("sampling.max_tokens", "must be at least 1")
+    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+        raise WireError("sampling.stop_token_ids", f"at most {MAX_STOP_TOKENS} ids are taken")
+    stop = ids_from_proto(message.stop_token_ids, vocab_size=vocab_size, field="sampling.stop_token_ids")
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        min_p=message.min_p,
+        seed=message.seed,
+        stop_token_ids=frozenset(stop),
+    )
+
+
+def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
+    """The message of sampling parameters."""
+    return session_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=sorted(sampling.stop_token_ids),
+    )
+
+
+def tree_from_proto(message: tree_pb2.TokenTree) -> tuple[SessionKey, int, TokenTree]:
+    """Key, base length and tree as they came; whether the tree is sound is for `tree.check`."""
+    tree = TokenTree(tuple(message.token), tuple(message.parent), tuple(message.log_prob))
+    return key_from_proto(message.key), message.base_length, tree
+
+
+def tree_to_proto(key: SessionKey, base_length: int, tree: TokenTree) -> tree_pb2.TokenTree:
+    """The message of a tree that hangs on `base_length`."""
+    return tree_pb2.TokenTree(
+        key=key_to_proto(key),
+        base_length=base_length,
+        token=tree.tokens,
+        parent=tree.parents,
+        log_prob=tree.log_probs,
+    )
+
+
+def fault_to_code(fault: TreeFault) -> verifier_pb2.SessionErrorCode:
+    """The wire's name of what is wrong with a tree."""
+    return _FAULTS[fault]
+
+
+def verdict_from_proto(message: tree_pb2.Verdict, *, vocab_size: int) -> Verdict:
+    """Raises `WireError` for ids outside the vocabulary or feedback whose lengths do not fit."""
+    feedback = None
+    if message.HasField("feedback"):
+        back = message.feedback
+        if len(back.top_ids) != back.top_k * len(back.row_token):
+            raise WireError("feedback.top_ids", f"{len(back.top_ids)} ids are not top_k per row")
+        feedback = Feedback(
+            ids_from_proto(back.row_token, vocab_size=vocab_size, field="feedback.row_token"),
+            ids_from_proto(back.top_ids, vocab_size=vocab_size, field="feedback.top_ids"),
+            back.top_k,
+        )
+    return Verdict(
+        key=key_from_proto(message.key),
+        base_length=message.base_length,
+        committed=ids_from_proto(message.committed, vocab_size=vocab_size, field="committed"),
+        accepted=message.accepted,
+        drafted=message.drafted,
+        draft_budget=message.draft_budget,
+        feedback=feedback,
+        finished=message.finished,
+    )
+
+
+def verdict_to_proto(verdict: Verdict) -> tree_pb2.Verdict:
+    """The message of a verdict."""
+    feedback = None
+    if verdict.feedback is not None:
+        feedback = tree_pb2.Feedback(
+            row_token=verdict.feedback.row_tokens,
+            top_ids=verdict.feedback.top_ids,
+            top_k=verdict.feedback.top_k,
+        )
+    return tree_pb2.Verdict(
+        key=key_to_proto(verdict.key),
+        base_length=verdict.base_length,
+        committed=verdict.committed,
+        accepted=verdict.accepted,
+        drafted=verdict.drafted,
+        draft_budget=verdict.draft_budget,
+        feedback=feedback,
+        finished=verdict.finished,
+    )
+
+
+def receipt_from_proto(message: session_pb2.Receipt) -> Receipt:
+    """The receipt in a message."""
+    return Receipt(
+        message.steps,
+        message.committed_tokens,
+        message.drafted_tokens,
+        message.accepted_tokens,
+        message.drafted_steps,
+    )
+
+
+def receipt_to_proto(receipt: Receipt) -> session_pb2.Receipt:
+    """The message of a receipt."""
+    return session_pb2.Receipt(
+        steps=receipt.steps,
+        committed_tokens=receipt.committed_tokens,
+        drafted_tokens=receipt.drafted_tokens,
+        accepted_tokens=receipt.accepted_tokens,
+        drafted_steps=receipt.drafted_steps,
+    )
+
+
+def finish_reason_from_proto(value: session_pb2.FinishReason) -> FinishReason:
+    """Raises `WireError` for a reason that this version does not know."""
+    try:
+        return _REASONS_BACK[value]
+    except KeyError:
+        raise WireError("reason", f"unknown finish reason {value}") from None
+
+
+def finish_reason_to_proto(reason: FinishReason) -> session_pb2.FinishReason:
+    """The wire's name of a reason."""
+    return _REASONS[reason]

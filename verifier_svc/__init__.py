@@ -1,0 +1,1 @@
+"""The verifier: holds the sessions' KV, draws every token, decides the text."""

@@ -1,0 +1,106 @@
+"""Start a verifier: load the model, serve gRPC, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+
+import torch
+
+from paceline import telemetry
+from paceline.engine.memory import kv_blocks
+from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
+from paceline.rpc import run_service, start_server
+from paceline.settings import SettingsError, service_command
+from paceline.store import RedisStore, SessionStore
+from paceline.v1 import verifier_pb2_grpc
+from verifier_svc.config import VerifierSettings
+from verifier_svc.drafters import DrafterStreams
+from verifier_svc.identity import describe
+from verifier_svc.scheduler import Limits
+from verifier_svc.server import VerifierServicer
+from verifier_svc.sessions import SessionTable
+from verifier_svc.step import SessionStep, StepLoop
+
+log = telemetry.logger(__name__)
+
+
+async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then let running sessions end within the grace period."""
+    blocks = kv_blocks(
+        decoder.shape, decoder.device, kv_tokens=settings.kv_tokens, max_sessions=settings.max_sessions
+    )
+    served = describe(
+        decoder, model=settings.model, model_name=settings.model_name, port=settings.port, kv_blocks=blocks
+    )
+    store: SessionStore | None = None
+    if settings.redis_url:
+        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
+    else:
+        log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
+    event_loop = asyncio.get_running_loop()
+    streams = DrafterStreams()
+    table = SessionTable(settings.max_sessions)
+
+    def deliver(steps: list[SessionStep]) -> None:
+        event_loop.call_soon_threadsafe(servicer.deliver, steps)
+
+    steps = StepLoop(
+        decoder,
+        table,
+        blocks=blocks,
+        limits=Limits(
+            block_size=BLOCK_SIZE,
+            prefill_rows=settings.prefill_rows,
+            draft_rows=settings.draft_rows,
+            max_tree_nodes=settings.max_tree_nodes,
+        ),
+        max_draft_wait=settings.max_draft_wait_ms / 1000,
+        feedback_top_k=streams.feedback_top_k,
+        deliver=deliver,
+    )
+    servicer = VerifierServicer(
+        served,
+        steps,
+        streams,
+        store,
+        max_tree_nodes=settings.max_tree_nodes,
+        max_tree_depth=settings.max_tree_depth,
+    )
+    steps.warm_up()
+    steps.start()
+    server = await start_server(
+        lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(servicer, grpc_server),
+        services=["paceline.v1.VerifierService"],
+        host=settings.host,
+        port=settings.port,
+    )
+    log.info("ready", address=server.address, model=served.model_id, device=served.device, kv_blocks=blocks)
+    await stop.wait()
+    with steps.lock:
+        table.draining = True
+    await server.stop(settings.grace_seconds)
+    await asyncio.to_thread(steps.stop)
+    if store is not None:
+        await store.close()
+
+
+def run(settings: VerifierSettings) -> None:
+    """Load the model and serve it. Raises `SettingsError` when the model cannot be served."""
+    telemetry.setup("verifier", settings)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    try:
+        decoder = Decoder.load(
+            settings.model,
+            device=choose_device(settings.device),
+            dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        )
+    except ModelError as error:
+        raise SettingsError(str(error)) from error
+    run_service(lambda stop: serve(settings, decoder, stop))
+
+
+command = service_command("verifier", VerifierSettings, run, help=__doc__ or "")
+
+if __name__ == "__main__":
+    command()

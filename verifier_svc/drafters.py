@@ -1,0 +1,64 @@
+"""The drafters that are connected: one stream each, and the verdicts that wait to go down it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from paceline.verdict import Verdict
+from paceline.v1 import verifier_pb2
+
+
+@dataclass(slots=True)
+class DrafterStream:
+    """One open Draft call. Lives on the event loop, save `feedback_top_k`, which never changes."""
+
+    stream_id: int
+    drafter_id: str
+    feedback_top_k: int
+    verdicts: list[Verdict] = field(default_factory=list)
+    errors: list[verifier_pb2.SessionError] = field(default_factory=list)
+    joined: set[str] = field(default_factory=set)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self, verdicts: list[Verdict]) -> None:
+        """Queue verdicts for the next message down."""
+        self.verdicts += verdicts
+        self.wake.set()
+
+    def refuse(self, error: verifier_pb2.SessionError) -> None:
+        """Queue a per-session error for the next message down."""
+        self.errors.append(error)
+        self.wake.set()
+
+
+class DrafterStreams:
+    """Open streams by id. Ids start at 1 and are never used again; 0 means no drafter."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, DrafterStream] = {}
+        self._next_id = 1
+
+    def open(self, drafter_id: str, feedback_top_k: int) -> DrafterStream:
+        """Register a new stream."""
+        stream = DrafterStream(self._next_id, drafter_id, feedback_top_k)
+        self._next_id += 1
+        self._streams[stream.stream_id] = stream
+        return stream
+
+    def close(self, stream: DrafterStream) -> None:
+        """Forget a stream."""
+        self._streams.pop(stream.stream_id, None)
+
+    def get(self, stream_id: int) -> DrafterStream | None:
+        """The stream of that id, if it is still open."""
+        return self._streams.get(stream_id)
+
+    def feedback_top_k(self, stream_id: int) -> int:
+        """Ids per row that this stream's drafter asked for; 0 when it is gone. Any thread."""
+        stream = self._streams.get(stream_id)
+        return stream.feedback_top_k if stream else 0
+
+    def ids(self) -> list[str]:
+        """Names of the connected drafters."""
+        return sorted(stream.drafter_id for stream in self._streams.values())

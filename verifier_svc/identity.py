@@ -1,0 +1,39 @@
+"""What this verifier serves, as it tells gateways and drafters."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from transformers import AutoTokenizer
+
+from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.handshake import vocab_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """Facts that are fixed from the start of the process."""
+
+    verifier_id: str
+    model_id: str
+    vocab_fingerprint: str
+    vocab_size: int
+    # Longest prompt + generated length in tokens.
+    max_context: int
+    block_size: int
+    device: str
+
+
+def describe(decoder: Decoder, *, model: str, model_name: str, port: int, kv_blocks: int) -> ServedModel:
+    """Put together what is served. `model` is the folder or hub id the weights came from."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return ServedModel(
+        verifier_id=f"{socket.gethostname()}:{port}",
+        model_id=model_name or model.rstrip("/").rsplit("/", 1)[-1],
+        vocab_fingerprint=vocab_fingerprint(tokenizer.get_vocab()),
+        vocab_size=decoder.shape.vocab_size,
+        max_context=min(decoder.shape.max_context, kv_blocks * BLOCK_SIZE),
+        block_size=BLOCK_SIZE,
+        device=f"{decoder.device} {str(decoder.dtype).removeprefix('torch.')}",
+    )

@@ -1,0 +1,119 @@
+"""The next batch: every decoding session's row and tree, then prompt rows under their own budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paceline.engine.kv import BlockAllocator, OutOfBlocksError
+from paceline.engine.rows import Segment
+from paceline.tree import TokenTree
+from verifier_svc import budget, inbox
+from verifier_svc.sessions import Session
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRows:
+    """What one session contributes to a step."""
+
+    session: Session
+    segment: Segment
+    tree: TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: who takes part with what, who had to give up its KV, how many late trees fell out."""
+
+    rows: list[PlannedRows]
+    preempted: list[Session]
+    late_trees: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Row limits of a step; see `VerifierSettings`."""
+
+    block_size: int
+    prefill_rows: int
+    draft_rows: int
+    max_tree_nodes: int
+    # Rows of committed ids that are replayed in one step when a session is resumed.
+    replay_rows: int = 32
+
+
+def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits) -> Plan:
+    """Choose the rows of the next step; `sessions` come oldest first.
+
+    Decoding sessions take part in every step. Prompt rows fill what `prefill_rows` leaves, oldest
+    session first. When KV blocks run out the youngest session gives its own up and starts over from
+    its tokens later (recompute): the oldest always gets on, so nothing can stand still for ever.
+    """
+    rows: list[PlannedRows] = []
+    preempted: list[Session] = []
+    late = 0
+    decoding = sum(session.decoding for session in sessions)
+    nodes = budget.nodes_per_session(decoding, draft_rows=limits.draft_rows, max_nodes=limits.max_tree_nodes)
+    prefill_left = limits.prefill_rows
+    for session in sessions:
+        if session in preempted:
+            continue
+        run_stop = _run_stop(session, limits, prefill_left)
+        if run_stop == session.num_computed:
+            continue
+        if not _make_room(session, run_stop, sessions, allocator, limits, preempted):
+            continue
+        tree = TokenTree()
+        if session.decoding:
+            tree, dropped = inbox.take(session, nodes)
+            late += dropped
+        in_prompt = session.num_computed < session.prompt_length
+        if in_prompt:
+            prefill_left -= run_stop - session.num_computed
+        segment = Segment(
+            run=session.token_ids[session.num_computed : run_stop],
+            start=session.num_computed,
+            blocks=tuple(session.blocks),
+            tree_tokens=tree.tokens,
+            tree_parents=tree.parents,
+            prompt_rows=in_prompt,
+            wants_logits=run_stop == session.length,
+        )
+        rows.append(PlannedRows(session, segment, tree))
+    kept = [row for row in rows if row.session not in preempted]
+    return Plan(kept, preempted, late)
+
+
+def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:
+    """Where the session's run of rows ends in this step; prompt and replayed rows never mix."""
+    if session.num_computed < session.prompt_length:
+        return min(session.prompt_length, session.num_computed + prefill_left)
+    return min(session.length, session.num_computed + limits.replay_rows)
+
+
+def _make_room(
+    session: Session,
+    run_stop: int,
+    sessions: Sequence[Session],
+    allocator: BlockAllocator,
+    limits: Limits,
+    preempted: list[Session],
+) -> bool:
+    """Give `session` blocks up to `run_stop` and for the tree below it; False when it must wait."""
+    deepest = min(session.length_limit, run_stop + limits.max_tree_nodes)
+    wanted = -(-deepest // limits.block_size)
+    while True:
+        try:
+            allocator.extend(session.blocks, wanted)
+        except OutOfBlocksError:
+            youngest = next(
+                (other for other in reversed(sessions) if other.blocks and other not in preempted), None
+            )
+            if youngest is None or youngest is session:
+                return False
+            allocator.release(youngest.blocks)
+            youngest.num_computed = 0
+            youngest.tree = None
+            preempted.append(youngest)
+        else:
+            return True

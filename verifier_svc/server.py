@@ -1,0 +1,363 @@
+"""VerifierService: proto in, plain calls on the step loop, proto out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from paceline import handshake, telemetry, tree, wire
+from paceline.rpc import Refused, refusals
+from paceline.session import SamplingParams, SessionKey
+from paceline.store import SessionStore
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from paceline.verdict import Verdict
+from verifier_svc.commit import Committer, Finished, Lost, Tokens
+from verifier_svc.drafters import DrafterStream, DrafterStreams
+from verifier_svc.identity import ServedModel
+from verifier_svc.sessions import Refusal, Session, SessionRefusedError
+from verifier_svc.step import SessionStep, StepLoop
+
+log = telemetry.logger(__name__)
+
+REFUSAL_CODES = {
+    Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,
+    Refusal.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Refusal.DRAINING: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
+    """The verifier's RPCs. One instance a process, on one event loop."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        loop: StepLoop,
+        streams: DrafterStreams,
+        store: SessionStore | None,
+        *,
+        max_tree_nodes: int,
+        max_tree_depth: int,
+    ) -> None:
+        self._served = served
+        self._loop = loop
+        self._streams = streams
+        self._store = store
+        self._max_tree_nodes = max_tree_nodes
+        self._max_tree_depth = max_tree_depth
+        self._committers: dict[str, Committer] = {}
+
+    def deliver(self, steps: list[SessionStep]) -> None:
+        """Hand a step's results to committers and drafters; call on the event loop."""
+        verdicts: dict[int, list[Verdict]] = {}
+        for step in steps:
+            if step.stream_id:
+                verdicts.setdefault(step.stream_id, []).append(step.verdict)
+        for stream_id, batch in verdicts.items():
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                stream.send(batch)
+        for step in steps:
+            committer = self._committers.get(step.key.session_id)
+            if committer is not None and committer.key == step.key:
+                committer.push(step.outcome)
+
+    @refusals
+    async def Open(  # noqa: N802
+        self, request: verifier_pb2.OpenRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[verifier_pb2.OpenResponse]:
+        """See verifier.proto."""
+        session = self._session(request)
+        key = session.key
+        with telemetry.rpc_span("verifier.session", context) as span:
+            span.set_attribute(telemetry.SESSION_ID, key.session_id)
+            try:
+                with self._loop.lock:
+                    self._loop.table.add(session)
+                    committer = Committer(key, session.length, self._store)
+                    self._committers[key.session_id] = committer
+                    self._loop.lock.notify_all()
+            except SessionRefusedError as error:
+                raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
+            committing = asyncio.create_task(committer.run())
+            try:
+                yield verifier_pb2.OpenResponse(opened=verifier_pb2.Opened())
+                while True:
+                    event = await self._next_event(committer, committing)
+                    yield _event_to_proto(event)
+                    if isinstance(event, Finished):
+                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
+                        return
+            finally:
+                self._loop.cancel(session)
+                committing.cancel()
+                if self._committers.get(key.session_id) is committer:
+                    del self._committers[key.session_id]
+
+    async def _next_event(self, committer: Committer, committing: asyncio.Task[None]) -> Tokens | Finished:
+        """The committer's next event. Raises `Refused` when the session is lost or the engine failed."""
+        getting = asyncio.ensure_future(committer.events.get())
+        while not getting.done():
+            await asyncio.wait({getting}, timeout=1.0)
+            failed = self._loop.failure
+            crashed = committing.done() and committing.exception() if committing.done() else None
+            if not getting.done() and (failed or crashed):
+                getting.cancel()
+                raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
+        event = getting.result()
+        if isinstance(event, Lost):
+            raise Refused(grpc.StatusCode.ABORTED, event.message)
+        return event
+
+    def _session(self, request: verifier_pb2.OpenRequest) -> Session:
+        """The session a request asks for. Raises `Refused` or `WireError`, each naming its field."""
+        served = self._served
+        if request.model_id and request.model_id != served.model_id:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"this verifier serves {served.model_id!r}, not {request.model_id!r}",
+            )
+        key = wire.key_from_proto(request.key)
+        vocab = served.vocab_size
+        prompt = wire.ids_from_proto(request.prompt_ids, vocab_size=vocab, field="prompt_ids")
+        committed = wire.ids_from_proto(request.committed_ids, vocab_size=vocab, field="committed_ids")
+        sampling = wire.sampling_from_proto(request.sampling, vocab_size=vocab)
+        if not prompt:
+            raise wire.WireError("prompt_ids", "must hold at least one id")
+        _check_length(len(prompt), len(committed), sampling, served.max_context)
+        return Session(
+            key=key,
+            prompt_length=len(prompt),
+            token_ids=[*prompt, *committed],
+            sampling=sampling,
+            length_limit=len(prompt) + sampling.max_tokens,
+            opened_length=len(prompt) + len(committed),
+        )
+
+    @refusals
+    async def Draft(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[verifier_pb2.DraftRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[verifier_pb2.DraftResponse]:
+        """See verifier.proto."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("hello"):
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello")
+        hello = first.hello
+        handshake.check_hello(
+            protocol_version=hello.protocol_version,
+            drafter_id=hello.drafter_id,
+            feedback_top_k=hello.feedback_top_k,
+            vocab_fingerprint=hello.vocab_fingerprint,
+            served_fingerprint=self._served.vocab_fingerprint,
+        )
+        stream = self._streams.open(hello.drafter_id, hello.feedback_top_k)
+        log.info("drafter connected", drafter=hello.drafter_id, stream=stream.stream_id)
+        reading = asyncio.create_task(self._read_trees(first, request_iterator, stream))
+        try:
+            yield verifier_pb2.DraftResponse(welcome=self._welcome())
+            while True:
+                await stream.wake.wait()
+                stream.wake.clear()
+                if stream.verdicts or stream.errors:
+                    verdicts, stream.verdicts = stream.verdicts, []
+                    errors, stream.errors = stream.errors, []
+                    yield verifier_pb2.DraftResponse(
+                        verdicts=[wire.verdict_to_proto(verdict) for verdict in verdicts], errors=errors
+                    )
+                if reading.done():
+                    reading.result()
+                    return
+        finally:
+            reading.cancel()
+            self._disconnect(stream)
+
+    def _welcome(self) -> verifier_pb2.Welcome:
+        served = self._served
+        return verifier_pb2.Welcome(
+            verifier_id=served.verifier_id,
+            model_id=served.model_id,
+            vocab_fingerprint=served.vocab_fingerprint,
+            vocab_size=served.vocab_size,
+            max_tree_nodes=self._max_tree_nodes,
+            max_tree_depth=self._max_tree_depth,
+        )
+
+    def _disconnect(self, stream: DrafterStream) -> None:
+        """Let a stream's sessions go on without it."""
+        self._streams.close(stream)
+        log.info("drafter disconnected", drafter=stream.drafter_id, stream=stream.stream_id)
+        with self._loop.lock:
+            for session in self._loop.table.in_order():
+                if session.stream_id == stream.stream_id:
+                    session.stream_id = 0
+                    session.awaited_since = 0.0
+            self._loop.lock.notify_all()
+
+    async def _read_trees(
+        self,
+        first: verifier_pb2.DraftRequest,
+        requests: AsyncIterator[verifier_pb2.DraftRequest],
+        stream: DrafterStream,
+    ) -> None:
+        try:
+            self._take(first, stream)
+            async for request in requests:
+                self._take(request, stream)
+        finally:
+            stream.wake.set()
+
+    def _take(self, request: verifier_pb2.DraftRequest, stream: DrafterStream) -> None:
+        """Take in one message; whatever is wrong with one session is answered for it alone."""
+        for join in request.joins:
+            self._guard(stream, join.key.session_id, lambda join=join: self._join(join, stream))
+        for message in request.trees:
+            self._guard(stream, message.key.session_id, lambda message=message: self._offer(message, stream))
+        with self._loop.lock:
+            for session_id in request.leaves:
+                stream.joined.discard(session_id)
+                session = self._loop.table.get(session_id)
+                if session is not None and session.stream_id == stream.stream_id:
+                    session.stream_id = 0
+                    session.awaited_since = 0.0
+
+    def _guard(self, stream: DrafterStream, session_id: str, action: object) -> None:
+        try:
+            action()  # type: ignore[operator]
+        except _SessionFault as fault:
+            code, message = fault.code, str(fault)
+        except tree.TreeError as error:
+            code, message = wire.fault_to_code(error.fault), str(error)
+        except wire.WireError as error:
+            code, message = verifier_pb2.SESSION_ERROR_CODE_MALFORMED, str(error)
+        else:
+            return
+        telemetry.TREES_REFUSED.labels(code=verifier_pb2.SessionErrorCode.Name(code)).inc()
+        stream.refuse(verifier_pb2.SessionError(session_id=session_id[:64], code=code, message=message))
+
+    def _held(self, key: SessionKey) -> Session:
+        """The open session of that key; call with the lock held. Raises `_SessionFault`."""
+        session = self._loop.table.get(key.session_id)
+        if session is None:
+            raise _SessionFault(verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND, "no such session is open here")
+        if session.key.epoch != key.epoch:
+            raise _SessionFault(
+                verifier_pb2.SESSION_ERROR_CODE_STALE_EPOCH,
+                f"epoch {key.epoch} is not the owner's ({session.key.epoch})",
+            )
+        return session
+
+    def _join(self, join: verifier_pb2.Join, stream: DrafterStream) -> None:
+        key = wire.key_from_proto(join.key)
+        with self._loop.lock:
+            session = self._held(key)
+            known = join.known_length
+            if not session.prompt_length <= known <= session.length:
+                raise _SessionFault(
+                    verifier_pb2.SESSION_ERROR_CODE_BAD_BASE,
+                    f"known_length {known} is not between the prompt's end {session.prompt_length} "
+                    f"and what is committed {session.length}",
+                )
+            session.stream_id = stream.stream_id
+            stream.joined.add(key.session_id)
+            verdict = Verdict(
+                key=key,
+                base_length=known,
+                committed=tuple(session.token_ids[known:]),
+                draft_budget=self._loop.draft_budget(),
+            )
+        stream.send([verdict])
+
+    def _offer(self, message: object, stream: DrafterStream) -> None:
+        key, base, drafted = wire.tree_from_proto(message)  # type: ignore[arg-type]
+        tree.check(
+            drafted,
+            vocab_size=self._served.vocab_size,
+            max_nodes=self._max_tree_nodes,
+            max_depth=self._max_tree_depth,
+        )
+        with self._loop.lock:
+            session = self._held(key)
+            if session.stream_id != stream.stream_id:
+                raise _SessionFault(
+                    verifier_pb2.SESSION_ERROR_CODE_NOT_JOINED, "this stream has not joined the session"
+                )
+            if not session.prompt_length <= base <= session.length:
+                raise _SessionFault(
+                    verifier_pb2.SESSION_ERROR_CODE_BAD_BASE,
+                    f"base_length {base} is not between the prompt's end {session.prompt_length} "
+                    f"and what is committed {session.length}",
+                )
+            self._loop.offer_tree(session, base, drafted)
+
+    @refusals
+    async def Status(  # noqa: N802
+        self, request: verifier_pb2.VerifierStatusRequest, context: grpc.aio.ServicerContext
+    ) -> verifier_pb2.VerifierStatusResponse:
+        """See verifier.proto."""
+        served, loop = self._served, self._loop
+        with loop.lock:
+            totals = loop.totals
+            sessions, draining = len(loop.table), loop.table.draining
+            free = loop.allocator.free
+        return verifier_pb2.VerifierStatusResponse(
+            verifier_id=served.verifier_id,
+            model_id=served.model_id,
+            vocab_fingerprint=served.vocab_fingerprint,
+            vocab_size=served.vocab_size,
+            max_context=served.max_context,
+            sessions=sessions,
+            max_sessions=loop.table.max_sessions,
+            kv_used=(loop.allocator.total - free) * served.block_size,
+            kv_total=loop.allocator.total * served.block_size,
+            session_steps=totals.session_steps,
+            drafted_tokens=totals.drafted_tokens,
+            accepted_tokens=totals.accepted_tokens,
+            committed_tokens=totals.committed_tokens,
+            drafters=self._streams.ids(),
+            draining=draining,
+            device=served.device,
+        )
+
+
+class _SessionFault(Exception):
+    """What a drafter said about one session cannot be taken; `code` is a SessionErrorCode."""
+
+    def __init__(self, code: verifier_pb2.SessionErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_context: int) -> None:
+    if prompt >= max_context:
+        raise wire.WireError("prompt_ids", f"{prompt} ids do not fit the context of {max_context}")
+    if prompt + sampling.max_tokens > max_context:
+        raise wire.WireError(
+            "sampling.max_tokens",
+            f"{sampling.max_tokens} tokens after a prompt of {prompt} do not fit the context of "
+            f"{max_context}; at most {max_context - prompt} do",
+        )
+    if committed >= sampling.max_tokens:
+        raise wire.WireError("committed_ids", f"{committed} ids are no fewer than max_tokens")
+
+
+def _event_to_proto(event: Tokens | Finished) -> verifier_pb2.OpenResponse:
+    if isinstance(event, Tokens):
+        return verifier_pb2.OpenResponse(
+            tokens=verifier_pb2.CommittedTokens(
+                position=event.position,
+                token_ids=event.token_ids,
+                accepted=event.accepted,
+                durable=event.durable,
+            )
+        )
+    return verifier_pb2.OpenResponse(
+        finished=verifier_pb2.Finished(
+            reason=wire.finish_reason_to_proto(event.reason), receipt=wire.receipt_to_proto(event.receipt)
+        )
+    )
+

@@ -1,0 +1,118 @@
+"""Sessions that live at this verifier: their tokens, their KV, their place in line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.tree import TokenTree
+
+
+class Refusal(StrEnum):
+    """Why a session is not taken."""
+
+    EXISTS = "exists"
+    STALE_EPOCH = "stale_epoch"
+    FULL = "full"
+    DRAINING = "draining"
+
+
+class SessionRefusedError(RuntimeError):
+    """`SessionTable.add` did not take a session."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+@dataclass(slots=True)
+class Session:
+    """One session as the engine sees it. Guarded by the table's lock."""
+
+    key: SessionKey
+    prompt_length: int
+    # Prompt, then committed ids.
+    token_ids: list[int]
+    sampling: SamplingParams
+    # Absolute length at which max_tokens are reached.
+    length_limit: int
+    # Blocks that hold this session's KV, in order of position.
+    blocks: list[int] = field(default_factory=list)
+    # Positions whose KV is in the pool, from 0 on.
+    num_computed: int = 0
+    finish_reason: FinishReason | None = None
+    # Id of the drafter stream that joined, 0 for none.
+    stream_id: int = 0
+    # The newest tree that has arrived, and the length it hangs on.
+    tree: TokenTree | None = None
+    tree_base: int = 0
+    # When the last verdict went to the drafter, while its tree is awaited; 0 when none is.
+    awaited_since: float = 0.0
+    steps: int = 0
+    drafted_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    opened_length: int = 0
+    # Running mean of accepted nodes of a drafted step.
+    mean_accepted: float = 1.0
+
+    @property
+    def length(self) -> int:
+        """prompt + committed."""
+        return len(self.token_ids)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only the last token's row is missing from the KV."""
+        return self.num_computed == self.length - 1 and self.length > self.prompt_length
+
+    def receipt(self) -> Receipt:
+        """What the session has cost so far."""
+        return Receipt(
+            steps=self.steps,
+            committed_tokens=self.length - self.opened_length,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
+            drafted_steps=self.drafted_steps,
+        )
+
+
+class SessionTable:
+    """Sessions by id, in order of arrival. Not locked itself: the step loop's lock guards it."""
+
+    def __init__(self, max_sessions: int) -> None:
+        self.max_sessions = max_sessions
+        self.draining = False
+        self._sessions: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def in_order(self) -> list[Session]:
+        """All sessions, oldest first."""
+        return list(self._sessions.values())
+
+    def get(self, session_id: str) -> Session | None:
+        """The session of that id, if it is open here."""
+        return self._sessions.get(session_id)
+
+    def add(self, session: Session) -> None:
+        """Take a session. Raises `SessionRefusedError`."""
+        held = self._sessions.get(session.key.session_id)
+        if held is not None:
+            if held.key.epoch > session.key.epoch:
+                raise SessionRefusedError(
+                    Refusal.STALE_EPOCH, f"epoch {held.key.epoch} of this session is open here"
+                )
+            raise SessionRefusedError(Refusal.EXISTS, f"already open here at epoch {held.key.epoch}")
+        if self.draining:
+            raise SessionRefusedError(Refusal.DRAINING, "this verifier is draining; ask another one")
+        if len(self._sessions) >= self.max_sessions:
+            raise SessionRefusedError(Refusal.FULL, f"all {self.max_sessions} sessions are taken")
+        self._sessions[session.key.session_id] = session
+
+    def remove(self, session: Session) -> None:
+        """Forget a session; one that has been replaced or removed already is fine."""
+        if self._sessions.get(session.key.session_id) is session:
+            del self._sessions[session.key.session_id]

@@ -1,0 +1,313 @@
+"""The loop: plan -> forward -> accept -> compact KV -> hand out verdicts and tokens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from paceline import telemetry
+from paceline.engine.kv import BlockAllocator
+from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.rows import RaggedBatch, Segment
+from paceline.engine.verify import Decision, decide
+from paceline.session import FinishReason, SessionKey
+from paceline.tree import TokenTree
+from paceline.verdict import Feedback, Verdict
+from verifier_svc import budget, inbox
+from verifier_svc.commit import StepOutcome
+from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
+from verifier_svc.sessions import Session, SessionTable
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStep:
+    """One session's share of a finished step."""
+
+    key: SessionKey
+    outcome: StepOutcome
+    verdict: Verdict
+    # Drafter stream the verdict goes to, 0 for none.
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts since the start, for Status."""
+
+    session_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    committed_tokens: int = 0
+
+
+class StepLoop:
+    """Runs the engine on a thread of its own; other threads change sessions under `lock`.
+
+    `deliver` is called on the engine's thread after every step with what each session got.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        table: SessionTable,
+        *,
+        blocks: int,
+        limits: Limits,
+        max_draft_wait: float,
+        feedback_top_k: Callable[[int], int],
+        deliver: Callable[[list[SessionStep]], None],
+    ) -> None:
+        self.lock = threading.Condition()
+        self.table = table
+        self.allocator = BlockAllocator(blocks)
+        self.totals = Totals()
+        self.failure: BaseException | None = None
+        self._decoder = decoder
+        self._pool = decoder.kv_pool(blocks)
+        self._limits = limits
+        self._max_draft_wait = max_draft_wait
+        self._feedback_top_k = feedback_top_k
+        self._deliver = deliver
+        self._stopping = False
+        self._step_seconds = 0.05
+        self._reply_seconds = 0.005
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    def warm_up(self) -> None:
+        """Run one prompt chunk and one tree, so that the first request meets warm kernels.
+
+        Call before `start`. Uses block 0, which nobody holds yet.
+        """
+        prompt = Segment(run=[0] * 8, start=0, blocks=(0,), prompt_rows=True)
+        tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
+        for segment in (prompt, tree):
+            self._decoder.forward(self._decoder.batch([segment]), self._pool)
+
+    def stop(self) -> None:
+        """Stop after the step in hand. Idempotent."""
+        with self.lock:
+            self._stopping = True
+            self.lock.notify_all()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def cancel(self, session: Session, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """Take a session out before the next step and free its KV. Idempotent."""
+        with self.lock:
+            if session.finish_reason is None:
+                session.finish_reason = reason
+            self._retire(session)
+
+    def offer_tree(self, session: Session, base: int, tree: TokenTree) -> None:
+        """Hand in a checked tree; call with `lock` held."""
+        inbox.put(session, base, tree)
+        if session.awaited_since and base == session.length:
+            reply = time.monotonic() - session.awaited_since
+            self._reply_seconds += 0.2 * (min(reply, 1.0) - self._reply_seconds)
+            session.awaited_since = 0.0
+        self.lock.notify_all()
+
+    def draft_budget(self) -> int:
+        """Nodes a session's next tree may have; call with `lock` held."""
+        sessions = sum(session.finish_reason is None for session in self.table.in_order())
+        return budget.nodes_per_session(
+            sessions, draft_rows=self._limits.draft_rows, max_nodes=self._limits.max_tree_nodes
+        )
+
+    def _run(self) -> None:
+        try:
+            while (planned := self._next_plan()) is not None:
+                self._step(planned)
+        except BaseException as error:
+            log.exception("the engine stopped")
+            self.failure = error
+            raise
+
+    def _next_plan(self) -> Plan | None:
+        """Block until there is work, wait for trees while that pays; None at the end."""
+        with self.lock:
+            while True:
+                if self._stopping:
+                    return None
+                self._await_trees()
+                sessions = [session for session in self.table.in_order() if session.finish_reason is None]
+                planned = plan(sessions, self.allocator, self._limits)
+                telemetry.LATE_TREES.inc(planned.late_trees)
+                telemetry.PREEMPTIONS.inc(len(planned.preempted))
+                if planned.rows:
+                    return planned
+                self.lock.wait(timeout=1.0)
+
+    def _await_trees(self) -> None:
+        if not self._max_draft_wait:
+            return
+        give_up = time.monotonic() + self._max_draft_wait
+        while not self._stopping:
+            now = time.monotonic()
+            running = [session for session in self.table.in_order() if session.finish_reason is None]
+            awaited = [
+                budget.Awaited(
+                    gain_tokens=session.mean_accepted,
+                    expected_in=session.awaited_since + self._reply_seconds * 2 - now,
+                )
+                for session in running
+                if session.awaited_since and session.stream_id and now - session.awaited_since < 0.25
+            ]
+            overdue = [tree for tree in awaited if tree.expected_in <= 0]
+            if not awaited or len(overdue) == len(awaited) or any(not s.decoding for s in running):
+                return
+            seconds = budget.wait_seconds(
+                [tree for tree in awaited if tree.expected_in > 0],
+                ready_gain=sum(s.mean_accepted for s in running if s.tree is not None),
+                sessions=len(running),
+                step_seconds=self._step_seconds,
+                limit=give_up - now,
+            )
+            if seconds <= 0:
+                return
+            self.lock.wait(timeout=seconds)
+
+    def _step(self, planned: Plan) -> None:
+        started = time.monotonic()
+        batch = self._decoder.batch([row.segment for row in planned.rows])
+        logits = self._decoder.forward(batch, self._pool)
+        drawing = [row for row in planned.rows if row.segment.wants_logits]
+        decisions = decide(
+            batch, logits, [row.session.sampling for row in drawing], [self._top_k(row) for row in drawing]
+        )
+        with self.lock:
+            self._compact(batch, planned.rows, dict(zip((id(row) for row in drawing), decisions, strict=True)))
+            steps = self._apply(planned.rows, drawing, decisions)
+            self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
+        telemetry.STEP_SECONDS.observe(time.monotonic() - started)
+        telemetry.STEP_ROWS.observe(batch.num_rows)
+        telemetry.RUNNING_SESSIONS.set(len(self.table))
+        telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
+        self._deliver(steps)
+
+    def _top_k(self, row: PlannedRows) -> int:
+        return self._feedback_top_k(row.session.stream_id) if row.session.stream_id else 0
+
+    def _compact(self, batch: RaggedBatch, rows: Sequence[PlannedRows], decisions: dict[int, Decision]) -> None:
+        """Move accepted nodes' KV to their canonical slots, all sessions in one indexed copy."""
+        nodes: list[int] = []
+        blocks: list[int] = []
+        offsets: list[int] = []
+        first = 0
+        for row in rows:
+            decision = decisions.get(id(row))
+            if decision is not None and row.session.blocks:
+                position = row.segment.root_position
+                for depth, node in enumerate(decision.path, start=1):
+                    nodes.append(first + node)
+                    blocks.append(row.session.blocks[(position + depth) // BLOCK_SIZE])
+                    offsets.append((position + depth) % BLOCK_SIZE)
+            first += len(row.segment.tree_tokens)
+        device = batch.token_ids.device
+        self._pool.commit_stash(
+            torch.tensor(nodes, dtype=torch.int64, device=device),
+            torch.tensor(blocks, dtype=torch.int64, device=device),
+            torch.tensor(offsets, dtype=torch.int64, device=device),
+        )
+
+    def _apply(
+        self, rows: Sequence[PlannedRows], drawing: Sequence[PlannedRows], decisions: Sequence[Decision]
+    ) -> list[SessionStep]:
+        for row in rows:
+            if row.session.blocks:
+                row.session.num_computed = row.segment.root_position + 1
+        steps: list[SessionStep] = []
+        for row, decision in zip(drawing, decisions, strict=True):
+            if row.session.finish_reason is None:
+                steps.append(self._advance(row, decision))
+        budget_now = self.draft_budget()
+        now = time.monotonic()
+        finished: list[SessionStep] = []
+        for step in steps:
+            session = self.table.get(step.key.session_id)
+            if session is not None and step.stream_id and budget_now and not step.verdict.finished:
+                session.awaited_since = now
+            finished.append(_with_budget(step, budget_now))
+        return finished
+
+    def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
+        """Append a step's tokens to its session, stopping at a stop token or at the length limit."""
+        session = row.session
+        base = session.length
+        tokens = [row.tree.tokens[node] for node in decision.path] + [decision.bonus]
+        tokens = tokens[: session.length_limit - base]
+        for index, token in enumerate(tokens):
+            if token in session.sampling.stop_token_ids:
+                tokens = tokens[: index + 1]
+                session.finish_reason = FinishReason.STOP
+                break
+        if session.finish_reason is None and base + len(tokens) >= session.length_limit:
+            session.finish_reason = FinishReason.LENGTH
+        accepted = min(len(decision.path), len(tokens))
+        session.token_ids += tokens
+        session.num_computed += len(decision.path)
+        session.steps += 1
+        drafted = len(row.tree)
+        if drafted:
+            session.drafted_steps += 1
+            session.drafted_tokens += drafted
+            session.accepted_tokens += accepted
+            session.mean_accepted += 0.1 * (accepted - session.mean_accepted)
+        self._count(drafted, accepted, len(tokens))
+        finish = session.finish_reason
+        if finish is not None:
+            self._retire(session)
+        feedback = None
+        if decision.top_k:
+            root = session.token_ids[base - 1]
+            feedback = Feedback((root, *row.tree.tokens), decision.top_ids, decision.top_k)
+        return SessionStep(
+            key=session.key,
+            outcome=StepOutcome(tuple(tokens), accepted, finish, session.receipt() if finish else None),
+            verdict=Verdict(
+                key=session.key,
+                base_length=base,
+                committed=tuple(tokens),
+                accepted=accepted,
+                drafted=drafted,
+                feedback=feedback,
+                finished=finish is not None,
+            ),
+            stream_id=session.stream_id,
+        )
+
+    def _count(self, drafted: int, accepted: int, committed: int) -> None:
+        self.totals = Totals(
+            self.totals.session_steps + 1,
+            self.totals.drafted_tokens + drafted,
+            self.totals.accepted_tokens + accepted,
+            self.totals.committed_tokens + committed,
+        )
+        telemetry.COMMITTED.inc(committed)
+        if drafted:
+            telemetry.DRAFTS.inc()
+            telemetry.DRAFT_TOKENS.inc(drafted)
+            telemetry.ACCEPTED_TOKENS.inc(accepted)
+            for depth in range(accepted):
+                telemetry.ACCEPTED_PER_POS.labels(position=depth).inc()
+
+    def _retire(self, session: Session) -> None:
+        self.allocator.release(session.blocks)
+        session.tree = None
+        self.table.remove(session)
+        self.lock.notify_all()
+
+
+def _with_budget(step: SessionStep, nodes: int) -> SessionStep:
+    nodes = 0 if step.verdict.finished else nodes
+    return replace(step, verdict=replace(step.verdict, draft_budget=nodes))
