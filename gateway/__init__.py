@@ -1,0 +1,1 @@
+"""The gateway: requests in, text out."""

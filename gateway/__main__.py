@@ -1,0 +1,105 @@
+"""Start a gateway: read settings, serve HTTP and gRPC, drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+
+from gateway.api import Gateway, build_app
+from gateway.config import GatewaySettings
+from gateway.fleet import Fleet
+from gateway.prompt import Prompts
+from gateway.server import GatewayServicer
+from gateway.session import Sessions
+from paceline import telemetry
+from paceline.rpc import run_service, start_server
+from paceline.settings import SettingsError, service_command
+from paceline.store import RedisStore, SessionStore
+from paceline.v1 import gateway_pb2_grpc
+
+log = telemetry.logger(__name__)
+
+
+async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then let running streams end within the grace period."""
+    store: SessionStore | None = None
+    if settings.redis_url:
+        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
+    else:
+        log.warning("no redis_url: sessions are not recorded")
+    fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
+    sessions = Sessions(
+        fleet, store, max_sessions=settings.max_sessions, check_seconds=settings.poll_seconds
+    )
+    gateway = Gateway(
+        prompts,
+        sessions,
+        model_name=settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1],
+        max_body_bytes=settings.max_body_bytes,
+    )
+    listener = _listen(settings.host, settings.http_port)
+    fleet.start()
+    grpc_server = await start_server(
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(gateway), server),
+        services=["paceline.v1.GatewayService"],
+        host=settings.host,
+        port=settings.port,
+    )
+    http_server = _HttpServer(
+        uvicorn.Config(
+            build_app(gateway),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
+        )
+    )
+    serving = asyncio.create_task(http_server.serve(sockets=[listener]))
+    http_address = f"{settings.host}:{listener.getsockname()[1]}"
+    log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    gateway.draining = True
+    http_server.should_exit = True
+    await grpc_server.stop(settings.grace_seconds)
+    await serving
+    await fleet.close()
+    if store is not None:
+        await store.close()
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to `run_service`."""
+
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        """Install nothing."""
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=1024)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --http-port") from error
+
+
+def run(settings: GatewaySettings) -> None:
+    """Load the tokenizer and serve. Raises `SettingsError` when the model has none."""
+    telemetry.setup("gateway", settings)
+    if not settings.verifier_addresses:
+        raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
+    try:
+        prompts = Prompts(settings.model)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
+    run_service(lambda stop: serve(settings, prompts, stop))
+
+
+command = service_command("gateway", GatewaySettings, run, help=__doc__ or "")
+
+if __name__ == "__main__":
+    command()

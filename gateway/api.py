@@ -1,0 +1,262 @@
+"""OpenAI-compatible routes; server-sent events out; errors as OpenAI writes them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from gateway import errors, replies, schema
+from gateway.disconnect import ClientGone, until_disconnect
+from gateway.errors import RequestError
+from gateway.prompt import ChatTurn, Prompts
+from gateway.replies import Reply
+from gateway.request import Wishes, generation, served_model
+from gateway.session import Chunk, Event, Generation, Sessions
+from paceline import __version__, telemetry
+from paceline.store import StoreUnavailable
+
+log = telemetry.logger(__name__)
+
+
+class Gateway:
+    """What the routes need: the model's prompts, the sessions, and the limits."""
+
+    def __init__(self, prompts: Prompts, sessions: Sessions, *, model_name: str, max_body_bytes: int) -> None:
+        self.prompts = prompts
+        self.sessions = sessions
+        self.model_name = model_name
+        self.max_body_bytes = max_body_bytes
+        self.started = int(time.time())
+        self.draining = False
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body. Raises `RequestError` as soon as it is over the limit."""
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self.max_body_bytes:
+                raise schema.too_large(self.max_body_bytes)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def chat(self, asked: schema.ChatRequest) -> Generation:
+        """The session of a chat request."""
+        served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
+        roles = {"developer": "system"}
+        turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
+        limit = asked.max_completion_tokens
+        field = "max_tokens" if limit is None else "max_completion_tokens"
+        return generation(
+            await self.prompts.from_chat(turns),
+            _wishes(asked, asked.max_tokens if limit is None else limit),
+            served,
+            self.prompts.stop_token_ids,
+            prompt_field="messages",
+            max_tokens_field=field,
+        )
+
+    async def completion(self, asked: schema.CompletionRequest) -> Generation:
+        """The session of a completion request. OpenAI's default of 16 tokens holds here."""
+        served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
+        prompt = asked.prompt
+        if isinstance(prompt, list) and isinstance(prompt[0], int):
+            prompt_ids = tuple(token for token in prompt if isinstance(token, int))
+        else:
+            text = prompt if isinstance(prompt, str) else str(prompt[0])
+            prompt_ids = await self.prompts.from_text(text)
+        return generation(
+            prompt_ids,
+            _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens),
+            served,
+            self.prompts.stop_token_ids,
+            prompt_field="prompt",
+        )
+
+
+def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
+    return Wishes(
+        max_tokens=max_tokens,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        seed=asked.seed,
+        stops=asked.stops,
+        speculation=asked.speculation is None or asked.speculation.enabled,
+    )
+
+
+def build_app(gateway: Gateway) -> FastAPI:
+    """The HTTP application."""
+    app = FastAPI(
+        title="Paceline",
+        version=__version__,
+        description="OpenAI-compatible API of a Paceline gateway.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_error_handlers(app)
+
+    @app.middleware("http")
+    async def observe(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        request_id = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
+        started = time.monotonic()
+        response = await call_next(request)
+        response.headers["x-request-id"] = request_id
+        log.info(
+            "request",
+            method=request.method,
+            path=request.url.path,
+            status=response.status_code,
+            seconds=round(time.monotonic() - started, 3),
+            request_id=request_id,
+        )
+        return response
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether a request sent now would be served."""
+        problem = await _not_ready(gateway)
+        return JSONResponse({"status": problem or "ok"}, 503 if problem else 200)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The model served."""
+        return {"object": "list", "data": [_model(gateway)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One model."""
+        if name != gateway.model_name:
+            raise RequestError(errors.UNKNOWN_MODEL, f"the model {name!r} does not exist", "model")
+        return _model(gateway)
+
+    @app.post("/v1/chat/completions", openapi_extra=_body_of(schema.ChatRequest))
+    async def chat_completions(request: Request) -> Response:
+        """A chat's next message, whole or streamed."""
+        asked = schema.parse(await gateway.body(request), schema.ChatRequest)
+        return await _respond(gateway, request, asked, await gateway.chat(asked), "chat")
+
+    @app.post("/v1/completions", openapi_extra=_body_of(schema.CompletionRequest))
+    async def completions(request: Request) -> Response:
+        """A text's continuation, whole or streamed."""
+        asked = schema.parse(await gateway.body(request), schema.CompletionRequest)
+        return await _respond(gateway, request, asked, await gateway.completion(asked), "text")
+
+    return app
+
+
+async def _respond(
+    gateway: Gateway, request: Request, asked: schema.Sampled, wanted: Generation, kind: str
+) -> Response:
+    reply = Reply(kind, gateway.model_name)
+    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    if asked.stream_options is not None and not asked.stream:
+        raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
+    with telemetry.tracer().start_as_current_span(
+        "gateway.request", context=telemetry.extract(dict(request.headers))
+    ):
+        events = observed(gateway.sessions.generate(wanted, gateway.prompts.detokenizer()), "http")
+        watched = until_disconnect(events, request)
+        try:
+            # The first event decides between an error status and a stream.
+            reply.take(await anext(watched))
+            if asked.stream:
+                chunks = _stream(watched, reply, include_usage)
+                return StreamingResponse(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+            async for event in watched:
+                reply.take(event)
+        except ClientGone:
+            return Response(status_code=499)
+        except BaseException:
+            await watched.aclose()
+            raise
+    return JSONResponse(reply.whole())
+
+
+async def _stream(events: Any, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+    async with aclosing(events):
+        try:
+            async for part in replies.stream(events, reply, include_usage):
+                yield part
+        except ClientGone:
+            return
+        except RequestError as error:
+            yield replies.sse(error.body())
+
+
+async def observed(events: AsyncIterator[Event], face: str) -> AsyncIterator[Event]:
+    """The same events, counted and timed."""
+    started = last = time.monotonic()
+    outcome = "cancelled"
+    try:
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, Chunk) and event.token_ids:
+                    now = time.monotonic()
+                    if last == started:
+                        telemetry.FIRST_TOKEN_SECONDS.observe(now - started)
+                    else:
+                        telemetry.INTER_TOKEN_SECONDS.observe((now - last) / len(event.token_ids))
+                    last = now
+                yield event
+        outcome = "done"
+    except RequestError as error:
+        outcome = error.kind.code or error.kind.type
+        raise
+    finally:
+        telemetry.REQUESTS.labels(face=face, outcome=outcome).inc()
+
+
+async def _not_ready(gateway: Gateway) -> str:
+    if gateway.draining:
+        return "draining"
+    if not any(pod.healthy and not pod.draining for pod in gateway.sessions.fleet.verifier_views()):
+        return "no verifier is up"
+    if gateway.sessions.store is not None:
+        try:
+            await gateway.sessions.store.ping()
+        except StoreUnavailable as error:
+            return str(error)
+    return ""
+
+
+def _model(gateway: Gateway) -> dict[str, Any]:
+    return {"id": gateway.model_name, "object": "model", "created": gateway.started, "owned_by": "paceline"}
+
+
+def _body_of(model: type[schema.Sampled]) -> dict[str, Any]:
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> JSONResponse:
+        headers = {"retry-after": "1"} if error.kind.status in (429, 503) else None
+        return JSONResponse(error.body(), error.kind.status, headers=headers)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        kind = errors.WRONG_METHOD if error.status_code == 405 else errors.NO_ROUTE
+        message = f"{request.method} {request.url.path} is not served here"
+        return JSONResponse(RequestError(kind, message).body(), error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error in a request", path=request.url.path, exc_info=error)
+        body = RequestError(errors.INTERNAL, "internal error; the gateway's log has the details").body()
+        return JSONResponse(body, 500)

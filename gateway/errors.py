@@ -1,0 +1,52 @@
+"""What a client is told when a request cannot be served, for both faces: HTTP and gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of error as each face names it."""
+
+    status: int
+    type: str
+    code: str | None
+    grpc: grpc.StatusCode
+
+
+INVALID = Kind(400, "invalid_request_error", None, grpc.StatusCode.INVALID_ARGUMENT)
+UNSUPPORTED = Kind(400, "invalid_request_error", "unsupported_parameter", grpc.StatusCode.INVALID_ARGUMENT)
+UNKNOWN_FIELD = Kind(400, "invalid_request_error", "unknown_parameter", grpc.StatusCode.INVALID_ARGUMENT)
+CONTEXT_LENGTH = Kind(400, "invalid_request_error", "context_length_exceeded", grpc.StatusCode.INVALID_ARGUMENT)
+UNKNOWN_MODEL = Kind(404, "invalid_request_error", "model_not_found", grpc.StatusCode.NOT_FOUND)
+NO_ROUTE = Kind(404, "invalid_request_error", "unknown_url", grpc.StatusCode.UNIMPLEMENTED)
+WRONG_METHOD = Kind(405, "invalid_request_error", "method_not_supported", grpc.StatusCode.UNIMPLEMENTED)
+TOO_LARGE = Kind(413, "invalid_request_error", "request_too_large", grpc.StatusCode.INVALID_ARGUMENT)
+OVERLOADED = Kind(429, "rate_limit_error", "overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED)
+UNAVAILABLE = Kind(503, "server_error", "unavailable", grpc.StatusCode.UNAVAILABLE)
+INTERNAL = Kind(500, "server_error", "internal_error", grpc.StatusCode.INTERNAL)
+
+
+class RequestError(Exception):
+    """A request that is answered with an error; `param` names the field at fault."""
+
+    def __init__(self, kind: Kind, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind.type,
+                "param": self.param,
+                "code": self.kind.code,
+            }
+        }

@@ -1,0 +1,135 @@
+"""The live verifiers and drafters: asks each for its status, and forgets the silent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from gateway.router import DrafterView, VerifierView
+from paceline import rpc, telemetry
+from paceline.v1 import (
+    drafter_pb2,
+    drafter_pb2_grpc,
+    gateway_pb2,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
+
+log = telemetry.logger(__name__)
+
+# A pod that has not answered for this many polls is not healthy.
+_MISSED_POLLS = 3
+
+
+class Pod:
+    """One address, its channel and what it last said."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = rpc.channel(address)
+        self.healthy = False
+        self.status: Any = None
+        # Sessions this gateway has sent there since the last status.
+        self.sent = 0
+        self._heard = 0.0
+
+    def heard(self, status: Any) -> None:
+        """Take a fresh status in."""
+        if not self.healthy:
+            log.info("pod is up", address=self.address)
+        self.healthy, self.status, self.sent = True, status, 0
+        self._heard = time.monotonic()
+
+    def missed(self, patience: float) -> None:
+        """No answer; unhealthy once that has lasted `patience` seconds."""
+        if self.healthy and time.monotonic() - self._heard > patience:
+            self.lost("no status")
+
+    def lost(self, why: str) -> None:
+        """Known to be gone until it answers again."""
+        if self.healthy:
+            log.warning("pod is down", address=self.address, why=why)
+        self.healthy = False
+
+
+class Fleet:
+    """All pods this gateway was told of, polled in the background."""
+
+    def __init__(self, verifiers: Sequence[str], drafters: Sequence[str], poll_seconds: float) -> None:
+        self.verifiers = {address: Pod(address) for address in verifiers}
+        self.drafters = {address: Pod(address) for address in drafters}
+        self._poll_seconds = poll_seconds
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Poll until `close`."""
+        for pod in self.verifiers.values():
+            status = verifier_pb2_grpc.VerifierServiceStub(pod.channel).Status
+            self._tasks.append(asyncio.create_task(self._poll(pod, status, verifier_pb2.VerifierStatusRequest())))
+        for pod in self.drafters.values():
+            status = drafter_pb2_grpc.DrafterServiceStub(pod.channel).Status
+            self._tasks.append(asyncio.create_task(self._poll(pod, status, drafter_pb2.DrafterStatusRequest())))
+
+    async def close(self) -> None:
+        """Stop polling and close all channels."""
+        for task in self._tasks:
+            task.cancel()
+        for pod in (*self.verifiers.values(), *self.drafters.values()):
+            await pod.channel.close()
+
+    async def _poll(self, pod: Pod, status: Any, request: Any) -> None:
+        while True:
+            try:
+                pod.heard(await status(request, timeout=max(self._poll_seconds, 1.0)))
+            except grpc.aio.AioRpcError:
+                pod.missed(_MISSED_POLLS * self._poll_seconds)
+            await asyncio.sleep(self._poll_seconds)
+
+    def verifier_views(self) -> list[VerifierView]:
+        """What routing may know of the verifiers that have ever answered."""
+        return [
+            VerifierView(
+                address=pod.address,
+                healthy=pod.healthy,
+                draining=pod.status.draining,
+                model_id=pod.status.model_id,
+                vocab_size=pod.status.vocab_size,
+                max_context=pod.status.max_context,
+                sessions=pod.status.sessions + pod.sent,
+                max_sessions=pod.status.max_sessions,
+            )
+            for pod in self.verifiers.values()
+            if pod.status is not None
+        ]
+
+    def drafter_views(self) -> list[DrafterView]:
+        """What routing may know of the drafters that have ever answered."""
+        return [
+            DrafterView(
+                address=pod.address,
+                healthy=pod.healthy,
+                draining=pod.status.draining,
+                sessions=pod.status.sessions + pod.sent,
+                max_sessions=pod.status.max_sessions,
+            )
+            for pod in self.drafters.values()
+            if pod.status is not None
+        ]
+
+    def to_proto(self, sessions: int) -> gateway_pb2.FleetResponse:
+        """The fleet for people."""
+        return gateway_pb2.FleetResponse(
+            verifiers=[
+                gateway_pb2.VerifierPod(address=pod.address, healthy=pod.healthy, status=pod.status)
+                for pod in self.verifiers.values()
+            ],
+            drafters=[
+                gateway_pb2.DrafterPod(address=pod.address, healthy=pod.healthy, status=pod.status)
+                for pod in self.drafters.values()
+            ],
+            sessions=sessions,
+        )

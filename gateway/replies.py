@@ -1,0 +1,115 @@
+"""OpenAI's response bodies from a session's events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.session import Chunk, Done, Event, Started
+from paceline import __version__
+
+
+@dataclass(slots=True)
+class Reply:
+    """What is known of one response: fixed facts, then what the events add."""
+
+    kind: str  # "chat" or "text"
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    session_id: str = ""
+    seed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    text: str = ""
+    done: Done | None = None
+
+    def take(self, event: Event) -> None:
+        """Add an event."""
+        if isinstance(event, Started):
+            self.session_id, self.seed, self.prompt_tokens = event.session_id, event.seed, event.prompt_tokens
+        elif isinstance(event, Chunk):
+            self.text += event.text
+            self.completion_tokens += len(event.token_ids)
+        else:
+            self.done = event
+
+    def _head(self, object_name: str) -> dict[str, Any]:
+        prefix = "chatcmpl-" if self.kind == "chat" else "cmpl-"
+        return {
+            "id": prefix + self.session_id,
+            "object": object_name,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": f"paceline-{__version__}",
+        }
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage block, accepted drafts included where OpenAI has a place for them."""
+        accepted = self.done.receipt.accepted_tokens if self.done else 0
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens_details": {"accepted_prediction_tokens": accepted},
+        }
+
+    def receipt(self) -> dict[str, Any]:
+        """Extension block `paceline`: what the session cost and what speculation gave it."""
+        assert self.done is not None
+        receipt = self.done.receipt
+        return {
+            "session_id": self.session_id,
+            "seed": self.seed,
+            "steps": receipt.steps,
+            "acceptance_length": round(receipt.acceptance_length, 3),
+            "drafted_tokens": receipt.drafted_tokens,
+            "accepted_tokens": receipt.accepted_tokens,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The body of a response that is not streamed."""
+        assert self.done is not None
+        choice: dict[str, Any] = {"index": 0, "finish_reason": str(self.done.reason), "logprobs": None}
+        if self.kind == "chat":
+            choice["message"] = {"role": "assistant", "content": self.text, "refusal": None}
+        else:
+            choice["text"] = self.text
+        name = "chat.completion" if self.kind == "chat" else "text_completion"
+        return {**self._head(name), "choices": [choice], "usage": self.usage(), "paceline": self.receipt()}
+
+    def piece(self, text: str | None, *, first: bool = False, finish_reason: str | None = None) -> dict[str, Any]:
+        """One streamed chunk."""
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
+        if self.kind == "chat":
+            delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
+            if text:
+                delta["content"] = text
+            choice["delta"] = delta
+        else:
+            choice["text"] = text or ""
+        name = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
+        return {**self._head(name), "choices": [choice]}
+
+
+async def stream(events: AsyncIterator[Event], reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+    """Server-sent events of a session that has started."""
+    if reply.kind == "chat":
+        yield sse(reply.piece(None, first=True))
+    async for event in events:
+        reply.take(event)
+        if isinstance(event, Chunk) and event.text:
+            yield sse(reply.piece(event.text))
+    assert reply.done is not None
+    last = reply.piece(None, finish_reason=str(reply.done.reason))
+    yield sse({**last, "paceline": reply.receipt()})
+    if include_usage:
+        yield sse({**reply.piece(None), "choices": [], "usage": reply.usage()})
+    yield b"data: [DONE]\n\n"
+
+
+def sse(body: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,132 @@
+"""GatewayService: the same sessions over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from gateway.api import Gateway, observed
+from gateway.errors import INVALID, RequestError
+from gateway.prompt import ChatTurn
+from gateway.request import Wishes, generation, served_model
+from gateway.schema import MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
+from gateway.session import Chunk, Event, Generation, Started
+from paceline import telemetry, wire
+from paceline.rpc import Refused, refusals
+from paceline.v1 import gateway_pb2 as pb
+from paceline.v1 import gateway_pb2_grpc
+
+_ROLES = ("system", "user", "assistant")
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
+    """See gateway.proto."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @refusals
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """One continuation, streamed."""
+        try:
+            with telemetry.rpc_span("gateway.request", context):
+                wanted = await self._wanted(request)
+                sessions = self._gateway.sessions
+                events = observed(sessions.generate(wanted, self._gateway.prompts.detokenizer()), "grpc")
+                async with aclosing(events):  # type: ignore[type-var]
+                    async for event in events:
+                        yield _to_proto(event, self._gateway.model_name)
+        except RequestError as error:
+            raise Refused(error.kind.grpc, error.message, field=error.param) from error
+
+    @refusals
+    async def Fleet(  # noqa: N802
+        self, request: pb.FleetRequest, context: grpc.aio.ServicerContext[pb.FleetRequest, pb.FleetResponse]
+    ) -> pb.FleetResponse:
+        """The fleet as this gateway sees it."""
+        sessions = self._gateway.sessions
+        return sessions.fleet.to_proto(sessions.running)
+
+    async def _wanted(self, request: pb.GenerateRequest) -> Generation:
+        gateway = self._gateway
+        served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, request.model)
+        wishes = _wishes(request)
+        kind = request.WhichOneof("prompt")
+        if kind == "text":
+            prompt_ids = await gateway.prompts.from_text(request.text)
+        elif kind == "chat":
+            prompt_ids = await gateway.prompts.from_chat(_turns(request.chat))
+        elif kind == "tokens":
+            prompt_ids = tuple(request.tokens.ids)
+        else:
+            raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
+        return generation(
+            prompt_ids, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind
+        )
+
+
+def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
+    if not chat.messages:
+        raise RequestError(INVALID, "must hold at least one message", "chat.messages")
+    for index, message in enumerate(chat.messages):
+        if message.role not in _ROLES:
+            raise RequestError(
+                INVALID, f"{message.role!r} is none of {', '.join(_ROLES)}", f"chat.messages[{index}].role"
+            )
+    return [ChatTurn(message.role, message.content) for message in chat.messages]
+
+
+def _wishes(request: pb.GenerateRequest) -> Wishes:
+    def given(name: str) -> float | None:
+        return getattr(request, name) if request.HasField(name) else None  # type: ignore[arg-type]
+
+    def bounded(name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
+        value = given(name)
+        if value is not None and not (low < value <= high if low_open else low <= value <= high):
+            raise RequestError(
+                INVALID, f"{name} must be in {'(' if low_open else '['}{low:g}, {high:g}], got {value:g}", name
+            )
+        return value
+
+    if len(request.stop) > MAX_STOPS or any(not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in request.stop):
+        raise RequestError(
+            INVALID, f"stop takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters", "stop"
+        )
+    integers = {name: given(name) for name in ("max_tokens", "top_k", "seed")}
+    if integers["max_tokens"] == 0:
+        raise RequestError(INVALID, "max_tokens must be at least 1", "max_tokens")
+    bounded("seed", 0, MAX_SEED)
+    return Wishes(
+        max_tokens=None if integers["max_tokens"] is None else int(integers["max_tokens"]),
+        temperature=bounded("temperature", 0, 100),
+        top_k=None if integers["top_k"] is None else int(integers["top_k"]),
+        top_p=bounded("top_p", 0, 1, low_open=True),
+        min_p=bounded("min_p", 0, 1),
+        seed=None if integers["seed"] is None else int(integers["seed"]),
+        stops=tuple(request.stop),
+        speculation=request.speculation if request.HasField("speculation") else True,
+    )
+
+
+def _to_proto(event: Event, model: str) -> pb.GenerateResponse:
+    if isinstance(event, Started):
+        return pb.GenerateResponse(
+            started=pb.Started(
+                session_id=event.session_id, model=model, prompt_tokens=event.prompt_tokens, seed=event.seed
+            )
+        )
+    if isinstance(event, Chunk):
+        return pb.GenerateResponse(
+            chunk=pb.TextChunk(
+                text=event.text, position=event.position, token_ids=event.token_ids, accepted=event.accepted
+            )
+        )
+    return pb.GenerateResponse(
+        finished=pb.GenerateFinished(
+            reason=wire.finish_reason_to_proto(event.reason), receipt=wire.receipt_to_proto(event.receipt)
+        )
+    )

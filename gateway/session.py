@@ -1,0 +1,296 @@
+"""Follow one session: record it, open it, read its tokens, move it when its verifier dies."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import grpc
+
+from gateway.detokenize import Detokenizer, StopStrings
+from gateway.errors import INTERNAL, OVERLOADED, UNAVAILABLE, RequestError
+from gateway.fleet import Fleet
+from gateway.router import VerifierView, choose_verifier
+from gateway.speculation import Speculation
+from paceline import telemetry, wire
+from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.store import SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+
+log = telemetry.logger(__name__)
+
+# How long a session looks for a verifier before its client is told.
+_PATIENCE_SECONDS = 20.0
+# A verifier that ends a call so may serve the session elsewhere or later.
+_MOVABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a client asked for, whichever face it came through."""
+
+    model_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stops: tuple[str, ...] = ()
+    speculation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The session is recorded and its verifier has taken it."""
+
+    session_id: str
+    seed: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens and the text that they make sure of."""
+
+    text: str
+    position: int
+    token_ids: tuple[int, ...]
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event."""
+
+    reason: FinishReason
+    receipt: Receipt
+
+
+Event = Started | Chunk | Done
+
+
+class Sessions:
+    """Runs sessions for both faces of the gateway."""
+
+    def __init__(self, fleet: Fleet, store: SessionStore | None, *, max_sessions: int, check_seconds: float) -> None:
+        self.fleet = fleet
+        self.store = store
+        self.running = 0
+        self._max_sessions = max_sessions
+        self._check_seconds = check_seconds
+
+    async def generate(self, wanted: Generation, detokenizer: Detokenizer) -> AsyncIterator[Event]:
+        """The session's events; leaving the iterator early cancels it everywhere. Raises `RequestError`."""
+        if self.running >= self._max_sessions:
+            raise RequestError(OVERLOADED, f"{self._max_sessions} sessions are running here; try again later")
+        self.running += 1
+        telemetry.GATEWAY_SESSIONS.set(self.running)
+        try:
+            with telemetry.tracer().start_as_current_span("gateway.session") as span:
+                following = _Following(self, wanted, detokenizer)
+                span.set_attribute(telemetry.SESSION_ID, following.key.session_id)
+                span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
+                async for event in following.events():
+                    if isinstance(event, Done):
+                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
+                        span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
+                        span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
+                    yield event
+        finally:
+            self.running -= 1
+            telemetry.GATEWAY_SESSIONS.set(self.running)
+
+
+class _Following:
+    """One session from its record to its last event."""
+
+    def __init__(self, sessions: Sessions, wanted: Generation, detokenizer: Detokenizer) -> None:
+        self.key = SessionKey(secrets.token_urlsafe(24), 1)
+        self._fleet = sessions.fleet
+        self._store = sessions.store
+        self._check_seconds = sessions._check_seconds
+        self._wanted = wanted
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(wanted.stops)
+        self._committed: list[int] = []
+        self._receipt = Receipt()
+        self._failed: set[str] = set()
+
+    async def events(self) -> AsyncIterator[Event]:
+        await self._record()
+        wanted = self._wanted
+        started = False
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            verifier = await self._verifier(deadline)
+            try:
+                async for event in self._serve(verifier):
+                    if isinstance(event, verifier_pb2.Opened):
+                        if not started:
+                            yield Started(self.key.session_id, wanted.sampling.seed, len(wanted.prompt_ids))
+                        started = True
+                        continue
+                    deadline = time.monotonic() + _PATIENCE_SECONDS
+                    yield event
+                    if isinstance(event, Done):
+                        return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _MOVABLE:
+                    raise _refusal(error) from error
+                log.warning(
+                    "verifier lost, moving the session",
+                    session=self.key.session_id,
+                    verifier=verifier.address,
+                    code=error.code().name,
+                )
+                self._failed.add(verifier.address)
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    self._fleet.verifiers[verifier.address].lost("call failed")
+                async for event in self._claim(verifier):
+                    yield event
+                    if isinstance(event, Done):
+                        return
+
+    async def _record(self) -> None:
+        if self._store is None:
+            return
+        wanted = self._wanted
+        record = SessionRecord(self.key, wanted.model_id, wanted.prompt_ids, wanted.sampling)
+        try:
+            await self._store.create(record)
+        except StoreUnavailable as error:
+            raise RequestError(UNAVAILABLE, f"the session cannot be recorded: {error}") from error
+
+    async def _verifier(self, deadline: float) -> VerifierView:
+        while True:
+            chosen = choose_verifier(self._fleet.verifier_views(), self._wanted.model_id, self._failed)
+            if chosen is not None:
+                self._fleet.verifiers[chosen.address].sent += 1
+                return chosen
+            if time.monotonic() > deadline:
+                raise RequestError(UNAVAILABLE, "no verifier has room for this session; try again later")
+            await asyncio.sleep(0.1)
+
+    async def _serve(self, verifier: VerifierView) -> AsyncIterator[Chunk | Done | verifier_pb2.Opened]:
+        """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails."""
+        wanted = self._wanted
+        stub = verifier_pb2_grpc.VerifierServiceStub(self._fleet.verifiers[verifier.address].channel)
+        call = stub.Open(
+            verifier_pb2.OpenRequest(
+                key=wire.key_to_proto(self.key),
+                prompt_ids=wanted.prompt_ids,
+                committed_ids=self._committed,
+                sampling=wire.sampling_to_proto(wanted.sampling),
+                model_id=wanted.model_id,
+            ),
+            metadata=telemetry.inject(),
+        )
+        speculating: asyncio.Task[None] | None = None
+        try:
+            async for response in call:
+                kind = response.WhichOneof("event")
+                if kind == "opened":
+                    if wanted.speculation and self._fleet.drafters:
+                        speculating = asyncio.create_task(self._speculation(verifier).run())
+                    yield response.opened
+                elif kind == "tokens":
+                    chunk = self._take(response.tokens)
+                    if chunk is not None:
+                        yield chunk
+                    if self._stops.matched:
+                        yield Done(FinishReason.STOP, self._receipt)
+                        return
+                elif kind == "finished":
+                    async for event in self._end(response.finished):
+                        yield event
+                    return
+            raise RequestError(INTERNAL, "the verifier ended the session without saying why")
+        finally:
+            call.cancel()
+            if speculating is not None:
+                speculating.cancel()
+                with suppress(asyncio.CancelledError):
+                    await speculating
+
+    def _speculation(self, verifier: VerifierView) -> Speculation:
+        return Speculation(
+            self._fleet,
+            self.key,
+            self._wanted.sampling,
+            verifier.address,
+            lambda: [*self._wanted.prompt_ids, *self._committed],
+            self._check_seconds,
+        )
+
+    def _take(self, tokens: verifier_pb2.CommittedTokens) -> Chunk | None:
+        """New tokens as a chunk; those that are known already (after a move) are left out."""
+        expected = len(self._wanted.prompt_ids) + len(self._committed)
+        known = expected - tokens.position
+        if known < 0:
+            raise RequestError(INTERNAL, f"the verifier left out positions {expected} to {tokens.position - 1}")
+        fresh = tuple(tokens.token_ids[known:])
+        if not fresh:
+            return None
+        accepted = min(len(fresh), max(0, tokens.accepted - known))
+        self._receipt = replace(
+            self._receipt,
+            steps=self._receipt.steps + 1,
+            committed_tokens=self._receipt.committed_tokens + len(fresh),
+            accepted_tokens=self._receipt.accepted_tokens + accepted,
+        )
+        return self._chunk(fresh, accepted)
+
+    def _chunk(self, fresh: Sequence[int], accepted: int) -> Chunk:
+        position = len(self._wanted.prompt_ids) + len(self._committed)
+        self._committed += fresh
+        text = self._stops.push(self._detokenizer.push(fresh))
+        return Chunk(text, position, tuple(fresh), accepted)
+
+    async def _end(self, finished: verifier_pb2.Finished) -> AsyncIterator[Chunk | Done]:
+        reason = wire.finish_reason_from_proto(finished.reason)
+        for event in self._last_events(reason, wire.receipt_from_proto(finished.receipt)):
+            yield event
+
+    def _last_events(self, reason: FinishReason, receipt: Receipt) -> list[Chunk | Done]:
+        """What was held back, then the end."""
+        tail = self._stops.push(self._detokenizer.flush())
+        if self._stops.matched:
+            reason = FinishReason.STOP
+        tail += self._stops.flush()
+        done = Done(reason, receipt)
+        position = len(self._wanted.prompt_ids) + len(self._committed)
+        return [Chunk(tail, position, (), 0), done] if tail else [done]
+
+    async def _claim(self, lost: VerifierView) -> AsyncIterator[Chunk | Done]:
+        """Fence the lost verifier out and take over what it had committed but not told."""
+        if self._store is None:
+            self.key = replace(self.key, epoch=self.key.epoch + 1)
+            return
+        try:
+            record = await self._store.claim(self.key.session_id, owner="")
+        except (StoreUnavailable, UnknownSession) as error:
+            raise RequestError(UNAVAILABLE, f"the session cannot be moved: {error}") from error
+        self.key = record.key
+        untold = record.committed_ids[len(self._committed) :]
+        if untold:
+            yield self._chunk(untold, 0)
+        if self._stops.matched:
+            yield Done(FinishReason.STOP, self._receipt)
+            return
+        if record.finish_reason is not None or len(self._committed) >= self._wanted.sampling.max_tokens:
+            for event in self._last_events(record.finish_reason or FinishReason.LENGTH, self._receipt):
+                yield event
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> RequestError:
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return RequestError(OVERLOADED, error.details() or "the verifier is full; try again later")
+    log.error("verifier refused a session", code=error.code().name, details=error.details())
+    return RequestError(INTERNAL, f"the verifier refused the session: {error.details()}")

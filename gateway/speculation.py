@@ -1,0 +1,81 @@
+"""One session's drafter: attached, watched, replaced. Its trouble never reaches the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from gateway.fleet import Fleet
+from gateway.router import choose_drafter
+from paceline import telemetry, wire
+from paceline.session import SamplingParams, SessionKey
+from paceline.v1 import drafter_pb2, drafter_pb2_grpc
+
+log = telemetry.logger(__name__)
+
+_CALL_SECONDS = 2.0
+
+
+class Speculation:
+    """Keeps a drafter attached to a session while `run` runs."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        key: SessionKey,
+        sampling: SamplingParams,
+        verifier_address: str,
+        known_ids: Callable[[], Sequence[int]],
+        check_seconds: float,
+    ) -> None:
+        self._fleet = fleet
+        self._key = key
+        self._sampling = sampling
+        self._verifier_address = verifier_address
+        self._known_ids = known_ids
+        self._check_seconds = check_seconds
+        self._attached: str | None = None
+
+    async def run(self) -> None:
+        """Attach, and attach anew whenever the drafter has gone; detach when cancelled."""
+        try:
+            while True:
+                if self._attached is None or not self._fleet.drafters[self._attached].healthy:
+                    await self._attach()
+                await asyncio.sleep(self._check_seconds)
+        finally:
+            if self._attached is not None:
+                await asyncio.shield(self._detach(self._attached))
+
+    async def _attach(self) -> None:
+        gone, self._attached = self._attached, None
+        chosen = choose_drafter(self._fleet.drafter_views(), avoid=() if gone is None else (gone,))
+        if chosen is None:
+            return
+        pod = self._fleet.drafters[chosen.address]
+        request = drafter_pb2.AttachRequest(
+            key=wire.key_to_proto(self._key),
+            verifier_address=self._verifier_address,
+            known_ids=self._known_ids(),
+            sampling=wire.sampling_to_proto(self._sampling),
+        )
+        try:
+            await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Attach(
+                request, timeout=_CALL_SECONDS, metadata=telemetry.inject()
+            )
+        except grpc.aio.AioRpcError as error:
+            log.warning("no speculation yet", drafter=chosen.address, code=error.code().name, why=error.details())
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                pod.lost("attach failed")
+            return
+        pod.sent += 1
+        self._attached = chosen.address
+
+    async def _detach(self, address: str) -> None:
+        stub = drafter_pb2_grpc.DrafterServiceStub(self._fleet.drafters[address].channel)
+        try:
+            await stub.Detach(drafter_pb2.DetachRequest(session_id=self._key.session_id), timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            log.debug("detach failed", drafter=address, code=error.code().name)
