@@ -30,9 +30,7 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     else:
         log.warning("no redis_url: sessions are not recorded")
     fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
-    sessions = Sessions(
-        fleet, store, max_sessions=settings.max_sessions, check_seconds=settings.poll_seconds
-    )
+    sessions = Sessions(fleet, store, max_sessions=settings.max_sessions, check_seconds=settings.poll_seconds)
     gateway = Gateway(
         prompts,
         sessions,
@@ -42,7 +40,9 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     listener = _listen(settings.host, settings.http_port)
     fleet.start()
     grpc_server = await start_server(
-        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(gateway), server),
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
+            GatewayServicer(gateway), server
+        ),
         services=["paceline.v1.GatewayService"],
         host=settings.host,
         port=settings.port,
@@ -84,7 +84,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=1024)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --http-port") from error
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --http-port"
+        ) from error
 
 
 def run(settings: GatewaySettings) -> None:

@@ -176,7 +176,9 @@ async def _respond(
             reply.take(await anext(watched))
             if asked.stream:
                 chunks = _stream(watched, reply, include_usage)
-                return StreamingResponse(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+                return StreamingResponse(
+                    chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
+                )
             async for event in watched:
                 reply.take(event)
         except ClientGone:

@@ -13,14 +13,18 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_GATEWAY_")
 
-    http_port: int = Field(8000, ge=0, le=65535, description="Port of the OpenAI-compatible HTTP API; 0 takes a free one.")
+    http_port: int = Field(
+        8000, ge=0, le=65535, description="Port of the OpenAI-compatible HTTP API; 0 takes a free one."
+    )
     port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     verifiers: str = Field(description="Verifiers as host:port, separated by commas.")
     drafters: str = Field("", description="Drafters as host:port, separated by commas; none decodes plainly.")
     model: str = Field(description="Folder or Hugging Face id that holds the model's tokenizer.")
     model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
     redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
-    session_ttl_seconds: int = Field(3600, ge=1, description="Lifetime of a session's record after its last token.")
+    session_ttl_seconds: int = Field(
+        3600, ge=1, description="Lifetime of a session's record after its last token."
+    )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger request body is refused with 413.")
     max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="How often each pod is asked for its status.")

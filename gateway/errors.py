@@ -21,7 +21,9 @@ class Kind:
 INVALID = Kind(400, "invalid_request_error", None, grpc.StatusCode.INVALID_ARGUMENT)
 UNSUPPORTED = Kind(400, "invalid_request_error", "unsupported_parameter", grpc.StatusCode.INVALID_ARGUMENT)
 UNKNOWN_FIELD = Kind(400, "invalid_request_error", "unknown_parameter", grpc.StatusCode.INVALID_ARGUMENT)
-CONTEXT_LENGTH = Kind(400, "invalid_request_error", "context_length_exceeded", grpc.StatusCode.INVALID_ARGUMENT)
+CONTEXT_LENGTH = Kind(
+    400, "invalid_request_error", "context_length_exceeded", grpc.StatusCode.INVALID_ARGUMENT
+)
 UNKNOWN_MODEL = Kind(404, "invalid_request_error", "model_not_found", grpc.StatusCode.NOT_FOUND)
 NO_ROUTE = Kind(404, "invalid_request_error", "unknown_url", grpc.StatusCode.UNIMPLEMENTED)
 WRONG_METHOD = Kind(405, "invalid_request_error", "method_not_supported", grpc.StatusCode.UNIMPLEMENTED)

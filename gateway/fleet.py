@@ -69,10 +69,14 @@ class Fleet:
         """Poll until `close`."""
         for pod in self.verifiers.values():
             status = verifier_pb2_grpc.VerifierServiceStub(pod.channel).Status
-            self._tasks.append(asyncio.create_task(self._poll(pod, status, verifier_pb2.VerifierStatusRequest())))
+            self._tasks.append(
+                asyncio.create_task(self._poll(pod, status, verifier_pb2.VerifierStatusRequest()))
+            )
         for pod in self.drafters.values():
             status = drafter_pb2_grpc.DrafterServiceStub(pod.channel).Status
-            self._tasks.append(asyncio.create_task(self._poll(pod, status, drafter_pb2.DrafterStatusRequest())))
+            self._tasks.append(
+                asyncio.create_task(self._poll(pod, status, drafter_pb2.DrafterStatusRequest()))
+            )
 
     async def close(self) -> None:
         """Stop polling and close all channels."""

@@ -48,9 +48,13 @@ class Prompts:
 
         def render() -> tuple[int, ...]:
             try:
-                text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                text = self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
             except (TemplateError, ValueError) as error:
-                raise RequestError(INVALID, f"the model's chat template refuses this: {error}", "messages") from error
+                raise RequestError(
+                    INVALID, f"the model's chat template refuses this: {error}", "messages"
+                ) from error
             return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
         return await self._off_loop(sum(len(turn.content) for turn in turns), render)
@@ -64,7 +68,10 @@ class Prompts:
 def _stop_ids(model: str, tokenizer: Any) -> frozenset[int]:
     """Ids that end a text: of the generation config, the model's config and the tokenizer."""
     found: set[int] = set()
-    sources: list[Any] = [getattr(AutoConfig.from_pretrained(model), "eos_token_id", None), tokenizer.eos_token_id]
+    sources: list[Any] = [
+        getattr(AutoConfig.from_pretrained(model), "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ]
     folder = Path(model)
     if not folder.is_dir() or (folder / "generation_config.json").exists():
         try:

@@ -80,7 +80,9 @@ class Reply:
         name = "chat.completion" if self.kind == "chat" else "text_completion"
         return {**self._head(name), "choices": [choice], "usage": self.usage(), "paceline": self.receipt()}
 
-    def piece(self, text: str | None, *, first: bool = False, finish_reason: str | None = None) -> dict[str, Any]:
+    def piece(
+        self, text: str | None, *, first: bool = False, finish_reason: str | None = None
+    ) -> dict[str, Any]:
         """One streamed chunk."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
         if self.kind == "chat":

@@ -28,7 +28,9 @@ class Wishes:
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
     """A verifier that tells the model's limits. Raises `RequestError` for another model, or when none is up."""
     if asked not in ("", model_name):
-        raise RequestError(UNKNOWN_MODEL, f"the model {asked!r} does not exist; {model_name!r} is served", "model")
+        raise RequestError(
+            UNKNOWN_MODEL, f"the model {asked!r} does not exist; {model_name!r} is served", "model"
+        )
     serving = [pod for pod in verifiers if pod.model_id == model_name]
     if not serving:
         raise RequestError(UNAVAILABLE, f"no verifier of {model_name!r} is up; try again later")

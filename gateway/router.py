@@ -43,7 +43,11 @@ def choose_verifier(
         for pod in verifiers
         if pod.healthy and not pod.draining and pod.model_id == model_id and pod.sessions < pod.max_sessions
     ]
-    return min(able, key=lambda pod: (pod.address in avoid, pod.sessions / pod.max_sessions, pod.address), default=None)
+    return min(
+        able,
+        key=lambda pod: (pod.address in avoid, pod.sessions / pod.max_sessions, pod.address),
+        default=None,
+    )
 
 
 def choose_drafter(drafters: Sequence[DrafterView], avoid: Collection[str] = ()) -> DrafterView | None:

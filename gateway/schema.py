@@ -128,9 +128,11 @@ class ChatRequest(Sampled):
 class CompletionRequest(Sampled):
     """Body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | Annotated[
-        list[str], Field(min_length=1, max_length=1)
-    ]
+    prompt: (
+        str
+        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
@@ -170,6 +172,10 @@ def _no_constant(name: str) -> float:
 
 def _first_problem(error: ValidationError) -> RequestError:
     problem = error.errors(include_url=False, include_input=False)[0]
-    where = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "list[", "constrained"))]
+    where = [
+        str(part)
+        for part in problem["loc"]
+        if not str(part).startswith(("function-", "list[", "constrained"))
+    ]
     param = ".".join(where) or None
     return RequestError(INVALID, f"{param or 'body'}: {problem['msg']}", param)

@@ -29,7 +29,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     @refusals
     async def Generate(  # noqa: N802
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+        self,
+        request: pb.GenerateRequest,
+        context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> AsyncIterator[pb.GenerateResponse]:
         """One continuation, streamed."""
         try:
@@ -64,9 +66,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             prompt_ids = tuple(request.tokens.ids)
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
-        return generation(
-            prompt_ids, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind
-        )
+        return generation(prompt_ids, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind)
 
 
 def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
@@ -88,13 +88,19 @@ def _wishes(request: pb.GenerateRequest) -> Wishes:
         value = given(name)
         if value is not None and not (low < value <= high if low_open else low <= value <= high):
             raise RequestError(
-                INVALID, f"{name} must be in {'(' if low_open else '['}{low:g}, {high:g}], got {value:g}", name
+                INVALID,
+                f"{name} must be in {'(' if low_open else '['}{low:g}, {high:g}], got {value:g}",
+                name,
             )
         return value
 
-    if len(request.stop) > MAX_STOPS or any(not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in request.stop):
+    if len(request.stop) > MAX_STOPS or any(
+        not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in request.stop
+    ):
         raise RequestError(
-            INVALID, f"stop takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters", "stop"
+            INVALID,
+            f"stop takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters",
+            "stop",
         )
     integers = {name: given(name) for name in ("max_tokens", "top_k", "seed")}
     if integers["max_tokens"] == 0:

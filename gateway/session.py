@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -79,7 +79,9 @@ Event = Started | Chunk | Done
 class Sessions:
     """Runs sessions for both faces of the gateway."""
 
-    def __init__(self, fleet: Fleet, store: SessionStore | None, *, max_sessions: int, check_seconds: float) -> None:
+    def __init__(
+        self, fleet: Fleet, store: SessionStore | None, *, max_sessions: int, check_seconds: float
+    ) -> None:
         self.fleet = fleet
         self.store = store
         self.running = 0
@@ -201,12 +203,11 @@ class _Following:
                         speculating = asyncio.create_task(self._speculation(verifier).run())
                     yield response.opened
                 elif kind == "tokens":
-                    chunk = self._take(response.tokens)
-                    if chunk is not None:
+                    for chunk in self._take(response.tokens):
                         yield chunk
-                    if self._stops.matched:
-                        yield Done(FinishReason.STOP, self._receipt)
-                        return
+                        if self._stops.matched:
+                            yield Done(FinishReason.STOP, self._receipt)
+                            return
                 elif kind == "finished":
                     async for event in self._end(response.finished):
                         yield event
@@ -229,15 +230,20 @@ class _Following:
             self._check_seconds,
         )
 
-    def _take(self, tokens: verifier_pb2.CommittedTokens) -> Chunk | None:
-        """New tokens as a chunk; those that are known already (after a move) are left out."""
+    def _take(self, tokens: verifier_pb2.CommittedTokens) -> Iterator[Chunk]:
+        """New tokens, a drafter's and the target's own in chunks apart, so that each text has one origin.
+
+        Those that are known already (after a move) are left out.
+        """
         expected = len(self._wanted.prompt_ids) + len(self._committed)
         known = expected - tokens.position
         if known < 0:
-            raise RequestError(INTERNAL, f"the verifier left out positions {expected} to {tokens.position - 1}")
+            raise RequestError(
+                INTERNAL, f"the verifier left out positions {expected} to {tokens.position - 1}"
+            )
         fresh = tuple(tokens.token_ids[known:])
         if not fresh:
-            return None
+            return
         accepted = min(len(fresh), max(0, tokens.accepted - known))
         self._receipt = replace(
             self._receipt,
@@ -245,7 +251,10 @@ class _Following:
             committed_tokens=self._receipt.committed_tokens + len(fresh),
             accepted_tokens=self._receipt.accepted_tokens + accepted,
         )
-        return self._chunk(fresh, accepted)
+        if accepted:
+            yield self._chunk(fresh[:accepted], accepted)
+        if accepted < len(fresh):
+            yield self._chunk(fresh[accepted:], 0)
 
     def _chunk(self, fresh: Sequence[int], accepted: int) -> Chunk:
         position = len(self._wanted.prompt_ids) + len(self._committed)

@@ -66,7 +66,9 @@ class Speculation:
                 request, timeout=_CALL_SECONDS, metadata=telemetry.inject()
             )
         except grpc.aio.AioRpcError as error:
-            log.warning("no speculation yet", drafter=chosen.address, code=error.code().name, why=error.details())
+            log.warning(
+                "no speculation yet", drafter=chosen.address, code=error.code().name, why=error.details()
+            )
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 pod.lost("attach failed")
             return
@@ -76,6 +78,8 @@ class Speculation:
     async def _detach(self, address: str) -> None:
         stub = drafter_pb2_grpc.DrafterServiceStub(self._fleet.drafters[address].channel)
         try:
-            await stub.Detach(drafter_pb2.DetachRequest(session_id=self._key.session_id), timeout=_CALL_SECONDS)
+            await stub.Detach(
+                drafter_pb2.DetachRequest(session_id=self._key.session_id), timeout=_CALL_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             log.debug("detach failed", drafter=address, code=error.code().name)

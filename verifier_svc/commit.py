@@ -99,7 +99,9 @@ class Committer:
         try:
             await self._store.append(self.key, self._durable_length, self._undurable)
         except StoreUnavailable as error:
-            log.warning("append failed, tokens are not durable", session=self.key.session_id, error=str(error))
+            log.warning(
+                "append failed, tokens are not durable", session=self.key.session_id, error=str(error)
+            )
             return False
         self._durable_length += len(self._undurable)
         self._undurable = []
@@ -107,9 +109,7 @@ class Committer:
 
     def _emit(self, outcome: StepOutcome, durable: bool) -> None:
         if outcome.token_ids:
-            self.events.put_nowait(
-                Tokens(self._emitted_length, outcome.token_ids, outcome.accepted, durable)
-            )
+            self.events.put_nowait(Tokens(self._emitted_length, outcome.token_ids, outcome.accepted, durable))
             self._emitted_length += len(outcome.token_ids)
 
     async def _finish(self, reason: FinishReason) -> None:

@@ -24,17 +24,25 @@ class VerifierSettings(ServiceSettings):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the forward; 0 takes all cores.")
     redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
-    session_ttl_seconds: int = Field(3600, ge=1, description="Lifetime of a session's record after its last token.")
+    session_ttl_seconds: int = Field(
+        3600, ge=1, description="Lifetime of a session's record after its last token."
+    )
     max_sessions: int = Field(64, ge=1, le=4096, description="Sessions open at the most; more are refused.")
     kv_tokens: int = Field(
         0, ge=0, description="KV capacity in tokens; 0 sizes it from the memory that is free at start."
     )
     prefill_rows: int = Field(256, ge=128, le=8192, description="Prompt rows in one step at the most.")
     draft_rows: int = Field(
-        96, ge=0, le=4096, description="Rows that all sessions' trees and roots may take in one step together."
+        96,
+        ge=0,
+        le=4096,
+        description="Rows that all sessions' trees and roots may take in one step together.",
     )
     max_tree_nodes: int = Field(64, ge=1, le=1024, description="A larger tree is refused.")
     max_tree_depth: int = Field(32, ge=1, le=256, description="A deeper tree is refused.")
     max_draft_wait_ms: float = Field(
-        20.0, ge=0, le=1000, description="Longest wait for trees that are on their way, where it pays; 0 never waits."
+        20.0,
+        ge=0,
+        le=1000,
+        description="Longest wait for trees that are on their way, where it pays; 0 never waits.",
     )

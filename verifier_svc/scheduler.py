@@ -38,14 +38,13 @@ class Limits:
     prefill_rows: int
     draft_rows: int
     max_tree_nodes: int
-    # Rows of committed ids that are replayed in one step when a session is resumed.
-    replay_rows: int = 32
 
 
 def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits) -> Plan:
     """Choose the rows of the next step; `sessions` come oldest first.
 
-    Decoding sessions take part in every step. Prompt rows fill what `prefill_rows` leaves, oldest
+    Decoding sessions take part in every step. Rows of prompts, and of committed ids that a resumed
+    session has to compute anew, fill what `prefill_rows` leaves, oldest
     session first. When KV blocks run out the youngest session gives its own up and starts over from
     its tokens later (recompute): the oldest always gets on, so nothing can stand still for ever.
     """
@@ -67,8 +66,7 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
         if session.decoding:
             tree, dropped = inbox.take(session, nodes)
             late += dropped
-        in_prompt = session.num_computed < session.prompt_length
-        if in_prompt:
+        else:
             prefill_left -= run_stop - session.num_computed
         segment = Segment(
             run=session.token_ids[session.num_computed : run_stop],
@@ -76,7 +74,6 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             blocks=tuple(session.blocks),
             tree_tokens=tree.tokens,
             tree_parents=tree.parents,
-            prompt_rows=in_prompt,
             wants_logits=run_stop == session.length,
         )
         rows.append(PlannedRows(session, segment, tree))
@@ -85,10 +82,10 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
 
 
 def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:
-    """Where the session's run of rows ends in this step; prompt and replayed rows never mix."""
-    if session.num_computed < session.prompt_length:
-        return min(session.prompt_length, session.num_computed + prefill_left)
-    return min(session.length, session.num_computed + limits.replay_rows)
+    """Where the session's run of rows ends in this step."""
+    if session.decoding:
+        return session.length
+    return min(session.length, session.num_computed + prefill_left)
 
 
 def _make_room(

@@ -106,7 +106,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             crashed = committing.done() and committing.exception() if committing.done() else None
             if not getting.done() and (failed or crashed):
                 getting.cancel()
-                raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
+                raise Refused(
+                    grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere"
+                )
         event = getting.result()
         if isinstance(event, Lost):
             raise Refused(grpc.StatusCode.ABORTED, event.message)
@@ -146,7 +148,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         """See verifier.proto."""
         first = await anext(aiter(request_iterator), None)
         if first is None or not first.HasField("hello"):
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello")
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello"
+            )
         hello = first.hello
         handshake.check_hello(
             protocol_version=hello.protocol_version,
@@ -360,4 +364,3 @@ def _event_to_proto(event: Tokens | Finished) -> verifier_pb2.OpenResponse:
             reason=wire.finish_reason_to_proto(event.reason), receipt=wire.receipt_to_proto(event.receipt)
         )
     )
-

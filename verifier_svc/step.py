@@ -88,7 +88,7 @@ class StepLoop:
 
         Call before `start`. Uses block 0, which nobody holds yet.
         """
-        prompt = Segment(run=[0] * 8, start=0, blocks=(0,), prompt_rows=True)
+        prompt = Segment(run=[0] * 8, start=0, blocks=(0,))
         tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
         for segment in (prompt, tree):
             self._decoder.forward(self._decoder.batch([segment]), self._pool)
@@ -186,7 +186,9 @@ class StepLoop:
             batch, logits, [row.session.sampling for row in drawing], [self._top_k(row) for row in drawing]
         )
         with self.lock:
-            self._compact(batch, planned.rows, dict(zip((id(row) for row in drawing), decisions, strict=True)))
+            self._compact(
+                batch, planned.rows, dict(zip((id(row) for row in drawing), decisions, strict=True))
+            )
             steps = self._apply(planned.rows, drawing, decisions)
             self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
         telemetry.STEP_SECONDS.observe(time.monotonic() - started)
@@ -198,7 +200,9 @@ class StepLoop:
     def _top_k(self, row: PlannedRows) -> int:
         return self._feedback_top_k(row.session.stream_id) if row.session.stream_id else 0
 
-    def _compact(self, batch: RaggedBatch, rows: Sequence[PlannedRows], decisions: dict[int, Decision]) -> None:
+    def _compact(
+        self, batch: RaggedBatch, rows: Sequence[PlannedRows], decisions: dict[int, Decision]
+    ) -> None:
         """Move accepted nodes' KV to their canonical slots, all sessions in one indexed copy."""
         nodes: list[int] = []
         blocks: list[int] = []

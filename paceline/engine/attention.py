@@ -11,6 +11,7 @@ alone. tests/unit/engine/test_exact.py holds this against random batches.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,6 @@ NAME = "paceline"
 MIN_PRODUCT_ROWS = 4
 # Columns of the all-ones matrix that sums weights: wide enough to be summed by the same kind of kernel.
 ONES_COLUMNS = 16
-# The last block is read up to a multiple of this many slots.
-EDGE_STEP = 32
 
 
 class AttentionContext:
@@ -54,8 +53,8 @@ class _Edge:
     slots: int
     # Tree nodes in this block; None stands for all of them.
     nodes: list[int] | None
-    # Additive mask over the slots, then the nodes. [rows, slots + nodes]
-    mask: Tensor
+    # Additive mask over the slots, then the nodes, [rows, slots + nodes]; None when all are seen.
+    mask: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +92,11 @@ def ragged_attention(
     queries = query[0].to(work) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     keys, values = key[0].to(work), value[0].to(work)  # [kv_heads, rows, head_dim]
     pool.write_runs(layer, batch, keys, values)
-    pool.stash(keys[:, batch.tree_rows], values[:, batch.tree_rows])
+    if batch.tree_rows.numel():
+        pool.stash(keys[:, batch.tree_rows], values[:, batch.tree_rows])
 
     heads, rows, _dim = queries.shape
-    output = torch.zeros(rows, heads, value.shape[-1], dtype=query.dtype, device=query.device)
+    output = torch.empty(rows, heads, value.shape[-1], dtype=query.dtype, device=query.device)
     for index, placed in enumerate(batch.segments):
         own = placed.rows
         tree = slice(own.stop - len(placed.segment.tree_tokens), own.stop)
@@ -131,8 +131,7 @@ def _make_view(placed: PlacedSegment, block_size: int, window: int | None) -> _V
         mask = additive(visible_slots(0, edge_start))
         full_mask = mask.view(len(rows), full_blocks, 1, 1, block_size).permute(1, 2, 3, 0, 4).contiguous()
 
-    used = segment.root_position + 1 - edge_start
-    slots = min(block_size, -(-used // EDGE_STEP) * EDGE_STEP)
+    slots = segment.root_position + 1 - edge_start
     ancestors = placed.ancestors
     if window is not None:
         ancestors = ancestors & (node_positions > rows - window)
@@ -147,7 +146,7 @@ def _make_view(placed: PlacedSegment, block_size: int, window: int | None) -> _V
             _Edge(
                 slots=slots if block == full_blocks else 0,
                 nodes=None if len(nodes) == len(node_blocks) else nodes,
-                mask=additive(seen),
+                mask=None if bool(seen.all()) else additive(seen),
             )
         )
     return _View(full_blocks, full_mask, edges)
@@ -198,7 +197,8 @@ def _segment_attention(
         share, total = _share(scores, peak, values)
         mixed = share if mixed is None else mixed + share
         weight = total if weight is None else weight + total
-    assert mixed is not None and weight is not None
+    assert mixed is not None
+    assert weight is not None
     result = (mixed / weight)[:, : group * rows]
     return result.reshape(heads, rows, -1).transpose(0, 1)
 
@@ -231,6 +231,19 @@ def _scores(
 
 def _share(scores: Tensor, peak: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted values [..., product rows, d] and the sums of weights [..., product rows, 1]."""
-    weights = torch.exp(scores - peak)
-    ones = torch.ones((), dtype=values.dtype, device=values.device).expand(*values.shape[:-1], ONES_COLUMNS)
+    weights = torch.exp_(scores.sub_(peak))
+    ones = _ones((*values.shape[:-1], ONES_COLUMNS), values.dtype, values.device)
     return torch.matmul(weights, values), torch.matmul(weights, ones)[..., :1]
+
+
+_ONES: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+
+def _ones(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Ones of a shape, as a view of one buffer that only grows."""
+    wanted = math.prod(shape)
+    buffer = _ONES.get((dtype, device))
+    if buffer is None or buffer.numel() < wanted:
+        buffer = torch.ones(2 * wanted, dtype=dtype, device=device)
+        _ONES[dtype, device] = buffer
+    return buffer[:wanted].view(shape)

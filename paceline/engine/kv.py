@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,8 +34,8 @@ class KVPool:
         device: torch.device,
     ) -> None:
         shape = (layers, blocks, kv_heads, block_size, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, device)
+        self.values = _zeros(shape, dtype, device)
         self.block_size = block_size
         self._stash: list[tuple[Tensor, Tensor]] = []
 
@@ -50,9 +51,9 @@ class KVPool:
 
     def write_runs(self, layer: int, batch: RaggedBatch, keys: Tensor, values: Tensor) -> None:
         """Put the rows of all runs into their slots; keys and values hold all rows of the forward."""
-        self.write(
-            layer, batch.run_blocks, batch.run_offsets, keys[:, batch.run_rows], values[:, batch.run_rows]
-        )
+        if batch.tree_rows.numel():
+            keys, values = keys[:, batch.run_rows], values[:, batch.run_rows]
+        self.write(layer, batch.run_blocks, batch.run_offsets, keys, values)
 
     def read(self, layer: int, blocks: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys and values [blocks, kv_heads, block_size, head_dim]; a view where blocks are neighbours."""
@@ -78,6 +79,13 @@ class KVPool:
             return
         for layer, (keys, values) in enumerate(self._stash):
             self.write(layer, blocks, offsets, keys[:, nodes], values[:, nodes])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory on the CPU before they are written: numpy leaves that to calloc."""
+    if device.type == "cpu" and dtype is torch.float32:
+        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 class BlockAllocator:

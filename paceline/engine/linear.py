@@ -1,79 +1,78 @@
-"""Linear layers run on row groups of fixed size, with weights laid out for the CPU's matrix units."""
+"""Linear layers whose row bits do not depend on how many rows stand beside them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 
-class RowGroups:
-    """How the rows of the forward in hand are cut; every `GroupedLinear` of a model reads the same one."""
+@dataclass(slots=True)
+class ProductRows:
+    """How many rows one matrix product may have; every `PackedLinear` of a model reads the same one.
 
-    def __init__(self, default: int) -> None:
-        self.default = default
-        self.sizes: tuple[int, ...] = ()
+    Matrix kernels differ by row count, and with them the order of summation. Within these bounds they
+    agree on this machine, which `engine.exact` finds out.
+    """
 
-    def of(self, rows: int) -> tuple[int, ...]:
-        """Group sizes for an input of `rows` rows: the batch's own cut, or whole default groups."""
-        if sum(self.sizes) == rows:
-            return self.sizes
-        return (self.default,) * -(-rows // self.default)
+    least: int = 1
+    most: int = 1 << 30
 
 
-class GroupedLinear(nn.Module):
-    """A linear layer whose row bits do not depend on how many rows stand beside them.
+class PackedLinear(nn.Module):
+    """A linear layer in products of `ProductRows`, its weight laid out once for the CPU's matrix units.
 
-    Matrix kernels differ by row count, and with them the order of summation. Here every product has
-    one of few fixed row counts, so a row always meets the same kernel. On the CPU the weight is also
-    laid out once for oneDNN (`mkldnn._reorder_linear_weight`), which saves the per-call reordering.
+    oneDNN's layout (`mkldnn._reorder_linear_weight`) saves the reordering in every call.
     """
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, groups: RowGroups, *, prepack: bool) -> None:
+    def __init__(self, linear: nn.Linear, rows: ProductRows) -> None:
         super().__init__()
-        self._groups = groups
-        self._packed = prepack
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        weight = linear.weight.detach()
-        if prepack:
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight, groups.default)
-        self.register_buffer("weight", weight, persistent=False)
+        self._rows = rows
+        # Laid out for one row: the only layout whose kernels were seen to agree over many row counts.
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
+        self.register_buffer("weight", packed, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., rows, in_features] -> [..., rows, out_features]."""
         flat = x.reshape(-1, self.in_features)
         rows = flat.shape[0]
-        if rows == 0:
-            return x.new_empty(*x.shape[:-1], self.out_features)
-        groups = self._groups.of(rows)
-        filling = sum(groups) - rows
-        if filling:
-            flat = nn.functional.pad(flat, (0, 0, 0, filling))
-        if len(groups) == 1:
-            product = self._product(flat)
+        if self._rows.least <= rows <= self._rows.most:
+            product = self.product(flat)
+        elif rows == 0:
+            product = flat.new_empty(0, self.out_features)
         else:
-            product = torch.cat([self._product(part) for part in flat.split(list(groups))])
-        return product[:rows].view(*x.shape[:-1], self.out_features)
+            product = torch.cat([self._filled_product(part) for part in flat.split(self._rows.most)])
+        return product.view(*x.shape[:-1], self.out_features)
 
-    def _product(self, x: Tensor) -> Tensor:
-        if self._packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
-        return nn.functional.linear(x, self.weight, self.bias)
+    def product(self, x: Tensor) -> Tensor:
+        """One matrix product, whatever its rows: x [rows, in_features]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+
+    def _filled_product(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        filling = self._rows.least - rows
+        if filling > 0:
+            x = nn.functional.pad(x, (0, 0, 0, filling))
+        return self.product(x)[:rows]
 
 
-def group_linears(model: nn.Module, groups: RowGroups, *, prepack: bool) -> int:
-    """Replace every plain `nn.Linear` of `model` in place; returns how many.
+def pack_linears(model: nn.Module, rows: ProductRows) -> list[PackedLinear]:
+    """Replace every plain `nn.Linear` of `model` in place; returns the new layers.
 
     Quantised linears are subclasses or other modules and are left to their library.
     """
-    replaced = 0
+    packed: list[PackedLinear] = []
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, GroupedLinear(child, groups, prepack=prepack))
-                replaced += 1
-    return replaced
+                layer = PackedLinear(child, rows)
+                setattr(module, name, layer)
+                packed.append(layer)
+    return packed

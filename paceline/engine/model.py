@@ -12,13 +12,11 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine import attention
+from paceline.engine.exact import agreeing_rows
 from paceline.engine.kv import KVPool
-from paceline.engine.linear import RowGroups, group_linears
+from paceline.engine.linear import ProductRows, pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
-# Rows of one linear product. A decode group holds a whole tree of 31 nodes and its root.
-DECODE_GROUP = 32
-PREFILL_GROUP = 128
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 256
 
@@ -68,8 +66,14 @@ class Decoder:
         self.model = model
         self.shape = shape
         self.device = device
-        self.groups = RowGroups(DECODE_GROUP)
-        group_linears(model, self.groups, prepack=device.type == "cpu" and torch.backends.mkldnn.is_available())
+        # Whether a token's bits are its own: known for the CPU, not claimed for other devices.
+        self.exact = False
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            rows = ProductRows()
+            agreeing = agreeing_rows(pack_linears(model, rows), model.dtype)
+            if agreeing is not None:
+                rows.least, rows.most = agreeing.least, agreeing.most
+                self.exact = True
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device, dtype: torch.dtype | None) -> Decoder:
@@ -106,20 +110,13 @@ class Decoder:
         )
 
     def batch(self, segments: Sequence[Segment]) -> RaggedBatch:
-        """Lay segments out for `forward`, in this model's row groups."""
-        return build_batch(
-            segments,
-            block_size=BLOCK_SIZE,
-            decode_group=DECODE_GROUP,
-            prefill_group=PREFILL_GROUP,
-            device=self.device,
-        )
+        """Lay segments out for `forward`."""
+        return build_batch(segments, block_size=BLOCK_SIZE, device=self.device)
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
         """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool and its stash."""
         pool.begin_forward()
-        self.groups.sizes = batch.groups
         output = self.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],

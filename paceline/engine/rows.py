@@ -14,10 +14,8 @@ class Segment:
     """One session's rows in one forward: a run of consecutive positions, then a draft tree.
 
     The run is a prefill chunk or the single row of the last committed token (the tree's root).
-    `parents` index the tree's own nodes; -1 is the last row of the run. `blocks` is the session's
-    block table and covers the run's positions. `prompt_rows` says that the run lies in the prompt:
-    such rows go through the prefill kernels, all others through the decode kernels, whichever step
-    they take part in, so that a token's bits do not depend on how it came to be computed.
+    `tree_parents` index the tree's own nodes; -1 is the last row of the run. `blocks` is the session's
+    block table and covers the run's positions.
     """
 
     run: Sequence[int]
@@ -25,7 +23,6 @@ class Segment:
     blocks: Sequence[int]
     tree_tokens: Sequence[int] = ()
     tree_parents: Sequence[int] = ()
-    prompt_rows: bool = False
     wants_logits: bool = True
 
     @property
@@ -66,8 +63,6 @@ class RaggedBatch:
     token_ids: Tensor  # [rows] int64
     positions: Tensor  # [rows] int64
     segments: list[PlacedSegment]
-    # Sizes of the row groups that every linear layer is run on, end to end; they add up to the rows.
-    groups: tuple[int, ...]
     # Where the rows of the runs go in the KV pool. [run rows] each
     run_rows: Tensor
     run_blocks: Tensor
@@ -83,7 +78,7 @@ class RaggedBatch:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the forward, padding to whole row groups included."""
+        """Rows of the forward."""
         return int(self.token_ids.numel())
 
 
@@ -105,55 +100,30 @@ def _positions(segment: Segment) -> list[int]:
     return positions
 
 
-def _group_sizes(rows: int, size: int) -> int:
-    return -(-rows // size)
-
-
-def build_batch(
-    segments: Sequence[Segment],
-    *,
-    block_size: int,
-    decode_group: int,
-    prefill_group: int,
-    device: torch.device,
-) -> RaggedBatch:
-    """Lay segments end to end: decode rows first, then prompt rows, each filled up to whole groups.
-
-    The filling rows (token 0, position 0) belong to no session; they exist only because a linear
-    layer's kernel, and with it the bits of a row, may depend on how many rows it is given.
-    """
+def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.device) -> RaggedBatch:
+    """Lay segments end to end, in order."""
     token_ids: list[int] = []
     positions: list[int] = []
-    groups: list[int] = []
-    placed: dict[int, PlacedSegment] = {}
-    for prompt_rows, group in ((False, decode_group), (True, prefill_group)):
-        first = len(token_ids)
-        for index, segment in enumerate(segments):
-            if segment.prompt_rows is not prompt_rows:
-                continue
-            own = _positions(segment)
-            placed[index] = PlacedSegment(
+    placed: list[PlacedSegment] = []
+    for segment in segments:
+        own = _positions(segment)
+        placed.append(
+            PlacedSegment(
                 segment=segment,
                 row=len(token_ids),
                 num_blocks=segment.root_position // block_size + 1,
                 positions=torch.tensor(own, device=device),
                 ancestors=_ancestor_table(len(segment.run), segment.tree_parents).to(device),
             )
-            token_ids += [*segment.run, *segment.tree_tokens]
-            positions += own
-        count = _group_sizes(len(token_ids) - first, group)
-        filling = first + count * group - len(token_ids)
-        token_ids += [0] * filling
-        positions += [0] * filling
-        groups += [group] * count
-    ordered = [placed[index] for index in range(len(segments))]
-    return _assemble(token_ids, positions, groups, ordered, block_size, device)
+        )
+        token_ids += [*segment.run, *segment.tree_tokens]
+        positions += own
+    return _assemble(token_ids, positions, placed, block_size, device)
 
 
 def _assemble(
     token_ids: list[int],
     positions: list[int],
-    groups: list[int],
     segments: list[PlacedSegment],
     block_size: int,
     device: torch.device,
@@ -189,7 +159,6 @@ def _assemble(
         token_ids=tensor(token_ids),
         positions=tensor(positions),
         segments=segments,
-        groups=tuple(groups),
         run_rows=tensor(run_rows),
         run_blocks=tensor(run_blocks),
         run_offsets=tensor(run_offsets),

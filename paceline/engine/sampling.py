@@ -14,6 +14,8 @@ from paceline.session import SamplingParams
 
 # Width of the pieces whose maxima `top_ids` looks at first.
 _PIECE = 64
+# Stands for infinity among scores; differences of two stay finite.
+_HUGE = 1e300
 
 
 def targets(logits: Tensor, sampling: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
@@ -28,7 +30,9 @@ def targets(logits: Tensor, sampling: Sequence[SamplingParams], positions: Seque
     for row, (params, position) in enumerate(zip(sampling, positions, strict=True)):
         if params.temperature > 0:
             scores = logits[row].to("cpu", torch.float64).numpy() / params.temperature
-            drawn[row] = _draw(np.nan_to_num(scores, nan=-np.inf, posinf=np.inf), params, position)
+            # Finite, so that even a row of nothing but NaN or infinities has a likeliest token.
+            finite = np.nan_to_num(scores, nan=-_HUGE, posinf=_HUGE, neginf=-_HUGE)
+            drawn[row] = _draw(finite, params, position)
     return drawn
 
 
@@ -80,7 +84,9 @@ def top_ids(logits: Tensor, k: int) -> Tensor:
     if pieces < 4 * k:
         return _ranked(logits, torch.arange(vocab, device=logits.device).expand(rows, vocab), k)
     whole = logits[:, : pieces * _PIECE].view(rows, pieces, _PIECE)
-    chosen = whole.amax(dim=-1).topk(k, dim=-1).indices.sort(dim=-1).values  # [rows, k]
+    # A stable sort, not topk: of pieces with equal maxima the first ones hold the lowest ids.
+    best = whole.amax(dim=-1).sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    chosen = best.sort(dim=-1).values  # [rows, k]
     ids = (chosen[..., None] * _PIECE + torch.arange(_PIECE, device=logits.device)).flatten(1)
     rest = torch.arange(pieces * _PIECE, vocab, device=logits.device).expand(rows, -1)
     ids = torch.cat([ids, rest], dim=1)

@@ -1,0 +1,1 @@
+"""2  guesses: drafts token trees for sessions that live at verifiers."""

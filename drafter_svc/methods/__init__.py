@@ -1,0 +1,74 @@
+"""Name -> method; a method is imported only when asked for."""
+
+from __future__ import annotations
+
+from drafter_svc.methods.base import Method, Source
+
+# Log-odds of grades, from a logistic regression on Spec-Bench texts of SmolLM2-135M. They are only a
+# start: what counts is measured while serving.
+_BIAS = 0.26
+_PAIR = (
+    -0.1,
+    1.7,
+    0.3,
+    -0.08,
+    0.05,
+    -0.29,
+    -0.46,
+    -0.66,
+    -0.48,
+    1.7,
+    0.3,
+    -0.08,
+    0.05,
+    -0.29,
+    -0.46,
+    -0.66,
+    -0.48,
+)
+_SINGLE = (
+    *(-0.73, 1.84, 0.44, 0.06, -0.17, -0.35, -0.42, -0.57, -0.66),
+    *(0.76, 0.5, 0.4, 0.1, 0.0, -0.29, -0.46, -0.48),
+)
+_COMMON = (0.06, 0.2, 0.24, 0.17, -0.14, 0.13, -0.25, -0.28, -0.13)
+_BRANCH = (-0.92, 1.07, 0.24, -0.39, 0.3, 0.0, -0.5)
+
+SOURCES = ("lookup", "recycling")
+
+
+class UnknownMethod(ValueError):
+    """No drafting method has this name; the message lists those there are."""
+
+
+def create(name: str, vocab_size: int) -> Method:
+    """A fresh method for one model, e.g. "lookup+recycling"; raises `UnknownMethod`."""
+    from drafter_svc.methods.merged import Merged
+
+    return Merged(name, [source for part in check(name) for source in _sources(part)], vocab_size, _BIAS)
+
+
+def check(name: str) -> list[str]:
+    """The sources named by a method; raises `UnknownMethod`."""
+    parts = name.split("+")
+    if len(set(parts)) != len(parts) or not set(parts) <= set(SOURCES):
+        raise UnknownMethod(
+            f"no drafting method {name!r}; use {' or '.join(SOURCES)}, or several joined by +"
+        )
+    return parts
+
+
+def _sources(part: str) -> list[Source]:
+    if part == "lookup":
+        from drafter_svc.methods.suffix import Lookup
+
+        return [Lookup()]
+    from drafter_svc.methods.branches import Branches
+    from drafter_svc.methods.frequency import Frequency
+    from drafter_svc.methods.recycling import Recycling
+
+    return [
+        Recycling(2, _PAIR, capacity=1 << 17),
+        Recycling(1, _SINGLE, capacity=1 << 17),
+        Frequency(_COMMON),
+        Branches(_BRANCH),
+    ]

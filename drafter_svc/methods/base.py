@@ -1,0 +1,66 @@
+"""What a drafting method is, and what a source of candidates is that methods are merged from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from drafter_svc.hypothesis import Hypothesis, Outcome
+from paceline.tree import TokenTree
+
+
+class Method(Protocol):
+    """Drafts trees for many sessions of one model. Called from one thread; never raises on any ids."""
+
+    name: str
+    # Ids per verified row it wants back; 0 asks for no feedback.
+    feedback_top_k: int
+
+    def draft(self, session: Hypothesis, budget: int, max_depth: int) -> TokenTree:
+        """At most `budget` nodes, `max_depth` deep, on the session's ids; likeliest path first.
+
+        `session.sampling` holds temperature and seed for a method that knows the target's noise.
+        """
+        ...
+
+    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Learn from a verdict; `session.ids` already end with `outcome.committed`."""
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is kept for one session; unknown sessions are fine."""
+        ...
+
+
+class Proposer(Protocol):
+    """One source's candidates for one session."""
+
+    def __call__(self, context: tuple[int, ...], depth: int) -> Mapping[int, int]:
+        """Candidate ids after `context` (last ids, at least one), each with its grade from 1.
+
+        `depth` is how many of the context's ids are guesses; 0 at the root.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Where candidates come from. A grade says how good a candidate is; what it is worth is measured.
+
+    `log_odds[grade]` is what a grade adds to a candidate's log-odds before anything was measured;
+    `log_odds[0]` is for tokens that the source does not propose.
+    """
+
+    feedback_top_k: int
+    log_odds: tuple[float, ...]
+
+    def proposer(self, session: Hypothesis) -> Proposer:
+        """Candidates for the session as its ids stand now."""
+        ...
+
+    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Learn from a verdict, after it was appended to the session's ids."""
+        ...
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is kept for one session."""
+        ...

@@ -1,0 +1,60 @@
+"""From the target's rejected rows: what it said for the same position after another token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.methods.base import Proposer
+
+# What an id that is a row's first, second, third choice counts.
+_VOTES = (1.0, 0.4, 0.2)
+_CANDIDATES = 8
+_NOTHING: Mapping[int, int] = {}
+
+
+class Branches:
+    """Votes of the last step's rejected rows, by position.
+
+    A rejected branch differs from the text in one token, and mostly goes on like it.
+    """
+
+    feedback_top_k = len(_VOTES)
+
+    def __init__(self, log_odds: tuple[float, ...]) -> None:
+        self.log_odds = log_odds
+        self._votes: dict[str, list[Mapping[int, int]]] = {}
+
+    def proposer(self, session: Hypothesis) -> Proposer:
+        """Candidates by depth, as of the session's last verdict."""
+        levels = self._votes.get(session.key.session_id, ())
+
+        def propose(context: tuple[int, ...], depth: int) -> Mapping[int, int]:
+            return levels[depth] if depth < len(levels) else _NOTHING
+
+        return propose
+
+    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Count the votes for positions that are still open."""
+        base = session.base_length
+        levels: list[dict[int, float]] = []
+        for row in outcome.rows:
+            if row.position is None or row.position < base:
+                continue
+            while len(levels) <= row.position - base:
+                levels.append({})
+            votes = levels[row.position - base]
+            for token, vote in zip(row.top_ids, _VOTES, strict=False):
+                votes[token] = votes.get(token, 0.0) + vote
+        self._votes[session.key.session_id] = [_graded(votes, depth) for depth, votes in enumerate(levels)]
+
+    def forget(self, session_id: str) -> None:
+        """Drop the session's votes."""
+        self._votes.pop(session_id, None)
+
+
+def _graded(votes: Mapping[int, float], depth: int) -> dict[int, int]:
+    """The most voted ids: grades for first, next two and rest; others below the first level."""
+    ranked = sorted(votes, key=lambda token: -votes[token])[:_CANDIDATES]
+    first = 1 if depth == 0 else 4
+    return {token: first + (rank > 0) + (rank > 2) for rank, token in enumerate(ranked)}

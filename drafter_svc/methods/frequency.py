@@ -1,0 +1,42 @@
+"""From what was committed at all: the commonest ids, where nothing better is known."""
+
+from __future__ import annotations
+
+from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.methods.base import Proposer
+
+_CANDIDATES = 8
+# Counts are halved at this many ids, so that they follow the traffic and their table stays small.
+_HALVE_AT = 20_000
+
+
+class Frequency:
+    """Counts of committed ids of all sessions of a model; the commonest are graded by rank."""
+
+    feedback_top_k = 0
+
+    def __init__(self, log_odds: tuple[float, ...]) -> None:
+        self.log_odds = log_odds
+        self._counts: dict[int, int] = {}
+        self._total = 0
+        self._best: dict[int, int] = {}
+
+    def proposer(self, session: Hypothesis) -> Proposer:
+        """The same for every session and context."""
+        return lambda context, depth: self._best
+
+    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Count the committed ids."""
+        counts = self._counts
+        for token in outcome.committed:
+            counts[token] = counts.get(token, 0) + 1
+        self._total += len(outcome.committed)
+        if self._total > _HALVE_AT:
+            self._counts = counts = {token: count // 2 for token, count in counts.items() if count > 1}
+            self._total = sum(counts.values())
+        contenders = {*self._best, *outcome.committed}
+        ranked = sorted(contenders, key=lambda token: (-counts.get(token, 0), token))[:_CANDIDATES]
+        self._best = {token: rank for rank, token in enumerate(ranked, start=1)}
+
+    def forget(self, session_id: str) -> None:
+        """Counts outlive their session."""

@@ -1,0 +1,149 @@
+"""Several sources, one tree: best first by survival, with confidences measured while serving."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome
+from drafter_svc.methods.base import Proposer, Source
+from paceline.tree import TokenTree
+
+_LEAST_CONFIDENCE = 1e-6
+# Of a long verdict (the answer to a Join) only so many ids are measured: it bounds the time it takes.
+_MEASURED_IDS = 64
+
+
+class Calibration:
+    """How often a candidate of given grades was the token that came; the sources' prior until known.
+
+    A cell is one combination of all sources' grades, as a number of mixed radix.
+    """
+
+    # How many trials the prior counts for.
+    WEIGHT = 8.0
+    # Counts are halved when a cell reaches this many trials, so that old traffic fades.
+    TRIALS = 4096.0
+
+    def __init__(self, sources: Sequence[Source], bias: float) -> None:
+        self.strides: list[int] = []
+        stride = 1
+        for source in sources:
+            self.strides.append(stride)
+            stride *= len(source.log_odds)
+        self._log_odds = [source.log_odds for source in sources]
+        self._bias = bias
+        # Hits and trials; only of cells that occurred, which are few of all there are.
+        self._cells: dict[int, tuple[float, float]] = {}
+        self.log_prob: dict[int, float] = {}
+
+    def prior(self, cell: int) -> float:
+        """Probability assumed for a cell of which nothing is known."""
+        odds = self._bias
+        for log_odds in self._log_odds:
+            cell, grade = divmod(cell, len(log_odds))
+            odds += log_odds[grade]
+        return 1.0 / (1.0 + math.exp(-odds))
+
+    def confidence(self, cell: int) -> float:
+        """Log-probability that a candidate of this cell is the next token."""
+        known = self.log_prob.get(cell)
+        if known is None:
+            known = self.log_prob[cell] = math.log(self.prior(cell))
+        return known
+
+    def count(self, cell: int, hit: bool) -> None:
+        """Record whether a candidate of this cell was the token that was committed."""
+        hits, trials = self._cells.get(cell) or (self.prior(cell) * self.WEIGHT, self.WEIGHT)
+        hits, trials = hits + hit, trials + 1.0
+        if trials > self.TRIALS:
+            hits, trials = hits / 2, trials / 2
+        self._cells[cell] = hits, trials
+        # Halving for ever would end at zero hits.
+        self.log_prob[cell] = math.log(max(hits / trials, _LEAST_CONFIDENCE))
+
+
+class Merged:
+    """A tree of the likeliest paths that any of its sources proposes."""
+
+    def __init__(self, name: str, sources: Sequence[Source], vocab_size: int, bias: float) -> None:
+        self.name = name
+        self.feedback_top_k = max(source.feedback_top_k for source in sources)
+        self._sources = tuple(sources)
+        self._vocab_size = vocab_size
+        # Sampled text follows its sources less closely than greedy text: counted apart.
+        self._greedy = Calibration(self._sources, bias)
+        self._sampled = Calibration(self._sources, bias)
+        # By session, the candidates of its last draft: a verdict is measured on what was proposed.
+        self._proposed: dict[str, dict[tuple[int, ...], dict[int, int]]] = {}
+
+    def _calibration(self, session: Hypothesis) -> Calibration:
+        return self._sampled if session.sampling.temperature > 0 else self._greedy
+
+    def draft(self, session: Hypothesis, budget: int, max_depth: int) -> TokenTree:
+        """Best-first search: survival never grows along a path, so nodes come out in order of it."""
+        if budget <= 0 or max_depth <= 0 or not session.ids:
+            return TokenTree()
+        proposers = [source.proposer(session) for source in self._sources]
+        calibration = self._calibration(session)
+        proposed: dict[tuple[int, ...], dict[int, int]] = {}
+        self._proposed[session.key.session_id] = proposed
+        tokens: list[int] = []
+        parents: list[int] = []
+        log_probs: list[float] = []
+        waiting: list[tuple[float, int, int, int, float, tuple[int, ...], int]] = []
+        serial = 0
+        node, context, depth, cost = -1, tuple(session.ids[-CONTEXT_IDS:]), 0, 0.0
+        while True:
+            if depth < max_depth:
+                cells = proposed[context] = candidates(proposers, calibration.strides, context, depth)
+                for token, cell in cells.items():
+                    if token >= self._vocab_size:
+                        continue
+                    log_prob = calibration.confidence(cell)
+                    serial += 1
+                    heapq.heappush(waiting, (cost - log_prob, serial, node, token, log_prob, context, depth))
+            if not waiting or len(tokens) >= budget:
+                break
+            cost, _, parent, token, log_prob, context, depth = heapq.heappop(waiting)
+            node = len(tokens)
+            tokens.append(token)
+            parents.append(parent)
+            log_probs.append(log_prob)
+            context = (*context[1 - CONTEXT_IDS :], token)
+            depth += 1
+        return TokenTree(tuple(tokens), tuple(parents), tuple(log_probs)).best(budget)
+
+    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Measure the sources on the committed ids, whether drafted or not; then let them learn."""
+        calibration = self._calibration(session)
+        proposers = [source.proposer(session) for source in self._sources]
+        proposed = self._proposed.get(session.key.session_id, {})
+        for offset, token in enumerate(outcome.committed[:_MEASURED_IDS]):
+            position = outcome.start + offset
+            context = tuple(session.ids[max(0, position - CONTEXT_IDS) : position])
+            cells = proposed.get(context)
+            if cells is None and context:
+                cells = candidates(proposers, calibration.strides, context, offset)
+            for candidate, cell in (cells or {}).items():
+                calibration.count(cell, candidate == token)
+        for source in self._sources:
+            source.observe(session, outcome)
+
+    def forget(self, session_id: str) -> None:
+        """Drop what the sources keep of the session."""
+        self._proposed.pop(session_id, None)
+        for source in self._sources:
+            source.forget(session_id)
+
+
+def candidates(
+    proposers: Sequence[Proposer], strides: Sequence[int], context: tuple[int, ...], depth: int
+) -> dict[int, int]:
+    """Every source's candidates after `context`, each with the cell of its grades."""
+    cells: dict[int, int] = {}
+    for proposer, stride in zip(proposers, strides, strict=True):
+        for token, grade in proposer(context, depth).items():
+            cells[token] = cells.get(token, 0) + grade * stride
+    return cells

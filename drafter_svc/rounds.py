@@ -1,0 +1,184 @@
+"""One round: verdicts in, and at once a tree for every session that may have one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from drafter_svc.hypothesis import Hypothesis, OutOfStep
+from drafter_svc.methods.base import Method
+from paceline.session import SessionKey
+from paceline.tree import TokenTree
+from paceline.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the verifier takes, from its Welcome, and what this drafter wants to send."""
+
+    vocab_size: int
+    nodes: int
+    depth: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start of the process, over all verifiers."""
+
+    trees: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Drafted:
+    """What goes up to the verifier after a round."""
+
+    joins: list[tuple[SessionKey, int]]
+    leaves: list[str]
+    trees: list[tuple[SessionKey, int, TokenTree]]
+
+    def __bool__(self) -> bool:
+        return bool(self.joins or self.leaves or self.trees)
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A session here, its last draft budget (None until a verdict came), and when it was heard of."""
+
+    hypothesis: Hypothesis
+    heard: float
+    budget: int | None = None
+    rejoined: bool = False
+
+
+class Rounds:
+    """The sessions drafted for at one verifier. Pure bookkeeping: no I/O, nothing awaited."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._seats: dict[str, _Seat] = {}
+        self._method: Method | None = None
+        self._limits = Limits(0, 0, 0)
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._seats
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The verifier's vocabulary size; None before its first Welcome."""
+        return self._limits.vocab_size or None
+
+    def welcome(self, method: Method, limits: Limits) -> Drafted:
+        """A stream is up: join every session again, and draft for each."""
+        if self._method is not None and self._method is not method:
+            for session_id in self._seats:
+                self._method.forget(session_id)
+        self._method, self._limits = method, limits
+        drafted = Drafted([], [], [])
+        for session_id, seat in list(self._seats.items()):
+            if _fits(seat.hypothesis, limits):
+                seat.budget, seat.rejoined = None, False
+                self._join(seat, drafted)
+            else:
+                self.detach(session_id)
+        return drafted
+
+    def attach(self, hypothesis: Hypothesis) -> Drafted:
+        """Draft for a session from now on; a later epoch replaces, the same or an earlier changes nothing."""
+        drafted = Drafted([], [], [])
+        session_id = hypothesis.key.session_id
+        seat = self._seats.get(session_id)
+        if seat is not None:
+            if hypothesis.key.epoch <= seat.hypothesis.key.epoch:
+                return drafted
+            self.detach(session_id)
+        seat = self._seats[session_id] = _Seat(hypothesis, time.monotonic())
+        if self._method is not None:
+            self._join(seat, drafted)
+        return drafted
+
+    def detach(self, session_id: str) -> bool:
+        """Forget a session; whether there was one."""
+        if self._method is not None:
+            self._method.forget(session_id)
+        return self._seats.pop(session_id, None) is not None
+
+    def epoch(self, session_id: str) -> int | None:
+        """Epoch under which a session is drafted for; None for an unknown one."""
+        seat = self._seats.get(session_id)
+        return None if seat is None else seat.hypothesis.key.epoch
+
+    def clear(self) -> None:
+        """Forget every session."""
+        for session_id in list(self._seats):
+            self.detach(session_id)
+
+    def verdicts(self, verdicts: Iterable[Verdict]) -> Drafted:
+        """Re-root every session on what was said of it, then draft on the new bases."""
+        drafted = Drafted([], [], [])
+        now = time.monotonic()
+        touched: dict[str, _Seat] = {}
+        for verdict in verdicts:
+            session_id = verdict.key.session_id
+            seat = self._seats.get(session_id)
+            if seat is None or verdict.key.epoch != seat.hypothesis.key.epoch:
+                continue
+            self._counters.accepted_tokens += verdict.accepted
+            if verdict.finished:
+                self._learn(seat, verdict, drafted)
+                self.detach(session_id)
+                touched.pop(session_id, None)
+            elif self._learn(seat, verdict, drafted):
+                seat.budget, seat.heard = verdict.draft_budget, now
+                touched[session_id] = seat
+        for seat in touched.values():
+            self._draft(seat, drafted)
+        return drafted
+
+    def idle(self, older_than: float) -> Iterator[str]:
+        """Ids of sessions of which nothing was heard for `older_than` seconds."""
+        since = time.monotonic() - older_than
+        return (session_id for session_id, seat in self._seats.items() if seat.heard < since)
+
+    def _join(self, seat: _Seat, drafted: Drafted) -> None:
+        drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
+        self._draft(seat, drafted)
+
+    def _learn(self, seat: _Seat, verdict: Verdict, drafted: Drafted) -> bool:
+        """Take a verdict in; one that does not fit asks once, by a Join, for what is missing."""
+        assert self._method is not None
+        try:
+            outcome = seat.hypothesis.learn(verdict)
+        except OutOfStep:
+            if seat.rejoined or verdict.finished:
+                drafted.leaves.append(verdict.key.session_id)
+                self.detach(verdict.key.session_id)
+            else:
+                seat.rejoined = True
+                drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
+            return False
+        seat.rejoined = False
+        self._method.observe(seat.hypothesis, outcome)
+        return True
+
+    def _draft(self, seat: _Seat, drafted: Drafted) -> None:
+        assert self._method is not None
+        nodes = self._limits.nodes if seat.budget is None else min(seat.budget, self._limits.nodes)
+        if nodes <= 0:
+            return
+        hypothesis = seat.hypothesis
+        tree = self._method.draft(hypothesis, nodes, self._limits.depth)
+        hypothesis.sent(tree)
+        if tree.tokens:
+            drafted.trees.append((hypothesis.key, hypothesis.base_length, tree))
+            self._counters.trees += 1
+            self._counters.drafted_tokens += len(tree)
+
+
+def _fits(hypothesis: Hypothesis, limits: Limits) -> bool:
+    return max(hypothesis.ids, default=0) < limits.vocab_size

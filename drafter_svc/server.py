@@ -1,0 +1,91 @@
+"""Attach, Detach and Status: proto in, proto out, nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+from drafter_svc.config import DrafterSettings
+from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.links import Links
+from paceline import telemetry, wire
+from paceline.rpc import Refused, refusals
+from paceline.v1 import drafter_pb2 as pb
+from paceline.v1 import drafter_pb2_grpc
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
+# Bound of ids while the verifier has not yet told its vocabulary's size.
+_ANY_VOCABULARY = 1 << 31
+
+
+class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
+    """What a gateway may ask of a drafter."""
+
+    def __init__(self, drafter_id: str, settings: DrafterSettings, links: Links) -> None:
+        self._drafter_id = drafter_id
+        self._settings = settings
+        self._links = links
+
+    @refusals
+    async def Attach(
+        self,
+        request: pb.AttachRequest,
+        context: grpc.aio.ServicerContext[pb.AttachRequest, pb.AttachResponse],
+    ) -> pb.AttachResponse:
+        """Draft for a session at a verifier from now on."""
+        address = _address(request.verifier_address)
+        vocab_size = self._links.vocab_size(address) or _ANY_VOCABULARY
+        hypothesis = Hypothesis(
+            wire.key_from_proto(request.key),
+            wire.sampling_from_proto(request.sampling, vocab_size=vocab_size),
+            wire.ids_from_proto(request.known_ids, vocab_size=vocab_size, field="known_ids"),
+        )
+        if not hypothesis.ids:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
+        with telemetry.rpc_span("drafter.attach", context) as span:
+            span.set_attribute(telemetry.SESSION_ID, hypothesis.key.session_id)
+            span.set_attribute(telemetry.VERIFIER, address)
+            await self._links.attach(address, hypothesis)
+        return pb.AttachResponse()
+
+    @refusals
+    async def Detach(
+        self,
+        request: pb.DetachRequest,
+        context: grpc.aio.ServicerContext[pb.DetachRequest, pb.DetachResponse],
+    ) -> pb.DetachResponse:
+        """Stop drafting for a session."""
+        await self._links.detach(request.session_id)
+        return pb.DetachResponse()
+
+    @refusals
+    async def Status(
+        self,
+        request: pb.DrafterStatusRequest,
+        context: grpc.aio.ServicerContext[pb.DrafterStatusRequest, pb.DrafterStatusResponse],
+    ) -> pb.DrafterStatusResponse:
+        """What the drafter is doing."""
+        links, counters = self._links, self._links.counters
+        return pb.DrafterStatusResponse(
+            drafter_id=self._drafter_id,
+            method=self._settings.method,
+            sessions=links.sessions,
+            max_sessions=self._settings.max_sessions,
+            trees=counters.trees,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
+            verifiers=links.verifiers,
+            draining=links.draining,
+        )
+
+
+def _address(text: str) -> str:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "verifier_address must be host:port",
+            field="verifier_address",
+        )
+    return text
