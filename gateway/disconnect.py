@@ -12,7 +12,7 @@ from fastapi import Request
 T = TypeVar("T")
 
 
-class ClientGone(Exception):  # noqa: N818
+class ClientGone(Exception):
     """The HTTP client has closed its connection."""
 
 
@@ -25,7 +25,7 @@ async def until_disconnect(events: AsyncIterator[T], request: Request) -> AsyncG
     getting: asyncio.Future[T] | None = None
     try:
         while True:
-            getting = asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
+            getting = asyncio.ensure_future(anext(events))
             await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done():
                 raise ClientGone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,8 @@ def _stop_ids(model: str, tokenizer: Any) -> frozenset[int]:
     ]
     folder = Path(model)
     if not folder.is_dir() or (folder / "generation_config.json").exists():
-        try:
+        with suppress(OSError, json.JSONDecodeError):
             sources.append(GenerationConfig.from_pretrained(model).eos_token_id)
-        except (OSError, json.JSONDecodeError):
-            pass
     for source in sources:
         if isinstance(source, int):
             found.add(source)

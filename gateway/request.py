@@ -26,7 +26,7 @@ class Wishes:
 
 
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
-    """A verifier that tells the model's limits. Raises `RequestError` for another model, or when none is up."""
+    """A verifier that tells the model's limits. Raises `RequestError` for another model, or none up."""
     if asked not in ("", model_name):
         raise RequestError(
             UNKNOWN_MODEL, f"the model {asked!r} does not exist; {model_name!r} is served", "model"

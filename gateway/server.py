@@ -28,7 +28,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._gateway = gateway
 
     @refusals
-    async def Generate(  # noqa: N802
+    async def Generate(
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
@@ -46,7 +46,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             raise Refused(error.kind.grpc, error.message, field=error.param) from error
 
     @refusals
-    async def Fleet(  # noqa: N802
+    async def Fleet(
         self, request: pb.FleetRequest, context: grpc.aio.ServicerContext[pb.FleetRequest, pb.FleetResponse]
     ) -> pb.FleetResponse:
         """The fleet as this gateway sees it."""
@@ -82,7 +82,7 @@ def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
 
 def _wishes(request: pb.GenerateRequest) -> Wishes:
     def given(name: str) -> float | None:
-        return getattr(request, name) if request.HasField(name) else None  # type: ignore[arg-type]
+        return getattr(request, name) if request.HasField(name) else None
 
     def bounded(name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
         value = given(name)

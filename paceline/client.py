@@ -144,9 +144,11 @@ class GatewayClient:
     async def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
-            return await self._stub.Fleet(gateway_pb2.FleetRequest(), timeout=_FLEET_TIMEOUT_S)
+            request = gateway_pb2.FleetRequest()
+            fleet: gateway_pb2.FleetResponse = await self._stub.Fleet(request, timeout=_FLEET_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise self._refused(error) from error
+        return fleet
 
     def _refused(self, error: grpc.aio.AioRpcError) -> GatewayError:
         return _error(self.address, error.code(), error.details())
@@ -182,9 +184,11 @@ class SyncGatewayClient:
     def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
-            return self._stub.Fleet(gateway_pb2.FleetRequest(), timeout=_FLEET_TIMEOUT_S)
+            request = gateway_pb2.FleetRequest()
+            fleet: gateway_pb2.FleetResponse = self._stub.Fleet(request, timeout=_FLEET_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._refused(error) from error
+        return fleet
 
     def _refused(self, error: grpc.RpcError) -> GatewayError:
         return _error(self.address, error.code(), error.details())

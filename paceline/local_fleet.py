@@ -46,7 +46,7 @@ class RestartPolicy:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait before start number `failures` in a row; doubles from the first."""
-        return min(self.first_delay_s * 2 ** (failures - 1), self.max_delay_s)
+        return min(self.first_delay_s * 2.0 ** (failures - 1), self.max_delay_s)
 
 
 @dataclass(slots=True)

@@ -83,7 +83,14 @@ def plan_fleet(
 
 
 def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) -> list[Service]:
-    flags = ("--model", str(model.folder), "--model-name", model.name, "--redis-url", redis_url)
+    flags: tuple[str, ...] = (
+        "--model",
+        str(model.folder),
+        "--model-name",
+        model.name,
+        "--redis-url",
+        redis_url,
+    )
     if len(addresses) > 1:  # they share the cores; a single one takes them all by itself
         flags += ("--threads", str(max(1, len(os.sched_getaffinity(0)) // len(addresses))))
     return [

@@ -80,7 +80,9 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
         detail.Pack(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=refused.field, description=refused.message)
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=refused.field, description=refused.message
+                    )
                 ]
             )
         )
@@ -163,9 +165,7 @@ async def start_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     for name in ("", *services):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection(
-        [*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server
-    )
+    reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:

@@ -63,8 +63,12 @@ DRAFTER_SECONDS = Histogram(
 
 # Gateway.
 REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
-FIRST_TOKEN_SECONDS = Histogram("paceline:time_to_first_token_seconds", "Request to first token", buckets=_SECONDS)
-INTER_TOKEN_SECONDS = Histogram("paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS)
+FIRST_TOKEN_SECONDS = Histogram(
+    "paceline:time_to_first_token_seconds", "Request to first token", buckets=_SECONDS
+)
+INTER_TOKEN_SECONDS = Histogram(
+    "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS
+)
 GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from paceline.verdict import Verdict
 from paceline.v1 import verifier_pb2
+from paceline.verdict import Verdict
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 committer.push(step.outcome)
 
     @refusals
-    async def Open(  # noqa: N802
+    async def Open(
         self, request: verifier_pb2.OpenRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[verifier_pb2.OpenResponse]:
         """See verifier.proto."""
@@ -140,7 +140,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         )
 
     @refusals
-    async def Draft(  # noqa: N802
+    async def Draft(
         self,
         request_iterator: AsyncIterator[verifier_pb2.DraftRequest],
         context: grpc.aio.ServicerContext,
@@ -299,7 +299,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             self._loop.offer_tree(session, base, drafted)
 
     @refusals
-    async def Status(  # noqa: N802
+    async def Status(
         self, request: verifier_pb2.VerifierStatusRequest, context: grpc.aio.ServicerContext
     ) -> verifier_pb2.VerifierStatusResponse:
         """See verifier.proto."""

@@ -36,14 +36,17 @@ class Board:
         """Note a service's new state and show it."""
         self._states[name] = (state, detail)
         self._since[name] = time.monotonic()
-        if self._live is not None and err.is_terminal:
+        if self._live is not None:
             return  # the live table shows it
         if state in (ServiceState.READY, ServiceState.RESTARTING, ServiceState.FAILED):
             err.print(Text.assemble(f"  {name} ", (state.value, _STYLE[state]), f" {detail}".rstrip()))
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Show a table that follows the states, on a terminal."""
+        """Show a table that follows the states; nothing where there is no terminal."""
+        if not err.is_terminal:
+            yield
+            return
         with Live(get_renderable=self._table, console=err, refresh_per_second=8) as self._live:
             try:
                 yield

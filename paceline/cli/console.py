@@ -13,7 +13,7 @@ from rich.text import Text
 
 DEFAULT_GATEWAY = "127.0.0.1:8001"
 DRAFTED = "green"
-OWN = "default"
+OWN = ""
 
 # Text goes to stdout, everything about it to stderr, so that pipes carry text only.
 out = Console(highlight=False, soft_wrap=True)

@@ -109,8 +109,9 @@ async def _demonstrate(options: UpOptions) -> int:
         out.print(Text.assemble(("\nprompt  ", "bold"), (demo.PROMPT, "dim"), "\n"))
         speculative = await demo.speculative(client, stream, chat=options.model.can_chat)
         out.print("\n")
-        with err.status("measuring the same prompt without speculation"):
-            plain = await demo.plain(client, chat=options.model.can_chat)
+        # No spinner: it would take time from what is measured.
+        err.print("[dim]measuring the same prompt without speculation ...[/dim]")
+        plain = await demo.plain(client, chat=options.model.can_chat)
     return _report(demo.Comparison(speculative, plain))
 
 
@@ -135,6 +136,12 @@ def _report(comparison: demo.Comparison) -> int:
     ]
     for name, value, detail in rows:
         out.print(Text.assemble(f"{name:<18}", (f"{value:>17}", "bold"), (f"   {detail}", "dim")))
+    out.print(
+        Text(
+            "An answer that reuses its question's words suits speculation; `paceline bench` measures others.",
+            "dim",
+        )
+    )
     if comparison.identical:
         out.print("text identical: [bold]yes[/bold]\n")
         return 0
@@ -145,7 +152,7 @@ def _report(comparison: demo.Comparison) -> int:
 def _invite(options: UpOptions) -> None:
     url, grpc = options.addresses.url, options.addresses.grpc
     message = '{"role": "user", "content": "Why is the sky blue?"}'
-    body = f'{{"model": "{options.model.name}", "messages": [{message}]}}'
+    body = f'{{"model": "{options.model.name}", "max_tokens": 100, "messages": [{message}]}}'
     out.print(
         f"serving on [bold]{url}[/bold] (OpenAI's API) and {grpc} (gRPC); Ctrl-C stops everything. Try:"
     )

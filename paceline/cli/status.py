@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from paceline.client import SyncGatewayClient
     from paceline.v1.gateway_pb2 import FleetResponse
 
 _REFRESH_S = 1.0
@@ -63,12 +64,9 @@ def _print(fleet: FleetResponse, *, as_json: bool) -> None:
         out.print(_tables(fleet))
 
 
-def _watch(client: object) -> None:
+def _watch(client: SyncGatewayClient) -> None:
     from rich.live import Live
 
-    from paceline.client import SyncGatewayClient
-
-    assert isinstance(client, SyncGatewayClient)
     with Live(_tables(client.fleet()), console=out, auto_refresh=False) as live:
         while True:
             time.sleep(_REFRESH_S)
@@ -82,9 +80,7 @@ def _tables(fleet: FleetResponse) -> Group:
 
 
 def _verifiers(fleet: FleetResponse) -> Table:
-    table = _table(
-        "verifier", "health", "model", "device", "sessions", "KV used", "acceptance", "tokens", "drafters"
-    )
+    table = _table("verifier", "health", "model", "device", "sessions", "KV", "accept", "tokens", "drafters")
     for pod in fleet.verifiers:
         known = pod.status
         # Committed tokens per verify step of a session.
@@ -125,16 +121,19 @@ def _table(*columns: str) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+        # On a narrow terminal names fold; numbers stay whole.
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, no_wrap=column not in _NAMES, overflow="fold")
     return table
 
 
+_NAMES = {"model", "device", "method"}
 _NUMBERS = {
     "sessions",
-    "KV used",
-    "acceptance",
+    "KV",
+    "accept",
     "tokens",
     "drafters",
     "trees",

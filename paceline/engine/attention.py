@@ -199,7 +199,7 @@ def _segment_attention(
         weight = total if weight is None else weight + total
     assert mixed is not None
     assert weight is not None
-    result = (mixed / weight)[:, : group * rows]
+    result: Tensor = (mixed / weight)[:, : group * rows]
     return result.reshape(heads, rows, -1).transpose(0, 1)
 
 

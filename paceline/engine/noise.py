@@ -25,7 +25,8 @@ def _words(seed: int, position: int, count: int) -> NDArray[np.uint64]:
 
 def uniforms(seed: int, position: int, vocab_size: int) -> NDArray[np.float64]:
     """Uniforms of 52 bits strictly inside (0, 1), one per token. [vocab] float64"""
-    return ((_words(seed, position, vocab_size) >> np.uint64(12)) + 0.5) * 2.0**-52
+    bits = _words(seed, position, vocab_size) >> np.uint64(12)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52
 
 
 def gumbel(

@@ -13,23 +13,23 @@ class StoreError(Exception):
     """A store call failed."""
 
 
-class Fenced(StoreError):  # noqa: N818
+class Fenced(StoreError):
     """Another epoch owns the session: the caller must drop it."""
 
 
-class BaseMismatch(StoreError):  # noqa: N818
+class BaseMismatch(StoreError):
     """The ids do not continue what is committed."""
 
 
-class UnknownSession(StoreError):  # noqa: N818
+class UnknownSession(StoreError):
     """No such session is recorded (any more)."""
 
 
-class SessionExists(StoreError):  # noqa: N818
+class SessionExists(StoreError):
     """A session of this id is recorded already."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
+class StoreUnavailable(StoreError):
     """The store did not answer; whether the call took effect is not known. Retrying is safe."""
 
 

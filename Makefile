@@ -1,0 +1,69 @@
+# Everything a person, a pre-commit hook or CI does with this checkout. `make run` and `make test` need no set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What pip installs before the rest. A machine without an NVIDIA GPU needs no CUDA; where the plain index serves
+# only CUDA builds, name PyTorch's own CPU index: make setup TORCH="--index-url URL torch==2.13.0"
+TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),'torch>=2.9$(COMMA)<2.14',torch==2.13.0)
+COMMA := ,
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
+PROTOS := $(wildcard protos/paceline/v1/*.proto)
+
+.PHONY: help setup run test test-unit check format protos protos-check bench clean
+
+help:  ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: $(VENV)/.ready  ## Make the virtual environment (the other targets do it by themselves)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $$($(PYTHON) --version) is too old: name a Python >= 3.11, as in make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "error: $(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing $(subst ',,$(TORCH)) (a large download, once)"
+	@$(PIP) $(TORCH)
+	@echo "installing paceline and its tools"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+run: setup  ## Start everything here and show it work; ARGS="--once --drafters 2" are passed on
+	@$(BIN)/paceline up $(ARGS)
+
+test: setup  ## Run all tests; ARGS="-k words" are passed on
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit: setup  ## Run the tests that start no process
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: setup protos-check  ## Lint, format, types, import contracts, generated code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup  ## Format the code and fix what ruff can fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+protos: setup  ## Generate paceline/v1 from protos/
+	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+protos-check: setup
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
+		&& $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh --grpc_python_out=$$fresh $(PROTOS) \
+		&& diff -r -x __init__.py -x __pycache__ $$fresh/paceline/v1 paceline/v1 \
+		|| { echo "error: paceline/v1 is not what protos/ generates: run make protos"; exit 1; }
+
+bench: setup  ## Measure; ARGS="decode --dataset FILE" says what
+	@$(BIN)/paceline bench $(ARGS)
+
+clean:  ## Remove the environment and caches (not the models in ~/.cache/paceline)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,192 @@
+"""Acceptance length of drafting methods without the system: a real target's answers, replayed step by step.
+
+The greedy text of each prompt is recorded once. A step then drafts on it, walks the tree along the
+recorded text and feeds back the target's top ids of every row, rejected ones too, as a verifier would.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from bench.recording import TOP_K, Recording, Target, questions
+from drafter_svc import methods
+from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.methods.base import Method
+from paceline.session import SamplingParams, SessionKey
+from paceline.tree import TokenTree
+from paceline.verdict import Feedback, Verdict
+
+Path_ = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one method did: steps and committed tokens by task, seconds of every draft and lesson."""
+
+    committed: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    draft_seconds: list[float] = field(default_factory=list)
+    learn_seconds: list[float] = field(default_factory=list)
+
+    def length(self, task: str | None = None) -> float:
+        """Committed tokens per step, of one task or of all."""
+        if task is not None:
+            return self.committed[task] / self.steps[task]
+        return sum(self.committed.values()) / sum(self.steps.values())
+
+
+class Answers:
+    """The target's top ids after any path of any recording; asked of the model once, then kept."""
+
+    def __init__(self, target: Callable[[], Target], recordings: Sequence[Recording]) -> None:
+        self.recordings = recordings
+        self._target = target
+        self._loaded = -1
+        self._known: dict[tuple[int, int, Path_], tuple[int, ...]] = {}
+
+    def rows(self, prompt: int, base: int, tree: TokenTree) -> list[tuple[int, ...]]:
+        """Top ids of the root and of every node of a tree on the first `base` ids of the text."""
+        recording = self.recordings[prompt]
+        at = base - len(recording.prompt)
+        paths: list[Path_] = []
+        for token, parent in zip(tree.tokens, tree.parents, strict=True):
+            paths.append((*(paths[parent] if parent >= 0 else ()), token))
+        if any(
+            self._recorded(recording, at, path) is None and (prompt, base, path) not in self._known
+            for path in paths
+        ):
+            self._ask(prompt, base, tree, paths)
+        return [
+            recording.top_ids[at],
+            *(self._recorded(recording, at, path) or self._known[prompt, base, path] for path in paths),
+        ]
+
+    @staticmethod
+    def _recorded(recording: Recording, at: int, path: Path_) -> tuple[int, ...] | None:
+        end = at + len(path)
+        on_text = end < len(recording.text) and recording.text[at:end] == path
+        return recording.top_ids[end] if on_text else None
+
+    def _ask(self, prompt: int, base: int, tree: TokenTree, paths: Sequence[Path_]) -> None:
+        target = self._target()
+        if self._loaded != prompt:
+            target.load(self.recordings[prompt])
+            self._loaded = prompt
+        rows = target.rows(base, tree.tokens, tree.parents)
+        self._known.update(((prompt, base, path), row) for path, row in zip(paths, rows, strict=True))
+
+
+def simulate(method: Method, answers: Answers, nodes: int, depth: int) -> Tally:
+    """Every recording in turn, as sessions that follow one another in one drafter process."""
+    tally = Tally()
+    for prompt, recording in enumerate(answers.recordings):
+        key = SessionKey(str(prompt), 1)
+        # The first token comes from the prefill, before a drafter may take part.
+        session = Hypothesis(
+            key, SamplingParams(max_tokens=len(recording.text)), recording.prompt + recording.text[:1]
+        )
+        end = len(recording.prompt) + len(recording.text)
+        before = session.base_length
+        while session.base_length < end:
+            _step(method, session, answers, prompt, nodes, depth, tally)
+            tally.steps[recording.task] = tally.steps.get(recording.task, 0) + 1
+        method.forget(key.session_id)
+        tally.committed[recording.task] = tally.committed.get(recording.task, 0) + end - before
+    return tally
+
+
+def _step(
+    method: Method, session: Hypothesis, answers: Answers, prompt: int, nodes: int, depth: int, tally: Tally
+) -> None:
+    base, recording = session.base_length, answers.recordings[prompt]
+    rest = recording.text[base - len(recording.prompt) :]
+    start = time.perf_counter()
+    tree = method.draft(session, nodes, depth)
+    drafted = time.perf_counter()
+    session.sent(tree)
+    node, accepted = -1, 0
+    while accepted < len(rest) - 1 and (child := tree.child(node, rest[accepted])) is not None:
+        node, accepted = child, accepted + 1
+    feedback = None
+    if method.feedback_top_k:
+        rows = answers.rows(prompt, base, tree)
+        top_ids = tuple(token for row in rows for token in row)
+        feedback = Feedback((session.ids[-1], *tree.tokens), top_ids, TOP_K)
+    verdict = Verdict(session.key, base, rest[: accepted + 1], accepted, len(tree), nodes, feedback)
+    told = time.perf_counter()
+    method.observe(session, session.learn(verdict))
+    tally.draft_seconds.append(drafted - start)
+    tally.learn_seconds.append(time.perf_counter() - told)
+
+
+def _recordings(
+    cache: Path | None, target: Callable[[], Target], asked: list[tuple[str, str]], tokens: int
+) -> list[Recording]:
+    """Recordings of the questions, kept in `cache` when one is given."""
+    if cache is not None and cache.exists():
+        with cache.open("rb") as file:
+            wanted, recordings = pickle.load(file)
+        if wanted == (asked, tokens):
+            return list(recordings)
+    recordings = target().record(asked, tokens)
+    if cache is not None:
+        with cache.open("wb") as file:
+            pickle.dump(((asked, tokens), recordings), file)
+    return recordings
+
+
+def _row(name: str, tally: Tally) -> str:
+    tasks = "  ".join(f"{task} {tally.length(task):.2f}" for task in tally.steps)
+    draft, slow = (
+        sorted(tally.draft_seconds)[int(share * len(tally.draft_seconds))] for share in (0.5, 0.95)
+    )
+    learn = sorted(tally.learn_seconds)[len(tally.learn_seconds) // 2]
+    times = f"draft {draft * 1e3:.2f} ms (p95 {slow * 1e3:.2f})  learn {learn * 1e3:.2f} ms"
+    return f"{name:20} {tally.length():.3f}  {tasks}  {times}"
+
+
+@click.command()
+@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--dataset", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--method", "names", multiple=True, default=("lookup", "recycling", "lookup+recycling"))
+@click.option("--per-task", default=4, show_default=True, help="questions of each of the six tasks")
+@click.option("--offset", default=0, show_default=True, help="take other questions of the same tasks")
+@click.option("--tokens", default=128, show_default=True, help="most tokens of a text")
+@click.option("--nodes", default=31, show_default=True)
+@click.option("--depth", default=16, show_default=True)
+@click.option("--cache", type=click.Path(dir_okay=False, path_type=Path), help="keep the recorded texts here")
+def command(
+    model: Path,
+    dataset: Path,
+    names: tuple[str, ...],
+    per_task: int,
+    offset: int,
+    tokens: int,
+    nodes: int,
+    depth: int,
+    cache: Path | None,
+) -> None:
+    """Simulate drafting methods on Spec-Bench questions and print their acceptance lengths."""
+    loaded: list[Target] = []
+
+    def target() -> Target:
+        if not loaded:
+            loaded.append(Target(model))
+        return loaded[0]
+
+    asked = list(questions(dataset, per_task, offset))
+    answers = Answers(target, _recordings(cache, target, asked, tokens))
+    for name in names:
+        # Ids come from the target itself, so any bound above them will do.
+        method = methods.create(name, vocab_size=1 << 31)
+        click.echo(_row(name, simulate(method, answers, nodes, depth)))
+
+
+if __name__ == "__main__":
+    command()

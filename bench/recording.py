@@ -1,0 +1,110 @@
+"""A target's greedy text, its top ids, and its answers to tree rows: what a simulation replays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+TOP_K = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One prompt's greedy continuation; `top_ids[i]` are the target's best ids for `text[i]`."""
+
+    task: str
+    prompt: tuple[int, ...]
+    text: tuple[int, ...]
+    top_ids: tuple[tuple[int, ...], ...]
+
+
+def questions(dataset: Path, per_task: int, offset: int) -> Iterator[tuple[str, str]]:
+    """(task, first turn) of `per_task` questions of each task, evenly spread from `offset` on.
+
+    Spec-Bench's eight MT-bench categories count as one task.
+    """
+    tasks: dict[str, list[str]] = {}
+    others = ("translation", "summarization", "qa", "math_reasoning", "rag")
+    with dataset.open(encoding="utf-8") as lines:
+        for line in lines:
+            question = json.loads(line)
+            category = question["category"]
+            tasks.setdefault(category if category in others else "mt_bench", []).append(question["turns"][0])
+    for task, turns in tasks.items():
+        step = max(1, len(turns) // per_task)
+        for index in range(per_task):
+            yield task, turns[(index * step + offset) % len(turns)]
+
+
+class Target:
+    """The real model: greedy texts once, then top ids of any row of a draft tree."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        self._model.train(False)
+        self._cache: Any = None
+        self._length = 0
+
+    @torch.inference_mode()
+    def record(self, asked: Sequence[tuple[str, str]], max_tokens: int) -> list[Recording]:
+        """Greedy continuations of every (task, user message), in batches padded on the left."""
+        recordings = []
+        self._tokenizer.padding_side = "left"
+        for start in range(0, len(asked), 10):
+            batch = asked[start : start + 10]
+            prompts = [
+                self._tokenizer.apply_chat_template(
+                    [{"role": "user", "content": turn}], add_generation_prompt=True, return_dict=False
+                )
+                for _, turn in batch
+            ]
+            padded = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+            out = self._model.generate(**padded, max_new_tokens=max_tokens, do_sample=False)
+            width = padded["input_ids"].shape[1]
+            end = self._model.generation_config.eos_token_id
+            for (task, _), prompt, row in zip(batch, prompts, out[:, width:].tolist(), strict=True):
+                text = row[: row.index(end) + 1] if end in row else row
+                recordings.append(Recording(task, tuple(prompt), tuple(text), self._top(prompt, text)))
+        return recordings
+
+    def _top(self, prompt: list[int], text: list[int]) -> tuple[tuple[int, ...], ...]:
+        ids = torch.tensor([prompt + text[:-1]])
+        logits = self._model(ids, logits_to_keep=len(text)).logits[0]
+        return tuple(tuple(row) for row in logits.topk(TOP_K).indices.tolist())
+
+    @torch.inference_mode()
+    def load(self, recording: Recording) -> None:
+        """Fill the cache with the recording's whole text, for `rows`."""
+        ids = recording.prompt + recording.text
+        self._cache = DynamicCache()
+        self._model(torch.tensor([ids]), past_key_values=self._cache, logits_to_keep=1)
+        self._length = len(ids)
+
+    @torch.inference_mode()
+    def rows(self, base: int, tokens: Sequence[int], parents: Sequence[int]) -> list[tuple[int, ...]]:
+        """Top ids after each node of a tree on the first `base` ids of the loaded text."""
+        count = len(tokens)
+        mask = torch.full((1, 1, count, self._length + count), torch.finfo(torch.bfloat16).min)
+        mask = mask.to(torch.bfloat16)
+        mask[..., :base] = 0
+        positions: list[int] = []
+        for node, parent in enumerate(parents):
+            if parent >= 0:
+                mask[0, 0, node, self._length :] = mask[0, 0, parent, self._length :]
+            mask[0, 0, node, self._length + node] = 0
+            positions.append(base if parent < 0 else positions[parent] + 1)
+        logits = self._model(
+            torch.tensor([list(tokens)]),
+            attention_mask=mask,
+            position_ids=torch.tensor([positions]),
+            past_key_values=self._cache,
+        ).logits[0]
+        self._cache.crop(-count)
+        return [tuple(row) for row in logits.topk(TOP_K).indices.tolist()]

@@ -1,0 +1,39 @@
+"""What tests share: a real Redis, a tiny model, a real fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paceline import local_redis
+from tests.pods import Pod, Pods
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis-compatible server of this test run's own."""
+    folder = local_redis.data_folder()
+    server = local_redis.private_server(local_redis.find_server(), folder)
+    pod = Pod("redis", server.command, tmp_path_factory.mktemp("redis"))
+    pod.until(lambda: asyncio.run(local_redis.answers(server.url)))
+    yield server.url
+    pod.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama: 512 byte-level tokens, context 1024."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    """Gateway, verifier and drafter as processes, all up."""
+    with Pods(tmp_path_factory.mktemp("fleet"), tiny_model, redis_url) as pods:
+        yield pods.start()

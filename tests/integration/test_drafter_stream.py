@@ -1,0 +1,326 @@
+"""A drafter process' whole inside against a scripted verifier over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from drafter_svc.__main__ import Drafter
+from drafter_svc.config import DrafterSettings
+from drafter_svc.links import Links
+from paceline import rpc, wire
+from paceline.tree import TokenTree, TreeError, check
+from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
+from tests.waiting import wait_until
+
+Stub = drafter_pb2_grpc.DrafterServiceStub
+VOCAB = 64
+MAX_NODES = 31
+MAX_DEPTH = 6
+TOP_K = 8
+# What the scripted verifier's forward takes.
+STEP_SECONDS = 0.002
+# A text that repeats itself with a change, so that lookup has something to find and something to miss.
+TEXT = [(i * 7 + (i // 23)) % 40 + 1 for i in range(23)] * 2 + [50, 51, 52] + list(range(1, 40)) * 3
+
+
+@dataclass
+class Play:
+    """One session at the scripted verifier: a known text, told verdict by verdict."""
+
+    text: list[int]
+    known: int
+    epoch: int = 1
+    budget: int = MAX_NODES
+    joined: bool = False
+    steps: int = 0
+    accepted: int = 0
+    waiting: TokenTree = field(default_factory=TokenTree)
+    paused: bool = False
+
+
+class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
+    """Plays known texts; checks every tree by the project's own rules and walks it as acceptance does."""
+
+    def __init__(self, plays: dict[str, Play], refuse: bool = False) -> None:
+        self.plays = plays
+        self.refuse = refuse
+        self.hellos: list[verifier_pb2.Hello] = []
+        self.leaves: list[str] = []
+        self.streams = 0
+        self.faults: list[str] = []
+
+    async def Draft(
+        self,
+        requests: AsyncIterator[verifier_pb2.DraftRequest],
+        context: grpc.aio.ServicerContext[verifier_pb2.DraftRequest, verifier_pb2.DraftResponse],
+    ) -> AsyncIterator[verifier_pb2.DraftResponse]:
+        first = await anext(requests)
+        self.hellos.append(first.hello)
+        if self.refuse:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another protocol")
+        self.streams += 1
+        yield verifier_pb2.DraftResponse(
+            welcome=verifier_pb2.Welcome(
+                verifier_id="v",
+                model_id="m",
+                vocab_fingerprint="f",
+                vocab_size=VOCAB,
+                max_tree_nodes=MAX_NODES,
+                max_tree_depth=MAX_DEPTH,
+            )
+        )
+        answers: asyncio.Queue[verifier_pb2.DraftResponse] = asyncio.Queue()
+        listening = asyncio.create_task(self._listen(requests, answers))
+        stepping = asyncio.create_task(self._keep_stepping(answers))
+        try:
+            while True:
+                yield await answers.get()
+        finally:
+            listening.cancel()
+            stepping.cancel()
+
+    async def _listen(
+        self,
+        requests: AsyncIterator[verifier_pb2.DraftRequest],
+        answers: asyncio.Queue[verifier_pb2.DraftResponse],
+    ) -> None:
+        async for request in requests:
+            response = self._take(request)
+            if response.verdicts or response.errors:
+                answers.put_nowait(response)
+
+    async def _keep_stepping(self, answers: asyncio.Queue[verifier_pb2.DraftResponse]) -> None:
+        """Every session that has joined takes part in every step, with a tree or without one."""
+        while True:
+            await asyncio.sleep(STEP_SECONDS)
+            verdicts = [
+                self._step(session_id, play)
+                for session_id, play in self.plays.items()
+                if play.joined and not play.paused and play.known < len(play.text)
+            ]
+            if verdicts:
+                answers.put_nowait(verifier_pb2.DraftResponse(verdicts=verdicts))
+
+    def _take(self, request: verifier_pb2.DraftRequest) -> verifier_pb2.DraftResponse:
+        response = verifier_pb2.DraftResponse()
+        self.leaves.extend(request.leaves)
+        for join in request.joins:
+            play = self.plays.get(join.key.session_id)
+            if play is None:
+                response.errors.append(_error(join.key.session_id, verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND))
+            else:
+                play.joined, play.epoch = True, join.key.epoch
+                missing = play.text[join.known_length : play.known]
+                response.verdicts.append(self._verdict(join.key.session_id, join.known_length, missing))
+        for message in request.trees:
+            key, base, tree = wire.tree_from_proto(message)
+            if (play := self.plays.get(key.session_id)) is not None:
+                self.checked(tree)
+                play.waiting = tree.reroot(play.text[base : play.known])
+        return response
+
+    def checked(self, tree: TokenTree) -> None:
+        """Note what is wrong with a tree, for the test to see."""
+        try:
+            check(tree, vocab_size=VOCAB, max_nodes=MAX_NODES, max_depth=MAX_DEPTH)
+        except TreeError as error:
+            self.faults.append(str(error))
+
+    def _step(self, session_id: str, play: Play) -> tree_pb2.Verdict:
+        tree, play.waiting = play.waiting.best(play.budget), TokenTree()
+        node, accepted, base = -1, 0, play.known
+        while (
+            base + accepted < len(play.text) - 1
+            and (child := tree.child(node, play.text[base + accepted])) is not None
+        ):
+            node, accepted = child, accepted + 1
+        play.known += accepted + 1
+        play.steps += 1
+        play.accepted += accepted
+        verdict = self._verdict(session_id, base, play.text[base : play.known])
+        verdict.accepted, verdict.drafted = accepted, len(tree)
+        verdict.feedback.row_token.extend([play.text[base - 1], *tree.tokens])
+        verdict.feedback.top_k = TOP_K
+        for token in verdict.feedback.row_token:
+            verdict.feedback.top_ids.extend((token + step) % VOCAB for step in range(1, TOP_K + 1))
+        return verdict
+
+    def _verdict(self, session_id: str, base: int, committed: Iterable[int]) -> tree_pb2.Verdict:
+        play = self.plays[session_id]
+        return tree_pb2.Verdict(
+            key=session_pb2.SessionKey(session_id=session_id, epoch=play.epoch),
+            base_length=base,
+            committed=committed,
+            draft_budget=play.budget,
+            finished=play.known >= len(play.text),
+        )
+
+
+def _error(session_id: str, code: verifier_pb2.SessionErrorCode) -> verifier_pb2.SessionError:
+    return verifier_pb2.SessionError(session_id=session_id, code=code, message="scripted")
+
+
+@asynccontextmanager
+async def verifier(script: ScriptedVerifier, port: int = 0) -> AsyncIterator[rpc.RunningServer]:
+    server = await rpc.start_server(
+        lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(script, server),
+        services=["paceline.v1.VerifierService"],
+        host="127.0.0.1",
+        port=port,
+    )
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+    assert not script.faults
+
+
+@asynccontextmanager
+async def drafter(**changed: object) -> AsyncIterator[tuple[Stub, Links]]:
+    settings = DrafterSettings(port=0, drafter_id="d", grace_seconds=0, **changed)  # type: ignore[arg-type]
+    async with Drafter.running(settings) as running, rpc.channel(running.address) as channel:
+        yield drafter_pb2_grpc.DrafterServiceStub(channel), running.links
+
+
+def attach(
+    address: str, known: list[int], session_id: str = "s", epoch: int = 1
+) -> drafter_pb2.AttachRequest:
+    return drafter_pb2.AttachRequest(
+        key=session_pb2.SessionKey(session_id=session_id, epoch=epoch),
+        verifier_address=address,
+        known_ids=known,
+        sampling=session_pb2.SamplingParams(top_p=1.0, max_tokens=500),
+    )
+
+
+async def status(stub: Stub) -> drafter_pb2.DrafterStatusResponse:
+    return await stub.Status(drafter_pb2.DrafterStatusRequest())
+
+
+async def test_a_session_is_drafted_to_its_end_and_forgotten() -> None:
+    script = ScriptedVerifier({"s": Play(TEXT, known=10)})
+    async with verifier(script) as server, drafter() as (stub, links):
+        await stub.Attach(attach(server.address, TEXT[:8]))
+        play = script.plays["s"]
+        await wait_until(lambda: play.known == len(TEXT), "the text is committed")
+        await wait_until(lambda: not links.sessions, "the session is forgotten")
+        told = await status(stub)
+    assert script.hellos[0].protocol_version == 1
+    assert script.hellos[0].feedback_top_k == TOP_K
+    assert play.accepted > play.steps
+    assert told.verifiers == [server.address]
+    assert told.accepted_tokens == play.accepted
+    assert told.trees > 0
+
+
+async def test_many_sessions_share_one_stream() -> None:
+    plays = {f"s{i}": Play(TEXT[i:], known=5) for i in range(12)}
+    script = ScriptedVerifier(plays)
+    async with verifier(script) as server, drafter() as (stub, _):
+        await asyncio.gather(
+            *(stub.Attach(attach(server.address, play.text[:5], name)) for name, play in plays.items())
+        )
+        await wait_until(
+            lambda: all(p.known == len(p.text) for p in plays.values()), "all texts are committed"
+        )
+    assert script.streams == 1
+
+
+async def test_a_verifier_that_comes_back_is_joined_again() -> None:
+    play = Play(TEXT, known=5, paused=True)
+    script = ScriptedVerifier({"s": play})
+    async with drafter() as (stub, _):
+        async with verifier(script) as server:
+            await stub.Attach(attach(server.address, TEXT[:5]))
+            await wait_until(lambda: play.joined, "the session is joined")
+            port, address = server.port, server.address
+        play.joined, play.paused = False, False
+        async with verifier(script, port):
+            await wait_until(lambda: play.known == len(TEXT), "the text is committed after the return")
+            assert (await status(stub)).verifiers == [address]
+    assert script.streams == 2
+
+
+async def test_sessions_of_a_verifier_that_stays_away_are_dropped() -> None:
+    script = ScriptedVerifier({"s": Play(TEXT, known=5, paused=True)})
+    async with drafter(rejoin_seconds=0.2) as (stub, links):
+        async with verifier(script) as server:
+            await stub.Attach(attach(server.address, TEXT[:5]))
+            await wait_until(lambda: script.plays["s"].joined, "the session is joined")
+        await wait_until(lambda: not links.sessions, "the session is forgotten")
+
+
+async def test_a_session_the_verifier_does_not_know_is_forgotten() -> None:
+    script = ScriptedVerifier({"t": Play(TEXT, known=5)})
+    async with verifier(script) as server, drafter() as (stub, links):
+        await stub.Attach(attach(server.address, [1], "gone"))
+        await stub.Attach(attach(server.address, TEXT[:5], "t"))
+        await wait_until(lambda: script.plays["t"].known == len(TEXT), "the other session is not hurt")
+        await wait_until(lambda: not links.sessions, "the session is forgotten")
+
+
+async def test_detach_leaves_and_a_later_epoch_replaces() -> None:
+    play = Play(TEXT, known=5, paused=True)
+    script = ScriptedVerifier({"s": play})
+    async with verifier(script) as server, drafter() as (stub, _):
+        await stub.Attach(attach(server.address, TEXT[:5]))
+        await stub.Attach(attach(server.address, TEXT[:5], epoch=3))
+        await wait_until(lambda: play.epoch == 3, "the later epoch is joined")
+        await stub.Detach(drafter_pb2.DetachRequest(session_id="s"))
+        await stub.Detach(drafter_pb2.DetachRequest(session_id="never seen"))
+        await wait_until(lambda: "s" in script.leaves, "the verifier is told")
+        assert (await status(stub)).sessions == 0
+
+
+async def test_another_verifier_moves_the_session() -> None:
+    old = ScriptedVerifier({"s": Play(TEXT, known=5, paused=True)})
+    new = ScriptedVerifier({"s": Play(TEXT, known=5)})
+    async with verifier(old) as first, verifier(new) as second, drafter() as (stub, _):
+        await stub.Attach(attach(first.address, TEXT[:5]))
+        await wait_until(lambda: old.plays["s"].joined, "the first verifier is joined")
+        await stub.Attach(attach(second.address, TEXT[:5], epoch=2))
+        await wait_until(lambda: new.plays["s"].known == len(TEXT), "the second one is drafted for")
+        await wait_until(lambda: "s" in old.leaves, "the first one is left")
+
+
+async def test_a_refused_handshake_drops_the_sessions() -> None:
+    script = ScriptedVerifier({"s": Play(TEXT, known=5)}, refuse=True)
+    async with verifier(script) as server, drafter() as (stub, links):
+        await stub.Attach(attach(server.address, TEXT[:5]))
+        await wait_until(lambda: bool(script.hellos), "the handshake is tried")
+        await wait_until(lambda: not links.sessions, "the session is forgotten")
+
+
+@pytest.mark.parametrize(
+    ("request_", "part"),
+    [
+        (drafter_pb2.AttachRequest(), "verifier_address"),
+        (attach("no port", [1]), "verifier_address"),
+        (attach("127.0.0.1:99999", [1]), "verifier_address"),
+        (attach("127.0.0.1:1", []), "known_ids"),
+        (attach("127.0.0.1:1", [1], "bad id!"), "session_id"),
+        (attach("127.0.0.1:1", [1], epoch=0), "epoch"),
+    ],
+)
+async def test_a_bad_attach_is_refused_by_name(request_: drafter_pb2.AttachRequest, part: str) -> None:
+    async with drafter() as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Attach(request_)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert part in (refused.value.details() or "")
+
+
+async def test_sessions_are_bounded() -> None:
+    script = ScriptedVerifier({"a": Play(TEXT, known=5, paused=True), "b": Play(TEXT, known=5, paused=True)})
+    async with verifier(script) as server, drafter(max_sessions=1) as (stub, _):
+        await stub.Attach(attach(server.address, TEXT[:5], "a"))
+        await stub.Attach(attach(server.address, TEXT[:5], "a"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Attach(attach(server.address, TEXT[:5], "b"))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

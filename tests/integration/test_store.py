@@ -1,0 +1,168 @@
+"""The contract of every session store, held against memory and a real Redis."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.store import (
+    BaseMismatch,
+    Fenced,
+    MemoryStore,
+    RedisStore,
+    SessionRecord,
+    SessionStore,
+    StoreUnavailable,
+    UnknownSession,
+)
+from paceline.store.base import SessionExists
+
+PROMPT = (1, 2, 70000)
+TTL = 60
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[SessionStore]:
+    made: SessionStore = (
+        MemoryStore() if request.param == "memory" else RedisStore(redis_url, ttl_seconds=TTL)
+    )
+    yield made
+    await made.close()
+
+
+def record(**changes: object) -> SessionRecord:
+    sampling = SamplingParams(9, 0.8, 5, 0.9, 0.1, 2**63 + 7, frozenset({2, 3}))
+    fields = {"key": SessionKey(secrets.token_urlsafe(12), 1), "model_id": "m", "prompt_ids": PROMPT}
+    return SessionRecord(**{**fields, "sampling": sampling, **changes})  # type: ignore[arg-type]
+
+
+async def test_a_record_comes_back_as_it_was_created(store: SessionStore) -> None:
+    made = record(committed_ids=(4, 2**32 - 1), owner="v:1")
+    await store.create(made)
+    assert await store.get(made.key.session_id) == made
+
+
+async def test_what_was_never_created_is_none(store: SessionStore) -> None:
+    assert await store.get("never") is None
+
+
+async def test_an_id_is_created_once(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    with pytest.raises(SessionExists, match=made.key.session_id):
+        await store.create(record(key=made.key, prompt_ids=(9,)))
+    assert await store.get(made.key.session_id) == made
+
+
+async def test_appends_follow_one_another(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    await store.append(made.key, 3, [5, 6])
+    await store.append(made.key, 5, [7])
+    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
+
+
+async def test_a_retried_append_counts_once(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    await store.append(made.key, 3, [5])
+    for _ in range(3):
+        await store.append(made.key, 4, [6, 7])
+    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("base", "ids"),
+    [(6, [8]), (2, [8]), (0, [8]), (4, [8]), (3, [5]), (3, [5, 6, 7]), (4, [6, 7])],
+    ids=["gap", "in the prompt", "zero", "other ids", "a prefix", "longer", "overlapping"],
+)
+async def test_ids_that_do_not_continue_are_refused(store: SessionStore, base: int, ids: list[int]) -> None:
+    made = record()
+    await store.create(made)
+    await store.append(made.key, 3, [5, 6])
+    with pytest.raises(BaseMismatch):
+        await store.append(made.key, base, ids)
+    assert (await store.get(made.key.session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+
+
+async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: SessionStore) -> None:
+    made = record()
+    session_id = made.key.session_id
+    await store.create(made)
+    await store.append(made.key, 3, [5])
+    claimed = await store.claim(session_id, "v:2")
+    assert claimed.key == SessionKey(session_id, 2)
+    assert (claimed.owner, claimed.committed_ids, claimed.sampling) == ("v:2", (5,), made.sampling)
+    with pytest.raises(Fenced):
+        await store.append(made.key, 4, [6])
+    with pytest.raises(Fenced):
+        await store.append(made.key, 3, [5])
+    with pytest.raises(Fenced):
+        await store.finish(made.key, FinishReason.STOP)
+    await store.append(claimed.key, 4, [6])
+    assert (await store.get(session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+
+
+async def test_a_later_epoch_than_the_owners_is_fenced_too(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    with pytest.raises(Fenced):
+        await store.append(SessionKey(made.key.session_id, 2), 3, [5])
+
+
+@pytest.mark.parametrize("reason", list(FinishReason))
+async def test_the_end_is_recorded(store: SessionStore, reason: FinishReason) -> None:
+    made = record()
+    await store.create(made)
+    await store.finish(made.key, reason)
+    assert (await store.get(made.key.session_id)).finish_reason is reason  # type: ignore[union-attr]
+
+
+async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore) -> None:
+    key = SessionKey("nobody", 1)
+    with pytest.raises(UnknownSession, match="nobody"):
+        await store.append(key, 3, [5])
+    with pytest.raises(UnknownSession, match="nobody"):
+        await store.claim("nobody", "v:1")
+    with pytest.raises(UnknownSession, match="nobody"):
+        await store.finish(key, FinishReason.STOP)
+
+
+async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: str) -> None:
+    store, client = RedisStore(redis_url, ttl_seconds=TTL), redis.asyncio.from_url(redis_url)
+    made = record()
+
+    async def keys_are_mortal() -> None:
+        keys = [key async for key in client.scan_iter(f"*{made.key.session_id}*")]
+        assert len(keys) == 2
+        for key in keys:
+            assert f"{{{made.key.session_id}}}".encode() in key
+            assert 0 < await client.ttl(key) <= TTL
+            await client.persist(key)  # so that the next step has to set it again
+
+    await store.create(made)
+    await keys_are_mortal()
+    await store.append(made.key, 3, [5])
+    await keys_are_mortal()
+    await store.append(made.key, 3, [5])
+    await keys_are_mortal()
+    claimed = await store.claim(made.key.session_id, "v:1")
+    await keys_are_mortal()
+    await store.finish(claimed.key, FinishReason.STOP)
+    await keys_are_mortal()
+    await client.delete(*[key async for key in client.scan_iter(f"*{made.key.session_id}*")])
+    await client.aclose()
+    await store.close()
+
+
+async def test_a_store_that_nobody_answers_for_is_unavailable() -> None:
+    store = RedisStore("redis://127.0.0.1:1", ttl_seconds=TTL, timeout_seconds=0.5)
+    made = record()
+    for call in (store.ping(), store.create(made), store.get("x"), store.append(made.key, 3, [5])):
+        with pytest.raises(StoreUnavailable):
+            await call
+    await store.close()

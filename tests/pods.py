@@ -1,0 +1,170 @@
+"""Real services as processes of a test: started on free ports, killed on demand, stopped for certain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from paceline.local_plan import HOST, choose_addresses
+from paceline.v1 import (
+    drafter_pb2,
+    drafter_pb2_grpc,
+    gateway_pb2,
+    gateway_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
+
+MODEL = "tiny"
+START_SECONDS = 120.0
+
+
+class Pod:
+    """One process, logged to a file."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Return when `ready()`; fail with the log when it ends first or takes too long."""
+        end = time.monotonic() + START_SECONDS
+        while not ready():
+            if not self.running or time.monotonic() > end:
+                raise AssertionError(f"{self.name} is not ready:\n{self.log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye to anybody."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Pods:
+    """A fleet with the tiny model in float32. Use as a context manager."""
+
+    def __init__(
+        self, folder: Path, model: Path, redis_url: str, *, verifiers: int = 1, drafters: int = 1
+    ) -> None:
+        self.folder = folder
+        self.model = model
+        self.redis_url = redis_url
+        where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
+        self.http, self.grpc = where.url, where.grpc
+        self.verifiers, self.drafters = where.verifiers, where.drafters
+        self._http_port, self._grpc_port = where.http_port, where.grpc_port
+        self.pods: dict[str, Pod] = {}
+
+    @property
+    def verifier(self) -> str:
+        return self.verifiers[0]
+
+    @property
+    def drafter(self) -> str:
+        return self.drafters[0]
+
+    def __enter__(self) -> Pods:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pod in reversed(self.pods.values()):
+            pod.stop()
+
+    def start(self, *, drafters: bool = True) -> Pods:
+        """Start everything, wait until all of it is ready and the gateway knows of it."""
+        for address in self.verifiers:
+            self._start(
+                address,
+                "verifier_svc",
+                *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
+                *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
+            )
+        if drafters:
+            for address in self.drafters:
+                self.launch_drafter(address)
+        self._start(
+            "gateway",
+            "gateway",
+            *("--http-port", str(self._http_port), "--port", str(self._grpc_port)),
+            *("--verifiers", ",".join(self.verifiers), "--drafters", ",".join(self.drafters)),
+            *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
+            *("--poll-seconds", "0.1", "--max-body-bytes", "65536"),
+        )
+        for address in self.verifiers:
+            self.pods[address].until(lambda address=address: _serving(address))
+        if drafters:
+            for address in self.drafters:
+                self.pods[address].until(lambda address=address: _serving(address))
+        self.pods["gateway"].until(lambda: self._sees_all(drafters))
+        return self
+
+    def launch_drafter(self, address: str) -> None:
+        """Start a drafter without waiting for it."""
+        self._start(address, "drafter_svc", "--port", _port(address))
+
+    def verifier_status(self, address: str | None = None) -> verifier_pb2.VerifierStatusResponse:
+        with grpc.insecure_channel(address or self.verifier) as channel:
+            return verifier_pb2_grpc.VerifierServiceStub(channel).Status(
+                verifier_pb2.VerifierStatusRequest(), timeout=5
+            )
+
+    def drafter_status(self, address: str | None = None) -> drafter_pb2.DrafterStatusResponse:
+        with grpc.insecure_channel(address or self.drafter) as channel:
+            return drafter_pb2_grpc.DrafterServiceStub(channel).Status(
+                drafter_pb2.DrafterStatusRequest(), timeout=5, wait_for_ready=True
+            )
+
+    def _start(self, name: str, module: str, *flags: str) -> None:
+        command = [sys.executable, "-m", module, "--host", HOST, *flags]
+        self.pods[name] = Pod(name, command, self.folder)
+
+    def _sees_all(self, drafters: bool) -> bool:
+        try:
+            if httpx.get(f"{self.http}/readyz", timeout=2).status_code != 200:
+                return False
+        except httpx.TransportError:
+            return False
+        with grpc.insecure_channel(self.grpc) as channel:
+            fleet = gateway_pb2_grpc.GatewayServiceStub(channel).Fleet(gateway_pb2.FleetRequest(), timeout=5)
+        expected = [*fleet.verifiers, *(fleet.drafters if drafters else ())]
+        return all(pod.healthy for pod in expected)
+
+
+def _serving(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True
+            )
+        except grpc.RpcError:
+            return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]

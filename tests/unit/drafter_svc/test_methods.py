@@ -1,0 +1,133 @@
+"""Laws of every drafting method, and what each source contributes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drafter_svc import methods
+from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.methods.base import Method
+from paceline.session import SamplingParams, SessionKey
+from paceline.tree import TokenTree, check
+from paceline.verdict import Feedback, Verdict
+
+NAMES = ("lookup", "recycling", "lookup+recycling")
+VOCAB = 12
+TOP_K = 4
+
+
+def session(ids: list[int], session_id: str = "s", temperature: float = 0.0) -> Hypothesis:
+    return Hypothesis(SessionKey(session_id, 1), SamplingParams(max_tokens=8, temperature=temperature), ids)
+
+
+def step(method: Method, known: Hypothesis, tree: TokenTree, truth: list[int], top: list[int]) -> None:
+    """Play one verify step of a target that follows `truth` and whose top ids are always `top`."""
+    known.sent(tree)
+    node, accepted = -1, 0
+    while accepted < len(truth) - 1 and (child := tree.child(node, truth[accepted])) is not None:
+        node, accepted = child, accepted + 1
+    rows = (known.ids[-1], *tree.tokens)
+    verdict = Verdict(
+        known.key,
+        known.base_length,
+        tuple(truth[: accepted + 1]),
+        accepted=accepted,
+        drafted=len(tree),
+        feedback=Feedback(rows, tuple(top) * len(rows), len(top)),
+    )
+    method.observe(known, known.learn(verdict))
+
+
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=60),
+    text=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=60),
+    top=st.permutations(range(VOCAB)),
+    temperature=st.sampled_from([0.0, 0.8]),
+    budget=st.integers(0, 40),
+    depth=st.integers(0, 9),
+)
+def test_every_tree_is_valid_for_any_history(
+    name: str, prompt: list[int], text: list[int], top: list[int], temperature: float, budget: int, depth: int
+) -> None:
+    method = methods.create(name, VOCAB)
+    known = session(prompt, temperature=temperature)
+    while text:
+        tree = method.draft(known, budget, depth)
+        check(tree, vocab_size=VOCAB, max_nodes=budget, max_depth=max(depth, 1))
+        assert depth or not len(tree)
+        before = known.base_length
+        step(method, known, tree, text, top[:TOP_K])
+        text = text[known.base_length - before :]
+    assert known.ids[: len(prompt)] == prompt
+
+
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    prompt=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20),
+    rows=st.lists(st.integers(0, 2**31 - 1), max_size=20),
+)
+def test_ids_outside_the_vocabulary_are_never_drafted(name: str, prompt: list[int], rows: list[int]) -> None:
+    method = methods.create(name, VOCAB)
+    known = session(prompt)
+    feedback = Feedback((known.ids[-1], *rows), tuple([known.ids[0]] * (len(rows) + 1)), 1)
+    method.observe(known, known.learn(Verdict(known.key, known.base_length, (3,), feedback=feedback)))
+    check(method.draft(known, 31, 8), vocab_size=VOCAB, max_nodes=31, max_depth=8)
+
+
+def test_lookup_copies_what_followed_the_longest_match() -> None:
+    tree = methods.create("lookup", VOCAB).draft(session([1, 2, 3, 4, 5, 9, 3, 8, 1, 2, 3]), 8, 2)
+    assert tree.reroot([4]).tokens[0] == 5
+    assert tree.tokens[0] == 4
+    assert tree.child(-1, 8) is not None
+
+
+def test_recycling_carries_the_targets_top_ids_to_another_session() -> None:
+    method = methods.create("recycling", VOCAB)
+    first = session([1, 2], "first")
+    assert not len(method.draft(first, 8, 4))
+    step(method, first, TokenTree(), [5], [5, 6, 7, 8])
+    tree = method.draft(session([3, 2], "second"), 8, 1)
+    assert tree.tokens == (5, 6, 7, 8)
+
+
+def test_confidence_follows_what_was_accepted() -> None:
+    method = methods.create("recycling", VOCAB)
+    known = session([1])
+    top = [1, 2, 3, 4]
+    step(method, known, TokenTree(), [1], top)
+    before = method.draft(known, 4, 1)
+    for _ in range(200):
+        step(method, known, method.draft(known, 4, 1), [2, 2], top)
+    after = method.draft(known, 4, 1)
+    assert before.tokens[0] == 1
+    assert after.tokens[0] == 2
+    assert after.log_probs[0] > before.log_probs[0]
+
+
+def test_sampled_and_greedy_text_are_measured_apart() -> None:
+    method = methods.create("lookup", VOCAB)
+    known = session([1, 2, 1], temperature=0.8)
+    greedy = session([1, 2, 1], "greedy")
+    before = method.draft(greedy, 1, 1)
+    for _ in range(50):
+        step(method, known, method.draft(known, 1, 1), [7, 1], [7])
+    assert method.draft(greedy, 1, 1) == before
+
+
+def test_a_forgotten_session_starts_afresh() -> None:
+    method = methods.create("lookup", VOCAB)
+    assert len(method.draft(session([1, 2, 1]), 4, 4))
+    method.forget("s")
+    assert not len(method.draft(session([3, 4, 5]), 4, 4))
+    method.forget("never seen")
+
+
+@pytest.mark.parametrize("name", ["", "eagle", "lookup+lookup", "lookup+", "lookup recycling"])
+def test_an_unknown_method_is_refused_by_name(name: str) -> None:
+    with pytest.raises(methods.UnknownMethod, match="lookup or recycling"):
+        methods.create(name, VOCAB)

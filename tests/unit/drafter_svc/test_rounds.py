@@ -1,0 +1,128 @@
+"""A round answers verdicts with trees, keeps sessions apart and forgets what has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from drafter_svc import methods
+from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from paceline.session import SamplingParams, SessionKey
+from paceline.verdict import Verdict
+
+VOCAB = 100
+LIMITS = Limits(vocab_size=VOCAB, nodes=8, depth=4)
+
+
+def hypothesis(session_id: str = "s", epoch: int = 1, ids: tuple[int, ...] = (1, 2, 3, 1, 2)) -> Hypothesis:
+    return Hypothesis(SessionKey(session_id, epoch), SamplingParams(max_tokens=50), ids)
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    ready = Rounds(Counters())
+    ready.welcome(methods.create("lookup", VOCAB), LIMITS)
+    return ready
+
+
+def bases(drafted: Drafted) -> list[tuple[str, int]]:
+    return [(key.session_id, base) for key, base, _ in drafted.trees]
+
+
+def test_a_session_joins_with_its_first_tree(rounds: Rounds) -> None:
+    drafted = rounds.attach(hypothesis())
+    assert drafted.joins == [(SessionKey("s", 1), 5)]
+    assert bases(drafted) == [("s", 5)]
+    assert drafted.trees[0][2].tokens[0] == 3
+
+
+def test_sessions_attached_before_the_welcome_join_with_it() -> None:
+    rounds = Rounds(Counters())
+    assert not rounds.attach(hypothesis("a"))
+    rounds.attach(hypothesis("b"))
+    drafted = rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    assert [key.session_id for key, _ in drafted.joins] == ["a", "b"]
+    assert bases(drafted) == [("a", 5), ("b", 5)]
+
+
+def test_one_message_of_verdicts_gives_one_message_of_trees(rounds: Rounds) -> None:
+    a, b = hypothesis("a"), hypothesis("b")
+    rounds.attach(a)
+    rounds.attach(b)
+    drafted = rounds.verdicts(
+        [Verdict(a.key, 5, (3, 1), draft_budget=8), Verdict(b.key, 5, (3,), draft_budget=8)]
+    )
+    assert bases(drafted) == [("a", 7), ("b", 6)]
+
+
+def test_no_budget_no_tree_until_there_is_one(rounds: Rounds) -> None:
+    known = hypothesis()
+    rounds.attach(known)
+    assert not rounds.verdicts([Verdict(known.key, 5, (3,), draft_budget=0)])
+    [(_, base, tree)] = rounds.verdicts([Verdict(known.key, 6, (1,), draft_budget=1)]).trees
+    assert (base, len(tree)) == (7, 1)
+
+
+def test_a_finished_session_is_forgotten(rounds: Rounds) -> None:
+    known = hypothesis()
+    rounds.attach(known)
+    assert not rounds.verdicts([Verdict(known.key, 5, (3,), draft_budget=8, finished=True)])
+    assert "s" not in rounds
+
+
+def test_verdicts_of_another_epoch_or_session_change_nothing(rounds: Rounds) -> None:
+    known = hypothesis(epoch=2)
+    rounds.attach(known)
+    assert not rounds.verdicts(
+        [Verdict(SessionKey("s", 1), 5, (9,), draft_budget=8), Verdict(SessionKey("t", 1), 5, (9,))]
+    )
+    assert known.base_length == 5
+
+
+def test_a_later_epoch_replaces_and_an_earlier_is_ignored(rounds: Rounds) -> None:
+    rounds.attach(hypothesis(epoch=2))
+    assert not rounds.attach(hypothesis(epoch=1))
+    assert not rounds.attach(hypothesis(epoch=2, ids=(7,)))
+    drafted = rounds.attach(hypothesis(epoch=3, ids=(4, 5, 6, 4)))
+    assert drafted.joins == [(SessionKey("s", 3), 4)]
+    assert drafted.trees[0][2].tokens[0] == 5
+    assert len(rounds) == 1
+
+
+def test_a_gap_is_asked_for_once_then_the_session_is_left(rounds: Rounds) -> None:
+    known = hypothesis()
+    rounds.attach(known)
+    assert rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)]).joins == [(known.key, 5)]
+    assert rounds.verdicts([Verdict(known.key, 10, (3,), draft_budget=8)]).leaves == ["s"]
+    assert "s" not in rounds
+
+
+def test_a_gap_that_is_filled_goes_on(rounds: Rounds) -> None:
+    known = hypothesis()
+    rounds.attach(known)
+    rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)])
+    drafted = rounds.verdicts([Verdict(known.key, 5, (3, 1, 2, 3, 3), draft_budget=8)])
+    assert bases(drafted) == [("s", 10)]
+
+
+def test_a_session_whose_ids_the_model_lacks_is_not_joined() -> None:
+    rounds = Rounds(Counters())
+    rounds.attach(hypothesis(ids=(1, VOCAB)))
+    assert not rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    assert not len(rounds)
+
+
+def test_counters_count_what_was_sent_and_accepted() -> None:
+    counters = Counters()
+    rounds = Rounds(counters)
+    rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    known = hypothesis()
+    sent = len(rounds.attach(known).trees[0][2])
+    rounds.verdicts([Verdict(known.key, 5, (3, 1), accepted=1, drafted=sent, draft_budget=0)])
+    assert (counters.trees, counters.drafted_tokens, counters.accepted_tokens) == (1, sent, 1)
+
+
+def test_sessions_not_heard_of_are_idle(rounds: Rounds) -> None:
+    rounds.attach(hypothesis())
+    assert list(rounds.idle(older_than=3600)) == []
+    assert list(rounds.idle(older_than=-1)) == ["s"]

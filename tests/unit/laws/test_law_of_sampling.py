@@ -1,0 +1,239 @@
+"""The joint law of three tokens through the real engine, against exact enumeration, for any drafter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import chisquare
+from transformers import (
+    AutoModelForCausalLM,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from paceline.engine import verify
+from paceline.engine.model import Decoder
+from paceline.engine.sampling import targets
+from paceline.session import SamplingParams
+from paceline.tree import TokenTree
+from tests.engine_loop import EngineLoop, Running, generate
+from tests.tiny import make_enumerable_model
+
+VOCAB = 6
+DEPTH = 3
+SEEDS = 1200
+BATCH = 400
+# The last of these is committed already, so that the first token checked may be a drafted one.
+TEXT = [1, 4, 2, 3]
+# Seeds are fixed, so this never flickers: a law that is right stays above, one that is wrong far below.
+SIGNIFICANCE = 1e-3
+
+SAMPLING = {
+    "plain": SamplingParams(max_tokens=DEPTH, temperature=0.9),
+    "top_k": SamplingParams(max_tokens=DEPTH, temperature=1.0, top_k=3),
+    "top_p": SamplingParams(max_tokens=DEPTH, temperature=0.8, top_p=0.85),
+    "min_p": SamplingParams(max_tokens=DEPTH, temperature=1.0, top_k=5, top_p=0.95, min_p=0.1),
+}
+Drafter = Callable[[Running], TokenTree]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_enumerable_model(tmp_path_factory.mktemp("enumerable"), vocab_size=VOCAB, layers=1, seed=3)
+
+
+@pytest.fixture(scope="module")
+def laws(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Probability of every continuation, [VOCAB] * DEPTH, by plain transformers."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    return {name: _enumerate(model, sampling) for name, sampling in SAMPLING.items()}
+
+
+@torch.inference_mode()
+def _enumerate(model: torch.nn.Module, sampling: SamplingParams) -> NDArray[np.float64]:
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
+    joint = torch.ones((), dtype=torch.float64)
+    for depth in range(DEPTH):
+        prefixes = list(itertools.product(range(VOCAB), repeat=depth))
+        ids = torch.tensor([[*TEXT, *prefix] for prefix in prefixes])
+        law = warpers(ids, model(ids).logits[:, -1]).softmax(-1)
+        joint = joint[..., None] * law.view(*[VOCAB] * (depth + 1))
+    return joint.numpy()
+
+
+@pytest.fixture(scope="module")
+def sample(folder: Path) -> Callable[[str, Drafter], NDArray[np.int64]]:
+    """Continuations [SEEDS, DEPTH] under one of `SAMPLING`, drawn by the engine with a drafter's help."""
+    decoder = Decoder.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+
+    def run(name: str, drafter: Drafter) -> NDArray[np.int64]:
+        drawn: list[list[int]] = []
+        for first in range(0, SEEDS, BATCH):
+            sessions = [
+                Running(list(TEXT), len(TEXT) - 1, replace(SAMPLING[name], seed=seed))
+                for seed in range(first, first + BATCH)
+            ]
+            drawn += generate(EngineLoop.of(decoder, BATCH), sessions, DEPTH, drafter)
+        return np.array(drawn)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(sample: Callable[[str, Drafter], NDArray[np.int64]]) -> Callable[[str], NDArray[np.int64]]:
+    """The same without a drafter, once per sampling."""
+    return cache(lambda name: sample(name, _none))
+
+
+def _p_value(drawn: NDArray[np.int64], law: NDArray[np.float64]) -> float:
+    cells = np.ravel_multi_index(tuple(drawn.T), law.shape)
+    counts = np.bincount(cells, minlength=law.size).astype(float)
+    expected = law.ravel() * len(drawn)
+    if counts[expected == 0].any():
+        return 0.0
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    kept = expected > 0
+    return float(chisquare(counts[kept], expected[kept]).pvalue)
+
+
+def _none(session: Running) -> TokenTree:
+    return TokenTree()
+
+
+def _chain(tokens: list[int]) -> TokenTree:
+    return TokenTree(tuple(tokens), tuple(range(-1, len(tokens) - 1)), (-1.0,) * len(tokens))
+
+
+def _done(session: Running) -> tuple[int, ...]:
+    return tuple(session.token_ids[len(TEXT) :])
+
+
+def _likeliest_chain(law: NDArray[np.float64], truth: NDArray[np.int64]) -> Drafter:
+    def draft(session: Running) -> TokenTree:
+        path = list(_done(session))
+        start = len(path)
+        while len(path) < DEPTH:
+            path.append(int(law[tuple(path)].reshape(VOCAB, -1).sum(axis=1).argmax()))
+        return _chain(path[start:])
+
+    return draft
+
+
+def _likeliest_tree(law: NDArray[np.float64], truth: NDArray[np.int64]) -> Drafter:
+    """The two likeliest children of every node."""
+
+    def draft(session: Running) -> TokenTree:
+        tokens: list[int] = []
+        parents: list[int] = []
+        level = [(-1, _done(session))]
+        for _ in range(DEPTH - len(_done(session))):
+            below = []
+            for node, path in level:
+                for token in law[path].reshape(VOCAB, -1).sum(axis=1).argsort()[:-3:-1].tolist():
+                    below.append((len(tokens), (*path, token)))
+                    tokens.append(token)
+                    parents.append(node)
+            level = below
+        return TokenTree(tuple(tokens), tuple(parents), (-1.0,) * len(tokens))
+
+    return draft
+
+
+def _oracle(law: NDArray[np.float64], truth: NDArray[np.int64]) -> Drafter:
+    """Knows the noise too: every node is accepted."""
+    return lambda session: _chain(truth[session.sampling.seed, len(_done(session)) :].tolist())
+
+
+def _always_wrong(law: NDArray[np.float64], truth: NDArray[np.int64]) -> Drafter:
+    return lambda session: _chain(
+        ((truth[session.sampling.seed, len(_done(session)) :] + 1) % VOCAB).tolist()
+    )
+
+
+def _selective(law: NDArray[np.float64], truth: NDArray[np.int64]) -> Drafter:
+    """Would favour token 0: drafts the truth where that is 0, and something else everywhere else."""
+
+    def draft(session: Running) -> TokenTree:
+        rest = truth[session.sampling.seed, len(_done(session)) :].tolist()
+        return _chain([0 if token == 0 else (token + 1) % VOCAB for token in rest])
+
+    return draft
+
+
+DRAFTERS = [_likeliest_chain, _likeliest_tree, _oracle, _always_wrong, _selective]
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_without_a_drafter_the_law_is_the_models(
+    name: str, laws: dict[str, NDArray[np.float64]], plain: Callable[[str], NDArray[np.int64]]
+) -> None:
+    assert _p_value(plain(name), laws[name]) > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("make", DRAFTERS)
+def test_with_any_drafter_the_law_is_the_models_and_the_tokens_are_the_same(
+    make: Callable[[NDArray[np.float64], NDArray[np.int64]], Drafter],
+    name: str,
+    laws: dict[str, NDArray[np.float64]],
+    sample: Callable[[str, Drafter], NDArray[np.int64]],
+    plain: Callable[[str], NDArray[np.int64]],
+) -> None:
+    drawn = sample(name, make(laws[name], plain(name)))
+    assert _p_value(drawn, laws[name]) > SIGNIFICANCE
+    assert np.array_equal(drawn, plain(name))
+
+
+def _greedy_in_one_session_of_ten(
+    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]
+) -> list[int]:
+    biased = [replace(each, temperature=0.0) if each.seed % 10 == 0 else each for each in sampling]
+    return targets(logits, biased, positions)
+
+
+def _same_noise_at_every_position(
+    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]
+) -> list[int]:
+    return targets(logits, sampling, [0] * len(positions))
+
+
+def _without_filters(logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]) -> list[int]:
+    return targets(logits, [replace(each, top_p=1.0) for each in sampling], positions)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (_greedy_in_one_session_of_ten, "plain"),
+        (_same_noise_at_every_position, "plain"),
+        (_without_filters, "top_p"),
+    ],
+)
+def test_a_biased_rule_is_rejected(
+    rule: Callable[..., list[int]],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    laws: dict[str, NDArray[np.float64]],
+    sample: Callable[[str, Drafter], NDArray[np.int64]],
+) -> None:
+    monkeypatch.setattr(verify, "targets", rule)
+    assert _p_value(sample(name, _none), laws[name]) < 1e-9
