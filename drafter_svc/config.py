@@ -15,7 +15,9 @@ class DrafterSettings(ServiceSettings):
 
     port: int = Field(9100, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     drafter_id: str = Field(
-        "", max_length=128, description="stable name in logs and metrics; empty takes host name and port"
+        "",
+        max_length=128,
+        description="stable name in logs and metrics; empty takes host name and process id",
     )
     method: str = Field("lookup+recycling", description="drafting sources joined by +: lookup, recycling")
     tree_nodes: int = Field(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from paceline import telemetry
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import BaseMismatch, Fenced, SessionStore, StoreUnavailable, UnknownSession
-from paceline.telemetry import logger
 
-log = logger(__name__)
+log = telemetry.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class Committer:
         try:
             await self._store.append(self.key, self._durable_length, self._undurable)
         except StoreUnavailable as error:
+            telemetry.APPENDS_FAILED.inc()
             log.warning(
                 "append failed, tokens are not durable", session=self.key.session_id, error=str(error)
             )

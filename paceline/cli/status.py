@@ -80,7 +80,7 @@ def _tables(fleet: FleetResponse) -> Group:
 
 
 def _verifiers(fleet: FleetResponse) -> Table:
-    table = _table("verifier", "health", "model", "device", "sessions", "KV", "accept", "tokens", "drafters")
+    table = _table("verifier", "health", "serves", "sessions", "KV", "accept", "tokens", "drafters")
     for pod in fleet.verifiers:
         known = pod.status
         # Committed tokens per verify step of a session.
@@ -88,8 +88,7 @@ def _verifiers(fleet: FleetResponse) -> Table:
         table.add_row(
             pod.address,
             _health(pod.healthy, known.draining),
-            known.model_id or "?",
-            known.device or "?",
+            f"{known.model_id} on {known.device}" if known.model_id else "?",
             f"{known.sessions}/{known.max_sessions}",
             f"{known.kv_used / known.kv_total:.0%}" if known.kv_total else "-",
             f"{acceptance:.2f}" if acceptance else "-",
@@ -100,7 +99,7 @@ def _verifiers(fleet: FleetResponse) -> Table:
 
 
 def _drafters(fleet: FleetResponse) -> Table:
-    table = _table("drafter", "health", "method", "sessions", "trees", "drafted", "accepted", "verifiers")
+    table = _table("drafter", "health", "method", "sessions", "drafted", "accepted", "verifiers")
     for pod in fleet.drafters:
         known = pod.status
         rate = f" ({known.accepted_tokens / known.drafted_tokens:.0%})" if known.drafted_tokens else ""
@@ -109,7 +108,6 @@ def _drafters(fleet: FleetResponse) -> Table:
             _health(pod.healthy, known.draining),
             known.method or "?",
             f"{known.sessions}/{known.max_sessions}",
-            f"{known.trees:,}",
             f"{known.drafted_tokens:,}",
             f"{known.accepted_tokens:,}{rate}",
             str(len(known.verifiers)),
@@ -129,14 +127,13 @@ def _table(*columns: str) -> Table:
     return table
 
 
-_NAMES = {"model", "device", "method"}
+_NAMES = {"serves", "method"}
 _NUMBERS = {
     "sessions",
     "KV",
     "accept",
     "tokens",
     "drafters",
-    "trees",
     "drafted",
     "accepted",
     "verifiers",

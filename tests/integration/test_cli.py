@@ -123,9 +123,9 @@ async def test_status_as_table_and_as_json() -> None:
         ran = await paceline("status", "--gateway", address)
         assert ran.status == 0
         rows = [line.split() for line in ran.out.splitlines()]
-        assert ["v:1", "ok", "tiny", "cpu", "bfloat16", "1/64", "25%", "2.50", "5", "0"] in rows
-        assert ["d:1", "draining", "lookup+recycling", "0/0", "6", "10", "5", "(50%)", "0"] in rows
-        assert ["d:2", "down", "?", "0/0", "0", "0", "0", "0"] in rows
+        assert ["v:1", "ok", "tiny", "on", "cpu", "bfloat16", "1/64", "25%", "2.50", "5", "0"] in rows
+        assert ["d:1", "draining", "lookup+recycling", "0/0", "10", "5", "(50%)", "0"] in rows
+        assert ["d:2", "down", "?", "0/0", "0", "0", "0"] in rows
         fleet = json.loads((await paceline("status", "--json", "--gateway", address)).out)
         assert fleet["verifiers"][0]["status"]["committed_tokens"] == "5"
         assert fleet["drafters"][1]["healthy"] is False
