@@ -96,9 +96,8 @@ def _make_room(
     limits: Limits,
     preempted: list[Session],
 ) -> bool:
-    """Give `session` blocks up to `run_stop` and for the tree below it; False when it must wait."""
-    deepest = min(session.length_limit, run_stop + limits.max_tree_nodes)
-    wanted = -(-deepest // limits.block_size)
+    """Give `session` blocks up to `run_stop` and for a tree behind it; False when it must wait."""
+    wanted = -(-(run_stop + limits.max_tree_nodes) // limits.block_size)
     while True:
         try:
             allocator.extend(session.blocks, wanted)

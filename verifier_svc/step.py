@@ -12,7 +12,7 @@ import torch
 from paceline import telemetry
 from paceline.engine.kv import BlockAllocator
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import RaggedBatch, Segment
+from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
@@ -200,29 +200,18 @@ class StepLoop:
     def _top_k(self, row: PlannedRows) -> int:
         return self._feedback_top_k(row.session.stream_id) if row.session.stream_id else 0
 
-    def _compact(
-        self, batch: RaggedBatch, rows: Sequence[PlannedRows], decisions: dict[int, Decision]
-    ) -> None:
-        """Move accepted nodes' KV to their canonical slots, all sessions in one indexed copy."""
-        nodes: list[int] = []
-        blocks: list[int] = []
-        offsets: list[int] = []
-        first = 0
-        for row in rows:
-            decision = decisions.get(id(row))
-            if decision is not None and row.session.blocks:
-                position = row.segment.root_position
-                for depth, node in enumerate(decision.path, start=1):
-                    nodes.append(first + node)
-                    blocks.append(row.session.blocks[(position + depth) // BLOCK_SIZE])
-                    offsets.append((position + depth) % BLOCK_SIZE)
-            first += len(row.segment.tree_tokens)
-        device = batch.token_ids.device
-        self._pool.commit_stash(
-            torch.tensor(nodes, dtype=torch.int64, device=device),
-            torch.tensor(blocks, dtype=torch.int64, device=device),
-            torch.tensor(offsets, dtype=torch.int64, device=device),
-        )
+    def _compact(self, rows: Sequence[PlannedRows], decisions: Sequence[Decision]) -> None:
+        """Move accepted nodes' KV to their positions' slots, all sessions in one indexed copy."""
+        sources: list[int] = []
+        targets: list[int] = []
+        for row, decision in zip(rows, decisions, strict=True):
+            first = row.segment.root_position + 1
+            for depth, node in enumerate(decision.path):
+                sources.append(row.segment.slot(first + node, BLOCK_SIZE))
+                targets.append(row.segment.slot(first + depth, BLOCK_SIZE))
+        if sources != targets:
+            device = self._pool.keys.device
+            self._pool.move(torch.tensor(sources, device=device), torch.tensor(targets, device=device))
 
     def _apply(
         self, rows: Sequence[PlannedRows], drawing: Sequence[PlannedRows], decisions: Sequence[Decision]

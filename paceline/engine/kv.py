@@ -1,14 +1,10 @@
-"""Keys and values of all sessions: a pool of blocks, a table of blocks per session, compaction."""
+"""Keys and values of all sessions: a pool of slots, a table of blocks per session, compaction."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from paceline.engine.rows import RaggedBatch
 
 
 class OutOfBlocksError(RuntimeError):
@@ -16,11 +12,15 @@ class OutOfBlocksError(RuntimeError):
 
 
 class KVPool:
-    """Block storage of every layer, and the stash where tree nodes wait for the verdict.
+    """One slot per token and layer; a block is `block_size` neighbouring slots.
 
-    `keys` and `values` are [layers, blocks, kv_heads, block_size, head_dim]. A block is one chunk of
-    attention, so a session whose blocks are neighbours is read in place, without gathering.
+    `keys` are [layers, kv_heads, slots, head_dim]. `values` are [layers, kv_heads, slots, head_dim +
+    ONES]: the columns after the value hold ones, so that one matrix product gives weighted values and,
+    beside them, the sum of the weights.
     """
+
+    # Columns of ones: wide enough to be summed by the same kind of kernel as the values.
+    ONES = 16
 
     def __init__(
         self,
@@ -33,52 +33,32 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (layers, blocks, kv_heads, block_size, head_dim)
-        self.keys = _zeros(shape, dtype, device)
-        self.values = _zeros(shape, dtype, device)
         self.block_size = block_size
-        self._stash: list[tuple[Tensor, Tensor]] = []
+        self.head_dim = head_dim
+        self.keys = _zeros((layers, kv_heads, blocks * block_size, head_dim), dtype, device)
+        self.values = _zeros((layers, kv_heads, blocks * block_size, head_dim + self.ONES), dtype, device)
+        self._ones = torch.ones(1, 1, 1, dtype=dtype, device=device)
 
-    @property
-    def num_layers(self) -> int:
-        """Layers that keep keys and values."""
-        return self.keys.shape[0]
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put rows, keys and values [kv_heads, rows, head_dim], into slots [rows] of one layer."""
+        self.keys[layer].index_copy_(1, slots, keys)
+        ones = self._ones.expand(values.shape[0], values.shape[1], self.ONES)
+        self.values[layer].index_copy_(1, slots, torch.cat([values, ones], dim=-1))
 
-    def write(self, layer: int, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put rows, [kv_heads, rows, head_dim], at (block, offset) of one layer."""
-        self.keys[layer].transpose(0, 1)[:, blocks, offsets] = keys
-        self.values[layer].transpose(0, 1)[:, blocks, offsets] = values
+    def read(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [kv_heads, slots, ...] of one layer; in place where the slots are a slice."""
+        if isinstance(slots, slice):
+            return self.keys[layer, :, slots], self.values[layer, :, slots]
+        return self.keys[layer].index_select(1, slots), self.values[layer].index_select(1, slots)
 
-    def write_runs(self, layer: int, batch: RaggedBatch, keys: Tensor, values: Tensor) -> None:
-        """Put the rows of all runs into their slots; keys and values hold all rows of the forward."""
-        if batch.tree_rows.numel():
-            keys, values = keys[:, batch.run_rows], values[:, batch.run_rows]
-        self.write(layer, batch.run_blocks, batch.run_offsets, keys, values)
-
-    def read(self, layer: int, blocks: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values [blocks, kv_heads, block_size, head_dim]; a view where blocks are neighbours."""
-        first, count = blocks[0], len(blocks)
-        if blocks[-1] - first == count - 1 and all(
-            block == first + index for index, block in enumerate(blocks)
-        ):
-            return self.keys[layer, first : first + count], self.values[layer, first : first + count]
-        table = torch.tensor(blocks, device=self.keys.device)
-        return self.keys[layer].index_select(0, table), self.values[layer].index_select(0, table)
-
-    def begin_forward(self) -> None:
-        """Forget the last forward's stash."""
-        self._stash.clear()
-
-    def stash(self, keys: Tensor, values: Tensor) -> None:
-        """Keep one layer's tree rows, [kv_heads, tree rows, head_dim]; layers come in order."""
-        self._stash.append((keys, values))
-
-    def commit_stash(self, nodes: Tensor, blocks: Tensor, offsets: Tensor) -> None:
-        """Move accepted tree nodes (indices into the stash) to their canonical slots, in every layer."""
-        if nodes.numel() == 0:
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy slots to other slots in every layer at once; nothing where both are the same."""
+        moving = sources != targets
+        if not bool(moving.any()):
             return
-        for layer, (keys, values) in enumerate(self._stash):
-            self.write(layer, blocks, offsets, keys[:, nodes], values[:, nodes])
+        sources, targets = sources[moving], targets[moving]
+        self.keys[:, :, targets] = self.keys[:, :, sources]
+        self.values[:, :, targets] = self.values[:, :, sources]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -41,18 +41,18 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., rows, in_features] -> [..., rows, out_features]."""
-        flat = x.reshape(-1, self.in_features)
-        rows = flat.shape[0]
+        rows = x.numel() // self.in_features
         if self._rows.least <= rows <= self._rows.most:
-            product = self.product(flat)
-        elif rows == 0:
+            return self.product(x)
+        flat = x.reshape(-1, self.in_features)
+        if rows == 0:
             product = flat.new_empty(0, self.out_features)
         else:
             product = torch.cat([self._filled_product(part) for part in flat.split(self._rows.most)])
         return product.view(*x.shape[:-1], self.out_features)
 
     def product(self, x: Tensor) -> Tensor:
-        """One matrix product, whatever its rows: x [rows, in_features]."""
+        """One matrix product, whatever its rows: x [..., in_features]."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
     def _filled_product(self, x: Tensor) -> Tensor:

@@ -115,8 +115,7 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool and its stash."""
-        pool.begin_forward()
+        """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool."""
         output = self.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],

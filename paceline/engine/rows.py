@@ -15,7 +15,7 @@ class Segment:
 
     The run is a prefill chunk or the single row of the last committed token (the tree's root).
     `tree_parents` index the tree's own nodes; -1 is the last row of the run. `blocks` is the session's
-    block table and covers the run's positions.
+    block table and covers the run's positions and, behind them, one slot per tree node.
     """
 
     run: Sequence[int]
@@ -35,6 +35,14 @@ class Segment:
         """Absolute position of the run's last row."""
         return self.start + len(self.run) - 1
 
+    def slot(self, index: int, block_size: int) -> int:
+        """Pool slot of the `index`-th key this segment's rows may see.
+
+        Up to the root that is the key of that position; node i of the tree waits at root + 1 + i,
+        where it already belongs if the first child of every node is accepted.
+        """
+        return self.blocks[index // block_size] * block_size + index % block_size
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedSegment:
@@ -43,12 +51,12 @@ class PlacedSegment:
     segment: Segment
     # First row of the segment in the batch.
     row: int
-    # Number of KV blocks that hold the positions up to the root's.
-    num_blocks: int
     # Absolute position of each row. [rows]
     positions: Tensor
     # True where tree node `column` is row `row` itself or its ancestor. [rows, nodes]
     ancestors: Tensor
+    # Slots of all keys the rows may see: positions 0 to the root's, then the tree nodes.
+    span: slice | Tensor
 
     @property
     def rows(self) -> slice:
@@ -63,12 +71,8 @@ class RaggedBatch:
     token_ids: Tensor  # [rows] int64
     positions: Tensor  # [rows] int64
     segments: list[PlacedSegment]
-    # Where the rows of the runs go in the KV pool. [run rows] each
-    run_rows: Tensor
-    run_blocks: Tensor
-    run_offsets: Tensor
-    # Rows of tree nodes, whose keys and values wait in the stash. [tree rows]
-    tree_rows: Tensor
+    # Pool slot that each row's key and value go to. [rows]
+    slots: Tensor
     # Rows whose logits are wanted, ascending. [logit rows]
     logit_rows: Tensor
     # Row of the parent of each logit row, -1 for a run's last row, as indices into logit_rows.
@@ -100,55 +104,46 @@ def _positions(segment: Segment) -> list[int]:
     return positions
 
 
+def _span(segment: Segment, block_size: int, device: torch.device) -> slice | Tensor:
+    keys = segment.root_position + 1 + len(segment.tree_tokens)
+    blocks = segment.blocks[: -(-keys // block_size)]
+    if all(block == blocks[0] + index for index, block in enumerate(blocks)):
+        first = blocks[0] * block_size
+        return slice(first, first + keys)
+    slots = torch.tensor(blocks)[:, None] * block_size + torch.arange(block_size)
+    return slots.flatten()[:keys].to(device)
+
+
 def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.device) -> RaggedBatch:
     """Lay segments end to end, in order."""
     token_ids: list[int] = []
     positions: list[int] = []
+    slots: list[int] = []
+    logit_rows: list[int] = []
+    logit_parents: list[int] = []
+    roots: list[int] = []
     placed: list[PlacedSegment] = []
     for segment in segments:
+        row, run = len(token_ids), len(segment.run)
         own = _positions(segment)
         placed.append(
             PlacedSegment(
                 segment=segment,
-                row=len(token_ids),
-                num_blocks=segment.root_position // block_size + 1,
+                row=row,
                 positions=torch.tensor(own, device=device),
-                ancestors=_ancestor_table(len(segment.run), segment.tree_parents).to(device),
+                ancestors=_ancestor_table(run, segment.tree_parents).to(device),
+                span=_span(segment, block_size, device),
             )
         )
         token_ids += [*segment.run, *segment.tree_tokens]
         positions += own
-    return _assemble(token_ids, positions, placed, block_size, device)
-
-
-def _assemble(
-    token_ids: list[int],
-    positions: list[int],
-    segments: list[PlacedSegment],
-    block_size: int,
-    device: torch.device,
-) -> RaggedBatch:
-    run_rows: list[int] = []
-    run_blocks: list[int] = []
-    run_offsets: list[int] = []
-    tree_rows: list[int] = []
-    logit_rows: list[int] = []
-    logit_parents: list[int] = []
-    roots: list[int] = []
-    for place in segments:
-        segment = place.segment
-        run = len(segment.run)
-        run_rows += range(place.row, place.row + run)
-        for position in range(segment.start, segment.start + run):
-            run_blocks.append(segment.blocks[position // block_size])
-            run_offsets.append(position % block_size)
-        tree_rows += range(place.row + run, place.row + segment.num_rows)
+        slots += [segment.slot(segment.start + index, block_size) for index in range(segment.num_rows)]
         if not segment.wants_logits:
             roots.append(-1)
             continue
         root = len(logit_rows)
         roots.append(root)
-        logit_rows += range(place.row + run - 1, place.row + segment.num_rows)
+        logit_rows += range(row + run - 1, row + segment.num_rows)
         logit_parents.append(-1)
         logit_parents += [root + 1 + parent for parent in segment.tree_parents]
 
@@ -158,11 +153,8 @@ def _assemble(
     return RaggedBatch(
         token_ids=tensor(token_ids),
         positions=tensor(positions),
-        segments=segments,
-        run_rows=tensor(run_rows),
-        run_blocks=tensor(run_blocks),
-        run_offsets=tensor(run_offsets),
-        tree_rows=tensor(tree_rows),
+        segments=placed,
+        slots=tensor(slots),
         logit_rows=tensor(logit_rows),
         logit_parents=tensor(logit_parents),
         roots=tensor(roots),

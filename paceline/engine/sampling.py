@@ -12,8 +12,6 @@ from torch import Tensor
 from paceline.engine import noise
 from paceline.session import SamplingParams
 
-# Width of the pieces whose maxima `top_ids` looks at first.
-_PIECE = 64
 # Stands for infinity among scores; differences of two stay finite.
 _HUGE = 1e300
 
@@ -72,27 +70,3 @@ def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[
     if params.min_p > 0:
         ranked = ranked[scores[ranked] >= scores[ranked[0]] + np.log(params.min_p)]
     return np.sort(ranked)
-
-
-def top_ids(logits: Tensor, k: int) -> Tensor:
-    """The k largest of each row, best first, equal ones by id: [rows, vocab] -> [rows, k] int64.
-
-    Exact: the k largest lie in the k pieces with the largest maxima, so only those are searched.
-    """
-    rows, vocab = logits.shape
-    pieces = vocab // _PIECE
-    if pieces < 4 * k:
-        return _ranked(logits, torch.arange(vocab, device=logits.device).expand(rows, vocab), k)
-    whole = logits[:, : pieces * _PIECE].view(rows, pieces, _PIECE)
-    # A stable sort, not topk: of pieces with equal maxima the first ones hold the lowest ids.
-    best = whole.amax(dim=-1).sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    chosen = best.sort(dim=-1).values  # [rows, k]
-    ids = (chosen[..., None] * _PIECE + torch.arange(_PIECE, device=logits.device)).flatten(1)
-    rest = torch.arange(pieces * _PIECE, vocab, device=logits.device).expand(rows, -1)
-    ids = torch.cat([ids, rest], dim=1)
-    return _ranked(logits.gather(1, ids), ids, k)
-
-
-def _ranked(values: Tensor, ids: Tensor, k: int) -> Tensor:
-    order = values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    return ids.gather(1, order)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paceline.engine.accept import walk
 from paceline.engine.rows import RaggedBatch
-from paceline.engine.sampling import targets, top_ids
+from paceline.engine.sampling import targets
 from paceline.session import SamplingParams
 
 
@@ -59,7 +59,8 @@ def _feedback(
     most = max(wanted, default=0)
     if not most:
         return [()] * len(roots)
-    ids = top_ids(logits, min(most, logits.shape[1]))
+    # Which of equal ids comes first does not matter here: feedback only ranks guesses.
+    ids = logits.topk(min(most, logits.shape[1]), dim=-1).indices
     return [
         tuple(torch.flatten(ids[root : root + size, :top_k]).tolist()) if top_k else ()
         for root, size, top_k in zip(roots, sizes, wanted, strict=True)
