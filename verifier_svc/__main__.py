@@ -57,6 +57,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
         max_draft_wait=settings.max_draft_wait_ms / 1000,
         feedback_top_k=streams.feedback_top_k,
         deliver=deliver,
+        on_failure=lambda: event_loop.call_soon_threadsafe(stop.set),
     )
     servicer = VerifierServicer(
         served,
@@ -74,7 +75,15 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
         host=settings.host,
         port=settings.port,
     )
-    log.info("ready", address=server.address, model=served.model_id, device=served.device, kv_blocks=blocks)
+    telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
+    log.info(
+        "ready",
+        address=server.address,
+        model=served.model_id,
+        device=served.device,
+        exact=decoder.exact,
+        kv_tokens=blocks * BLOCK_SIZE,
+    )
     await stop.wait()
     with steps.lock:
         table.draining = True
@@ -82,6 +91,9 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
     await asyncio.to_thread(steps.stop)
     if store is not None:
         await store.close()
+    if steps.failure is not None:
+        # Whoever keeps this process running is to start it anew.
+        raise SystemExit(1)
 
 
 def run(settings: VerifierSettings) -> None:

@@ -49,7 +49,8 @@ class Totals:
 class StepLoop:
     """Runs the engine on a thread of its own; other threads change sessions under `lock`.
 
-    `deliver` is called on the engine's thread after every step with what each session got.
+    `deliver` is called on the engine's thread after every step with what each session got, `on_failure`
+    when the engine has stopped for good.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StepLoop:
         max_draft_wait: float,
         feedback_top_k: Callable[[int], int],
         deliver: Callable[[list[SessionStep]], None],
+        on_failure: Callable[[], None],
     ) -> None:
         self.lock = threading.Condition()
         self.table = table
@@ -74,6 +76,7 @@ class StepLoop:
         self._max_draft_wait = max_draft_wait
         self._feedback_top_k = feedback_top_k
         self._deliver = deliver
+        self._on_failure = on_failure
         self._stopping = False
         self._step_seconds = 0.05
         self._reply_seconds = 0.005
@@ -131,7 +134,7 @@ class StepLoop:
         except BaseException as error:
             log.exception("the engine stopped")
             self.failure = error
-            raise
+            self._on_failure()
 
     def _next_plan(self) -> Plan | None:
         """Block until there is work, wait for trees while that pays; None at the end."""
@@ -185,10 +188,8 @@ class StepLoop:
         decisions = decide(
             batch, logits, [row.session.sampling for row in drawing], [self._top_k(row) for row in drawing]
         )
+        self._compact(drawing, decisions)
         with self.lock:
-            self._compact(
-                batch, planned.rows, dict(zip((id(row) for row in drawing), decisions, strict=True))
-            )
             steps = self._apply(planned.rows, drawing, decisions)
             self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
         telemetry.STEP_SECONDS.observe(time.monotonic() - started)
