@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from opentelemetry.trace import SpanKind
 from starlette.exceptions import HTTPException
 
 from gateway import errors, replies, schema
@@ -166,27 +167,31 @@ async def _respond(
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     if asked.stream_options is not None and not asked.stream:
         raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
-    with telemetry.tracer().start_as_current_span(
-        "gateway.request", context=telemetry.extract(dict(request.headers))
-    ):
-        events = observed(gateway.sessions.generate(wanted, gateway.prompts.detokenizer()), "http")
-        watched = until_disconnect(events, request)
-        try:
-            # The first event decides between an error status and a stream.
-            reply.take(await anext(watched))
-            if asked.stream:
-                chunks = _stream(watched, reply, include_usage)
-                return StreamingResponse(
-                    chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
-                )
-            async for event in watched:
-                reply.take(event)
-        except ClientGone:
-            return Response(status_code=499)
-        except BaseException:
-            await watched.aclose()
-            raise
+    watched = until_disconnect(_events(gateway, request, wanted), request)
+    try:
+        # The first event decides between an error status and a stream.
+        reply.take(await anext(watched))
+        if asked.stream:
+            chunks = _stream(watched, reply, include_usage)
+            headers = {"cache-control": "no-cache"}
+            return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+        async for event in watched:
+            reply.take(event)
+    except ClientGone:
+        return Response(status_code=499)
+    except BaseException:
+        await watched.aclose()
+        raise
     return JSONResponse(reply.whole())
+
+
+async def _events(gateway: Gateway, request: Request, wanted: Generation) -> AsyncIterator[Event]:
+    parent = telemetry.extract(dict(request.headers))
+    with telemetry.span("gateway.request", parent, kind=SpanKind.SERVER) as span:
+        events = gateway.sessions.generate(wanted, gateway.prompts.detokenizer(), span)
+        async with aclosing(observed(events, "http")) as counted:  # type: ignore[type-var]
+            async for event in counted:
+                yield event
 
 
 async def _stream(events: Any, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:

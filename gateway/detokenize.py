@@ -65,10 +65,11 @@ class StopStrings:
         if not self._stops:
             return text
         self._held += text
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
+            # The one that is complete first, so that the text does not depend on how it was cut.
             self.matched = True
-            shown, self._held = self._held[: min(places)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
             return shown
         keep = max(self._overlap(stop) for stop in self._stops)
         shown = self._held[: len(self._held) - keep]

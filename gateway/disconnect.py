@@ -22,10 +22,10 @@ async def until_disconnect(events: AsyncIterator[T], request: Request) -> AsyncG
     The body must have been read. Noticed at once, also while no event comes.
     """
     gone = asyncio.ensure_future(_disconnected(request))
-    getting: asyncio.Future[T] | None = None
+    getting: asyncio.Task[T] | None = None
     try:
         while True:
-            getting = asyncio.ensure_future(anext(events))
+            getting = asyncio.create_task(_next(events))
             await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done():
                 raise ClientGone
@@ -40,7 +40,12 @@ async def until_disconnect(events: AsyncIterator[T], request: Request) -> AsyncG
             getting.cancel()
             with suppress(asyncio.CancelledError, StopAsyncIteration):
                 await getting
-        await events.aclose()  # type: ignore[attr-defined]
+        # Shielded: a server that cancels this over and over must not keep the session from closing.
+        await asyncio.shield(asyncio.create_task(events.aclose()))  # type: ignore[attr-defined]
+
+
+async def _next(events: AsyncIterator[T]) -> T:
+    return await anext(events)
 
 
 async def _disconnected(request: Request) -> None:

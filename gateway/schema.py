@@ -71,7 +71,7 @@ class Speculation(Strict):
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Sampled(Strict):
@@ -142,8 +142,12 @@ def parse(body: bytes, kind: type[R]) -> R:
     """The request in a body. Raises `RequestError` that names the first thing wrong."""
     try:
         fields = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        if b"\\u" in body:
+            json.dumps(fields, ensure_ascii=False).encode()  # finds halves of surrogate pairs
     except UnicodeDecodeError as error:
         raise RequestError(INVALID, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise RequestError(INVALID, "the body holds half a surrogate pair, which is no text") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(INVALID, f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):

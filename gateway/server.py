@@ -35,10 +35,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[pb.GenerateResponse]:
         """One continuation, streamed."""
         try:
-            with telemetry.rpc_span("gateway.request", context):
+            with telemetry.rpc_span("gateway.request", context) as span:
                 wanted = await self._wanted(request)
-                sessions = self._gateway.sessions
-                events = observed(sessions.generate(wanted, self._gateway.prompts.detokenizer()), "grpc")
+                detokenizer = self._gateway.prompts.detokenizer()
+                events = observed(self._gateway.sessions.generate(wanted, detokenizer, span), "grpc")
                 async with aclosing(events):  # type: ignore[type-var]
                     async for event in events:
                         yield _to_proto(event, self._gateway.model_name)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import grpc
+from opentelemetry.trace import Span
 
 from gateway.detokenize import Detokenizer, StopStrings
 from gateway.errors import INTERNAL, OVERLOADED, UNAVAILABLE, RequestError
@@ -88,15 +89,17 @@ class Sessions:
         self._max_sessions = max_sessions
         self._check_seconds = check_seconds
 
-    async def generate(self, wanted: Generation, detokenizer: Detokenizer) -> AsyncIterator[Event]:
+    async def generate(
+        self, wanted: Generation, detokenizer: Detokenizer, parent: Span
+    ) -> AsyncIterator[Event]:
         """The session's events; leaving the iterator early cancels it everywhere. Raises `RequestError`."""
         if self.running >= self._max_sessions:
             raise RequestError(OVERLOADED, f"{self._max_sessions} sessions are running here; try again later")
         self.running += 1
         telemetry.GATEWAY_SESSIONS.set(self.running)
         try:
-            with telemetry.tracer().start_as_current_span("gateway.session") as span:
-                following = _Following(self, wanted, detokenizer)
+            with telemetry.span("gateway.session", parent) as span:
+                following = _Following(self, wanted, detokenizer, telemetry.inject(span))
                 span.set_attribute(telemetry.SESSION_ID, following.key.session_id)
                 span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
                 async for event in following.events():
@@ -113,8 +116,15 @@ class Sessions:
 class _Following:
     """One session from its record to its last event."""
 
-    def __init__(self, sessions: Sessions, wanted: Generation, detokenizer: Detokenizer) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        wanted: Generation,
+        detokenizer: Detokenizer,
+        trace: Sequence[tuple[str, str]],
+    ) -> None:
         self.key = SessionKey(secrets.token_urlsafe(24), 1)
+        self._trace = tuple(trace)
         self._fleet = sessions.fleet
         self._store = sessions.store
         self._check_seconds = sessions._check_seconds
@@ -192,7 +202,7 @@ class _Following:
                 sampling=wire.sampling_to_proto(wanted.sampling),
                 model_id=wanted.model_id,
             ),
-            metadata=telemetry.inject(),
+            metadata=self._trace,
         )
         speculating: asyncio.Task[None] | None = None
         try:
@@ -228,6 +238,7 @@ class _Following:
             verifier.address,
             lambda: [*self._wanted.prompt_ids, *self._committed],
             self._check_seconds,
+            self._trace,
         )
 
     def _take(self, tokens: verifier_pb2.CommittedTokens) -> Iterator[Chunk]:

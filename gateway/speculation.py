@@ -29,6 +29,7 @@ class Speculation:
         verifier_address: str,
         known_ids: Callable[[], Sequence[int]],
         check_seconds: float,
+        trace: Sequence[tuple[str, str]],
     ) -> None:
         self._fleet = fleet
         self._key = key
@@ -36,6 +37,7 @@ class Speculation:
         self._verifier_address = verifier_address
         self._known_ids = known_ids
         self._check_seconds = check_seconds
+        self._trace = tuple(trace)
         self._attached: str | None = None
 
     async def run(self) -> None:
@@ -63,7 +65,7 @@ class Speculation:
         )
         try:
             await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Attach(
-                request, timeout=_CALL_SECONDS, metadata=telemetry.inject()
+                request, timeout=_CALL_SECONDS, metadata=self._trace
             )
         except grpc.aio.AioRpcError as error:
             log.warning(

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -96,17 +97,17 @@ def refusals(method: F) -> F:
     if inspect.isasyncgenfunction(method):
 
         @functools.wraps(method)
-        async def streaming(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
-            responses = method(self, request, context)
+        async def streaming(self: Any, request: Any, context: Any) -> None:
+            # Written rather than yielded on: gRPC leaves a generator whose call is cancelled to the
+            # garbage collector, which would close `method` late and in another context.
             try:
-                async for response in responses:
-                    yield response
-            except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+                async with aclosing(method(self, request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
                 await abort(context, _as_refused(error))
-            finally:
-                await responses.aclose()
 
         return streaming  # type: ignore[return-value]
 

@@ -135,10 +135,10 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer("paceline", __version__)
 
 
-def inject() -> list[tuple[str, str]]:
-    """gRPC metadata that carries the current trace (W3C traceparent)."""
+def inject(span: trace.Span) -> list[tuple[str, str]]:
+    """gRPC metadata that carries a span's trace (W3C traceparent)."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    propagate.inject(carrier, context=trace.set_span_in_context(span))
     return list(carrier.items())
 
 
@@ -148,8 +148,29 @@ def extract(metadata: Mapping[str, str]) -> otel_context.Context:
 
 
 @contextmanager
+def span(
+    name: str, parent: trace.Span | otel_context.Context, *, kind: trace.SpanKind = trace.SpanKind.INTERNAL
+) -> Iterator[trace.Span]:
+    """A span under `parent`, ended when the block is left, with the error that left it if one did.
+
+    It is never made the current span: our blocks stand in async generators, whose steps may run in
+    different contexts, and a context variable set in one cannot be reset in another.
+    """
+    context = trace.set_span_in_context(parent) if isinstance(parent, trace.Span) else parent
+    opened = tracer().start_span(name, context=context, kind=kind)
+    try:
+        yield opened
+    except Exception as error:
+        opened.record_exception(error)
+        opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        raise
+    finally:
+        opened.end()
+
+
+@contextmanager
 def rpc_span(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
     """A server span that continues the caller's trace."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    with tracer().start_as_current_span(name, context=extract(metadata), kind=trace.SpanKind.SERVER) as span:
-        yield span
+    with span(name, extract(metadata), kind=trace.SpanKind.SERVER) as opened:
+        yield opened

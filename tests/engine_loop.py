@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,17 @@ from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
+
+
+@contextmanager
+def loaded(folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1) -> Iterator[Decoder]:
+    """A decoder on so many threads. One is by far the fastest for tiny models on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield Decoder.load(folder, device=torch.device("cpu"), dtype=dtype)
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(eq=False)
@@ -44,15 +57,13 @@ class EngineLoop:
         in_prompt = session.num_computed < session.prompt_length
         if stop is None:
             stop = session.prompt_length if in_prompt else len(session.token_ids)
-        deepest = stop + max(tree.depths(), default=0)
-        self.allocator.extend(session.blocks, -(-deepest // BLOCK_SIZE))
+        self.allocator.extend(session.blocks, -(-(stop + len(tree)) // BLOCK_SIZE))
         return Segment(
             run=session.token_ids[session.num_computed : stop],
             start=session.num_computed,
             blocks=tuple(session.blocks),
             tree_tokens=tree.tokens,
             tree_parents=tree.parents,
-            prompt_rows=in_prompt,
             wants_logits=stop == len(session.token_ids),
         )
 
@@ -68,25 +79,23 @@ class EngineLoop:
         drawing = [index for index, segment in enumerate(segments) if segment.wants_logits]
         decided = decide(batch, logits, [sessions[index].sampling for index in drawing], [0] * len(drawing))
         decisions = dict(zip(drawing, decided, strict=True))
-        paths = [decisions[index].path if index in decisions else () for index in range(len(sessions))]
-        self.commit(sessions, segments, paths)
-        for index, session in enumerate(sessions):
-            session.num_computed += len(segments[index].run) + len(paths[index])
+        self.compact([(segments[index], decided.path) for index, decided in decisions.items()])
+        for index, (session, segment, tree) in enumerate(zip(sessions, segments, trees, strict=True)):
+            session.num_computed += len(segment.run)
             if index in decisions:
-                session.token_ids += committed(trees[index], decisions[index])
+                session.num_computed += len(decisions[index].path)
+                session.token_ids += committed(tree, decisions[index])
 
-    def commit(
-        self, sessions: Sequence[Running], segments: Sequence[Segment], paths: Sequence[Sequence[int]]
-    ) -> None:
-        """Move the accepted nodes' KV of all sessions to their places."""
-        slots: list[tuple[int, int, int]] = []
-        first = 0
-        for session, segment, path in zip(sessions, segments, paths, strict=True):
-            for position, node in enumerate(path, start=segment.root_position + 1):
-                slots.append((first + node, session.blocks[position // BLOCK_SIZE], position % BLOCK_SIZE))
-            first += len(segment.tree_tokens)
-        nodes, blocks, offsets = torch.tensor(slots, dtype=torch.int64).reshape(-1, 3).unbind(1)
-        self.pool.commit_stash(nodes, blocks, offsets)
+    def compact(self, paths: Iterable[tuple[Segment, Sequence[int]]]) -> None:
+        """Move the accepted nodes' KV of all sessions to their positions' slots."""
+        slots = [
+            (segment.slot(first + node, BLOCK_SIZE), segment.slot(first + depth, BLOCK_SIZE))
+            for segment, path in paths
+            for first in [segment.root_position + 1]
+            for depth, node in enumerate(path)
+        ]
+        sources, targets = torch.tensor(slots, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        self.pool.move(sources, targets)
 
 
 def committed(tree: TokenTree, decision: Decision) -> list[int]:

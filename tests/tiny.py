@@ -15,13 +15,15 @@ EOS_ID = 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 )
-# Factor on the random output layer: the likeliest token gets some tens of per cent, so texts vary.
+# Factors on the random output layer. The likeliest of 512 tokens gets some tens of per cent, so texts
+# vary; among a handful of tokens no continuation outweighs all others.
 PEAKEDNESS = 12.0
+FLATNESS = 5.0
 
 
 def make_tiny_model(path: Path, *, vocab_size: int = 512, layers: int = 2, seed: int = 0) -> Path:
     """A random float32 Llama with a byte-level tokenizer and a chat template, saved in `path`."""
-    model = _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID)
+    model = _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID, scale=PEAKEDNESS)
     model.save_pretrained(path)
     GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID).save_pretrained(path)
     _tokenizer(vocab_size).save_pretrained(path)
@@ -30,11 +32,14 @@ def make_tiny_model(path: Path, *, vocab_size: int = 512, layers: int = 2, seed:
 
 def make_enumerable_model(path: Path, *, vocab_size: int = 8, layers: int = 2, seed: int = 0) -> Path:
     """A random Llama of so few tokens that all its continuations can be listed; it has no tokenizer."""
-    _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=None).save_pretrained(path)
+    model = _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=None, scale=FLATNESS)
+    model.save_pretrained(path)
     return path
 
 
-def _random_llama(*, vocab_size: int, layers: int, seed: int, eos: int | None) -> LlamaForCausalLM:
+def _random_llama(
+    *, vocab_size: int, layers: int, seed: int, eos: int | None, scale: float
+) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=64,
@@ -55,8 +60,8 @@ def _random_llama(*, vocab_size: int, layers: int, seed: int, eos: int | None) -
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).to(torch.float32).eval()
     with torch.no_grad():
-        # Unit-variance final states times this layer: logits of about PEAKEDNESS / 6 standard deviation.
-        model.lm_head.weight.mul_(PEAKEDNESS / (6 * 0.2 * config.hidden_size**0.5))
+        # Unit-variance final states times this layer: logits of about scale / 6 standard deviation.
+        model.lm_head.weight.mul_(scale / (6 * 0.2 * config.hidden_size**0.5))
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import torch
 
@@ -44,6 +45,9 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
     def deliver(steps: list[SessionStep]) -> None:
         event_loop.call_soon_threadsafe(servicer.deliver, steps)
 
+    def fail() -> None:
+        event_loop.call_soon_threadsafe(stop.set)
+
     steps = StepLoop(
         decoder,
         table,
@@ -57,7 +61,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
         max_draft_wait=settings.max_draft_wait_ms / 1000,
         feedback_top_k=streams.feedback_top_k,
         deliver=deliver,
-        on_failure=lambda: event_loop.call_soon_threadsafe(stop.set),
+        on_failure=fail,
     )
     servicer = VerifierServicer(
         served,
@@ -99,6 +103,9 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
 def run(settings: VerifierSettings) -> None:
     """Load the model and serve it. Raises `SettingsError` when the model cannot be served."""
     telemetry.setup("verifier", settings)
+    # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
+    # for the default 5 ms then, a sixth of a step.
+    sys.setswitchinterval(0.0005)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     try:

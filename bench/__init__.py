@@ -1,0 +1,1 @@
+"""Measurements of Paceline: whole-system decoding speed, and drafting methods without the system."""

@@ -1,0 +1,123 @@
+"""Measure decoding speed on this machine, or drafting methods without the system."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+def command() -> None:
+    """Tools that measure; each imports what it needs when it runs."""
+
+
+@command.command()
+@click.option("--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line.")
+@click.option(
+    "--json",
+    "out_path",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write everything measured here.",
+)
+@click.option(
+    "--prompts", type=click.IntRange(1), default=24, show_default=True, help="Spread over the six tasks."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of all arms.",
+)
+@click.option("--model", help="A folder, a Hugging Face id or a packaged model; the default when missing.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]")
+def decode(
+    dataset: Path,
+    out_path: Path | None,
+    prompts: int,
+    max_tokens: int,
+    dtype: str,
+    model: str | None,
+    threads: int | None,
+) -> None:
+    """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
+
+    Starts Redis, a verifier, a drafter and the gateway, and lets all three answer each prompt in turn, one at
+    a time. Nothing else should run on the machine meanwhile.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from bench.dataset import DatasetError, choose
+
+    if out_path is not None and not os.access(out_path.parent, os.W_OK):
+        raise click.ClickException(f"cannot write into the folder {out_path.parent}")
+    try:
+        questions = choose(dataset, prompts)
+    except DatasetError as error:
+        raise click.ClickException(str(error)) from error
+
+    from bench.decode import ARMS, BenchFailed, Plan, run
+    from bench.report import report, table, write
+    from paceline.cli.console import cache_folder, err, out, redis_url
+    from paceline.cli.model import resolve
+
+    found = resolve(model)
+    threads = threads or len(os.sched_getaffinity(0))
+    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Drawn between decodes only: its own thread would take time from what is measured.
+    with Progress(*columns, console=err, auto_refresh=False) as bar:
+        shown = bar.add_task("starting", total=len(questions) * len(ARMS))
+
+        def progress(what: str, done: int) -> None:
+            bar.update(shown, description=f"{what:<30}", completed=done, refresh=True)
+
+        try:
+            measured = run(plan, progress)
+        except BenchFailed as error:
+            raise click.ClickException(str(error)) from error
+    config = {
+        "model": found.name,
+        "model_source": found.source,
+        "dataset": str(dataset),
+        "prompts": prompts,
+        "max_tokens": max_tokens,
+        "dtype": dtype,
+        "threads": threads,
+        "chat_template": found.can_chat,
+        "verifiers": 1,
+        "drafters": 1,
+    }
+    document = report(measured.answers, about=measured.about, config=config)
+    out.print(table(document))
+    if out_path is not None:
+        try:
+            write(document, out_path)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {out_path}: {error}") from error
+        err.print(f"written to {out_path}")
+
+
+@command.command(
+    "acceptance",
+    help="Acceptance lengths of drafting methods on recorded answers, without the system.",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+@click.pass_context
+def acceptance(context: click.Context) -> None:
+    """Hand everything on to `bench.acceptance`, which imports torch."""
+    from bench.acceptance import command as simulate
+
+    simulate.main(args=context.args, prog_name=context.command_path)
+
+
+if __name__ == "__main__":
+    command()

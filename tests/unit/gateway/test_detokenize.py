@@ -1,0 +1,152 @@
+"""Text comes in whole characters, adds up to the whole, and never passes a stop string."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from gateway.detokenize import INCOMPLETE, Detokenizer, StopStrings
+
+TEXTS = [
+    "the quick brown fox",
+    "Grüße, żółć, naïve — “quoted”…",
+    "你好，世界。今日は良い天気です。안녕하세요",
+    "مرحبا بالعالم שלום עולם नमस्ते दुनिया",
+    "👩‍👩‍👧‍👦 family, 🇩🇪 flag, 👍🏽 skin, 🏴‍☠️ pirate 𝔘𝔫𝔦",
+    "a\u0301 e\u0308 combining, \u200b zero width, tab\tnew\nline",
+    "a real \N{REPLACEMENT CHARACTER} in the text, and one at its end \N{REPLACEMENT CHARACTER}",
+    "\N{REPLACEMENT CHARACTER}" * 5,
+]
+CUTS = st.lists(st.integers(1, 5), max_size=60)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def cut(items: Any, sizes: list[int]) -> list[Any]:
+    """The same in pieces of these sizes, then of one."""
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(items[start : start + size])
+        start += size
+    return [piece for piece in [*pieces, *(items[at : at + 1] for at in range(start, len(items)))] if piece]
+
+
+def stream(tokenizer: Any, ids: list[int], sizes: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer)
+    chunks = [detokenizer.push(piece) for piece in cut(ids, sizes)]
+    return [*chunks, detokenizer.flush()]
+
+
+def whole(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@given(ids=st.lists(st.integers(0, 511), max_size=60), sizes=CUTS)
+def test_chunks_of_any_ids_add_up_to_the_whole_text(tokenizer: Any, ids: list[int], sizes: list[int]) -> None:
+    assert "".join(stream(tokenizer, ids, sizes)) == whole(tokenizer, ids)
+
+
+@given(ids=st.lists(st.integers(3, 258), max_size=60), sizes=CUTS)
+@example(ids=[243, 257, 257, 243], sizes=[])
+def test_chunks_of_raw_bytes_add_up_to_the_whole_text(
+    tokenizer: Any, ids: list[int], sizes: list[int]
+) -> None:
+    assert "".join(stream(tokenizer, ids, sizes)) == whole(tokenizer, ids)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@given(sizes=CUTS)
+def test_every_chunk_holds_whole_characters_only(tokenizer: Any, text: str, sizes: list[int]) -> None:
+    chunks = stream(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"], sizes)
+    assert "".join(chunks) == text
+    assert sum(chunk.count(INCOMPLETE) for chunk in chunks) == text.count(INCOMPLETE)
+
+
+@given(text=st.text(max_size=40), sizes=CUTS)
+def test_any_text_survives(tokenizer: Any, text: str, sizes: list[int]) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    chunks = stream(tokenizer, ids, sizes)
+    assert "".join(chunks) == text
+    assert "".join(chunks).count(INCOMPLETE) == text.count(INCOMPLETE)
+
+
+@pytest.mark.parametrize("text", TEXTS[:5])
+def test_each_character_comes_with_its_last_token(tokenizer: Any, text: str) -> None:
+    """Nothing is held back longer than it must be: what is out is all that can be told for sure."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    detokenizer, shown = Detokenizer(tokenizer), ""
+    for end, token in enumerate(ids, start=1):
+        shown += detokenizer.push([token])
+        told = whole(tokenizer, ids[:end])
+        if not told.endswith(INCOMPLETE):
+            assert shown == told
+
+
+def test_special_tokens_have_no_text(tokenizer: Any) -> None:
+    ids = tokenizer("ab", add_special_tokens=False)["input_ids"]
+    assert "".join(stream(tokenizer, [1, *ids, 2], [])) == "ab"
+
+
+def test_long_runs_of_broken_bytes_do_not_slow_down_or_get_lost(tokenizer: Any) -> None:
+    continuation = tokenizer.convert_tokens_to_ids("Ģ")  # byte 0x80 in the byte-level alphabet
+    ids = [continuation] * 300
+    assert "".join(stream(tokenizer, ids, [])) == whole(tokenizer, ids)
+
+
+LETTERS = st.text("ab\u00e9", max_size=30)
+STOPS = st.lists(st.text("ab\u00e9", min_size=1, max_size=4), max_size=4)
+
+
+def stopped(text: str, stops: list[str], sizes: list[int]) -> tuple[list[str], bool]:
+    holding, shown = StopStrings(stops), []
+    for piece in cut(text, sizes):
+        shown.append(holding.push(piece))
+        if holding.matched:
+            return shown, True
+    return [*shown, holding.flush()], False
+
+
+@given(LETTERS, STOPS, CUTS)
+def test_the_text_ends_before_the_first_stop_however_it_is_cut(
+    text: str, stops: list[str], sizes: list[int]
+) -> None:
+    shown, matched = stopped(text, stops, sizes)
+    # The stop that is complete first decides; of those complete at once, the one that begins first.
+    ends = [
+        (place + len(stop), place)
+        for stop in stops
+        for place in range(len(text))
+        if text.startswith(stop, place)
+    ]
+    assert matched == bool(ends)
+    assert "".join(shown) == (text[: min(ends)[1]] if ends else text)
+
+
+@given(LETTERS, STOPS, CUTS)
+def test_what_may_become_a_stop_is_never_shown(text: str, stops: list[str], sizes: list[int]) -> None:
+    shown, matched = stopped(text, stops, sizes)
+    if matched:
+        before = "".join(shown)
+        assert all(stop not in before for stop in stops)
+
+
+def test_without_stops_nothing_is_held_back() -> None:
+    holding = StopStrings(())
+    assert holding.push("abc") == "abc"
+    assert holding.flush() == ""
+    assert not holding.matched
+
+
+def test_only_what_may_begin_a_stop_is_held_back() -> None:
+    holding = StopStrings(["\nUser:"])
+    assert holding.push("hello") == "hello"
+    assert holding.push("\nUs") == ""
+    assert holding.push("ually") == "\nUsually"

@@ -1,0 +1,232 @@
+"""Bodies at the door: refused by name, never ignored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.errors import RequestError
+from gateway.schema import NOT_YET, ChatRequest, CompletionRequest, parse
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
+
+# A value of each that asks for something, and those that ask for nothing.
+ASKS: dict[str, tuple[Any, list[Any]]] = {
+    "audio": ({"voice": "x"}, []),
+    "best_of": (2, [1]),
+    "echo": (True, [False]),
+    "frequency_penalty": (0.5, [0, 0.0]),
+    "function_call": ("auto", ["none"]),
+    "functions": ([{"name": "f"}], [[]]),
+    "logit_bias": ({"5": 1}, [{}]),
+    "logprobs": (True, [False]),
+    "metadata": ({"a": "b"}, [{}]),
+    "modalities": (["audio"], [["text"]]),
+    "n": (2, [1]),
+    "parallel_tool_calls": ("x", [True, False]),
+    "prediction": ({"type": "content"}, []),
+    "presence_penalty": (-1, [0, 0.0]),
+    "reasoning_effort": ("high", ["none"]),
+    "response_format": ({"type": "json_object"}, [{"type": "text"}]),
+    "service_tier": ("flex", ["auto", "default"]),
+    "store": (True, [False]),
+    "suffix": ("x", [""]),
+    "tool_choice": ("required", ["none", "auto"]),
+    "tools": ([{"type": "function"}], [[]]),
+    "top_logprobs": (3, [0]),
+    "verbosity": ("low", []),
+    "web_search_options": ({}, []),
+}
+
+
+def chat(**changes: Any) -> ChatRequest:
+    return parse(json.dumps({**CHAT, **changes}).encode(), ChatRequest)
+
+
+def text(**changes: Any) -> CompletionRequest:
+    return parse(json.dumps({**TEXT, **changes}).encode(), CompletionRequest)
+
+
+def test_the_table_of_this_test_is_complete() -> None:
+    assert set(ASKS) == set(NOT_YET)
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
+    for ask in (chat, text):
+        with pytest.raises(RequestError, match=f"^{name} is not supported yet$") as caught:
+            ask(**{name: ASKS[name][0]})
+        assert caught.value.param == name
+        assert caught.value.kind.code == "unsupported_parameter"
+        assert caught.value.kind.status == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in ASKS for value in [*ASKS[name][1], None]]
+)
+def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
+    assert chat(**{name: value}) == chat()
+    assert text(**{name: value}) == text()
+
+
+@pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("best_of", 1.0)])
+def test_a_look_alike_of_another_type_is_not_neutral(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name):
+        text(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["tempurature", "max_token", "__proto__", ""])
+def test_an_unknown_field_is_refused_by_name(name: str) -> None:
+    with pytest.raises(RequestError, match=f"unrecognized request argument: {name}") as caught:
+        chat(**{name: 1})
+    assert caught.value.kind.code == "unknown_parameter"
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", 5),
+        ("model", ""),
+        ("model", None),
+        ("max_tokens", "5"),
+        ("max_tokens", 5.0),
+        ("max_tokens", True),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 2**40),
+        ("temperature", -0.1),
+        ("temperature", "hot"),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("temperature", 101),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 2),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("seed", 1.5),
+        ("stop", ""),
+        ("stop", ["a", ""]),
+        ("stop", ["a"] * 5),
+        ("stop", "x" * 257),
+        ("stop", 5),
+        ("stop", ["a", 5]),
+        ("stream", "true"),
+        ("stream", 1),
+        ("stream_options", True),
+        ("stream_options", {"include_usage": 1}),
+        ("stream_options", {"include_obfuscation": True}),
+        ("user", 5),
+        ("speculation", True),
+        ("speculation", {"enabled": "yes"}),
+        ("speculation", {"drafters": 2}),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
+    for ask in (chat, text):
+        with pytest.raises(RequestError) as caught:
+            ask(**{name: value})
+        assert (caught.value.param or "").split(".")[0] == name
+        assert name in caught.value.message
+        assert caught.value.kind.status == 400
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        (None, "messages"),
+        ("hi", "messages"),
+        ([], "messages"),
+        (["hi"], "messages.0"),
+        ([{"role": "user"}], "messages.0.content"),
+        ([{"content": "hi"}], "messages.0.role"),
+        ([{"role": "wizard", "content": "hi"}], "messages.0.role"),
+        ([{"role": "tool", "content": "hi"}], "messages.0.role"),
+        ([{"role": "user", "content": None}], "messages.0.content"),
+        ([{"role": "user", "content": []}], "messages.0.content"),
+        ([{"role": "user", "content": "hi", "tool_calls": []}], "messages.0.tool_calls"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages.0.content"),
+    ],
+)
+def test_a_bad_message_is_refused_with_its_place(messages: Any, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        chat(messages=messages)
+    assert (caught.value.param or "").startswith(param)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, [], ["a", "b"], [1, "a"], [1.5], [-1], [[1, 2]], [True], {}])
+def test_a_bad_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        text(prompt=prompt)
+    assert (caught.value.param or "").startswith("prompt")
+
+
+@pytest.mark.parametrize("name", ["model", "messages"])
+def test_a_missing_field_is_named(name: str) -> None:
+    body = {key: value for key, value in CHAT.items() if key != name}
+    with pytest.raises(RequestError) as caught:
+        parse(json.dumps(body).encode(), ChatRequest)
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'"hi"', "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'{"model": "\xff"}', "not UTF-8"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b'{"temperature": NaN}', "NaN is not a JSON number"),
+        (b'{"temperature": Infinity}', "Infinity is not a JSON number"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "not JSON"),
+    ],
+)
+def test_a_body_that_is_no_object_is_refused(body: bytes, why: str) -> None:
+    with pytest.raises(RequestError, match=why) as caught:
+        parse(body, ChatRequest)
+    assert caught.value.kind.status == 400
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udfff", "a\\ud83d"])
+def test_half_a_surrogate_pair_is_refused(escape: str) -> None:
+    for body, kind in (
+        (f'{{"model":"m","messages":[{{"role":"user","content":"{escape}"}}]}}', ChatRequest),
+        (f'{{"model":"m","prompt":"{escape}"}}', CompletionRequest),
+        (f'{{"model":"m","prompt":"x","stop":"{escape}"}}', CompletionRequest),
+    ):
+        with pytest.raises(RequestError) as caught:
+            parse(body.encode(), kind)  # type: ignore[type-var]
+        caught.value.message.encode()
+
+
+def test_a_number_too_large_for_a_float_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        parse(b'{"model":"m","prompt":"x","temperature":1e999}', CompletionRequest)
+    assert caught.value.param == "temperature"
+
+
+def test_the_body_means_what_it_says() -> None:
+    asked = chat(
+        temperature=1,
+        stop="x",
+        stream=True,
+        stream_options={"include_usage": True},
+        speculation={"enabled": False},
+    )
+    assert (asked.temperature, asked.stops, asked.stream) == (1.0, ("x",), True)
+    assert asked.speculation is not None
+    assert not asked.speculation.enabled
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert chat(messages=[{"role": "user", "content": parts}]).messages[0].text == "ab"
+    assert text(prompt=[1, 2], stop=["a", "b"]).stops == ("a", "b")

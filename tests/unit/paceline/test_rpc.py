@@ -1,0 +1,149 @@
+"""Servers over real sockets: health, reflection, and errors as statuses with details."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from paceline.handshake import HandshakeError
+from paceline.rpc import Refused, RunningServer, channel, refusals, start_server
+from paceline.v1 import gateway_pb2, gateway_pb2_grpc
+from paceline.wire import WireError
+
+SERVICE = "paceline.v1.GatewayService"
+ERRORS: dict[str, Exception] = {
+    "refused": Refused(grpc.StatusCode.NOT_FOUND, "no such model", field="model"),
+    "refused plainly": Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+    "wire": WireError("sampling.top_p", "must be in (0, 1], got 2"),
+    "handshake": HandshakeError("protocol version 9 is not spoken here"),
+    "unexpected": RuntimeError("a secret of the inside"),
+}
+
+
+class Failing(gateway_pb2_grpc.GatewayServiceServicer):
+    """Fails as the request's model says: Generate after its first message, Fleet at once."""
+
+    @refusals
+    async def Generate(
+        self, request: gateway_pb2.GenerateRequest, context: object
+    ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+        yield gateway_pb2.GenerateResponse()
+        if request.model:
+            raise ERRORS[request.model]
+
+    @refusals
+    async def Fleet(self, request: gateway_pb2.FleetRequest, context: object) -> gateway_pb2.FleetResponse:
+        raise ERRORS["wire"]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RunningServer]:
+    running = await start_server(
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Failing(), server),
+        services=[SERVICE],
+        host="127.0.0.1",
+        port=0,
+    )
+    yield running
+    await running.stop(None)
+
+
+@pytest.fixture
+async def connected(server: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with channel(server.address) as made:
+        yield made
+
+
+def violations(error: grpc.aio.AioRpcError) -> list[tuple[str, str]]:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            status = status_pb2.Status.FromString(value)
+            bad = error_details_pb2.BadRequest()
+            assert status.details[0].Unpack(bad)
+            assert (status.code, status.message) == (error.code().value[0], error.details())
+            return [(each.field, each.description) for each in bad.field_violations]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message", "field"),
+    [
+        ("refused", grpc.StatusCode.NOT_FOUND, "no such model", "model"),
+        ("refused plainly", grpc.StatusCode.RESOURCE_EXHAUSTED, "full", None),
+        (
+            "wire",
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "sampling.top_p: must be in (0, 1], got 2",
+            "sampling.top_p",
+        ),
+        ("handshake", grpc.StatusCode.FAILED_PRECONDITION, "protocol version 9 is not spoken here", None),
+        ("unexpected", grpc.StatusCode.INTERNAL, "internal error; the server's log has the details", None),
+    ],
+)
+async def test_what_is_raised_becomes_a_status_after_what_was_sent(
+    connected: grpc.aio.Channel, name: str, code: grpc.StatusCode, message: str, field: str | None
+) -> None:
+    call = gateway_pb2_grpc.GatewayServiceStub(connected).Generate(gateway_pb2.GenerateRequest(model=name))
+    assert await call.read() == gateway_pb2.GenerateResponse()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert (caught.value.code(), caught.value.details()) == (code, message)
+    assert violations(caught.value) == ([(field, message)] if field else [])
+
+
+async def test_a_unary_call_fails_the_same_way(connected: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway_pb2_grpc.GatewayServiceStub(connected).Fleet(gateway_pb2.FleetRequest())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [field for field, _ in violations(caught.value)] == ["sampling.top_p"]
+
+
+async def test_a_call_that_does_not_fail_ends_well(connected: grpc.aio.Channel) -> None:
+    call = gateway_pb2_grpc.GatewayServiceStub(connected).Generate(gateway_pb2.GenerateRequest())
+    assert len([response async for response in call]) == 1
+    assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+async def test_health_is_serving_until_it_is_told_otherwise(
+    server: RunningServer, connected: grpc.aio.Channel, service: str
+) -> None:
+    stub = health_pb2_grpc.HealthStub(connected)
+    request = health_pb2.HealthCheckRequest(service=service)
+    assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+    await server.not_serving()
+    assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_reflection_lists_the_services(connected: grpc.aio.Channel) -> None:
+    call = reflection_pb2_grpc.ServerReflectionStub(connected).ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    )
+    listed = [each.name async for answer in call for each in answer.list_services_response.service]
+    assert {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} == set(listed)
+
+
+async def test_a_taken_port_is_an_os_error_that_names_it(server: RunningServer) -> None:
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{server.port}"):
+        await start_server(lambda server: None, services=[], host="127.0.0.1", port=server.port)
+
+
+async def test_a_message_over_the_bound_is_refused() -> None:
+    running = await start_server(
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Failing(), server),
+        services=[SERVICE],
+        host="127.0.0.1",
+        port=0,
+        max_message_bytes=1000,
+    )
+    async with channel(running.address) as made:
+        stub = gateway_pb2_grpc.GatewayServiceStub(made)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(gateway_pb2.GenerateRequest(text="x" * 2000)).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await running.stop(None)
