@@ -96,13 +96,63 @@ def decode(
         "drafters": 1,
     }
     document = report(measured.answers, about=measured.about, config=config)
-    out.print(table(document))
     if out_path is not None:
         try:
             write(document, out_path)
         except OSError as error:
             raise click.ClickException(f"cannot write {out_path}: {error}") from error
         err.print(f"written to {out_path}")
+    out.print(table(document))
+
+
+@command.command()
+@click.option("--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line.")
+@click.option("--json", "out_path", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.option("--prompts", type=click.IntRange(1), default=24, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="float32", show_default=True
+)
+@click.option("--model", help="A folder, a Hugging Face id or a packaged model; the default when missing.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="[default: the usable cores]")
+def identity(
+    dataset: Path,
+    out_path: Path | None,
+    prompts: int,
+    max_tokens: int,
+    dtype: str,
+    model: str | None,
+    threads: int | None,
+) -> None:
+    """Whether texts are the same: against transformers, with and without drafters, alone and eight at once.
+
+    Greedy, and sampled at temperature 0.8 with a seed; through the whole system. Exits with 1 if any differs.
+    """
+    import json
+
+    from bench.dataset import DatasetError, choose
+    from bench.decode import BenchFailed, Plan
+    from bench.identity import run
+    from paceline.cli.console import cache_folder, err, redis_url
+    from paceline.cli.model import resolve
+
+    try:
+        questions = choose(dataset, prompts)
+    except DatasetError as error:
+        raise click.ClickException(str(error)) from error
+    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    threads = threads or len(os.sched_getaffinity(0))
+    plan = Plan(resolve(model), questions, max_tokens, dtype, threads, redis_url(), logs)
+    try:
+        document = run(plan, lambda what: err.print(what))
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from error
+    text = json.dumps(document, indent=2)
+    if out_path is not None:
+        out_path.write_text(text + "\n", "utf-8")
+    click.echo(text)
+    if any(row["identical"] < row["of"] for row in document["comparisons"].values()):
+        raise SystemExit(1)
 
 
 @command.command(

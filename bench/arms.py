@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from paceline import tether
 from paceline.client import ChatMessage, Chunk, Finished, GatewayClient, Generation
@@ -47,18 +47,21 @@ class Arm(Protocol):
 class PacelineArm:
     """The whole system through the gateway's gRPC API, with speculation or without."""
 
-    def __init__(self, client: GatewayClient, *, speculation: bool, chat: bool) -> None:
+    def __init__(
+        self, client: GatewayClient, *, speculation: bool, chat: bool, temperature: float = 0.0
+    ) -> None:
         self._client = client
+        self._temperature = temperature
         self._speculation = speculation
         self._chat = chat
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `ArmFailed` and `GatewayError`."""
+        """Decode one prompt, with seed 0. Raises `ArmFailed` and `GatewayError`."""
         generation = Generation(
             text=None if self._chat else prompt,
             chat=(ChatMessage("user", prompt),) if self._chat else (),
             max_tokens=max_tokens,
-            temperature=0.0,
+            temperature=self._temperature,
             seed=0,
             speculation=self._speculation,
         )
@@ -127,9 +130,10 @@ class TransformersArm:
             self._process.kill()
         await self._process.wait()
 
-    async def _line(self):  # type: ignore[no-untyped-def]
+    async def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
             raise ArmFailed(f"the transformers process ended with status {await self._process.wait()}")
-        return json.loads(line)
+        made: dict[str, Any] = json.loads(line)
+        return made

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,6 +73,8 @@ def run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
     """
     try:
         return asyncio.run(_run(plan, progress))
+    except asyncio.CancelledError:
+        raise BenchFailed("stopped") from None
     except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
         raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
 
@@ -104,7 +106,15 @@ async def measure(
     return answers
 
 
-async def _run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
+@asynccontextmanager
+async def system(
+    plan: Plan, progress: Callable[[str, int], None]
+) -> AsyncIterator[tuple[TransformersArm, GatewayClient]]:
+    """The whole system and the reference process, running; stopped when the block is left.
+
+    Raises `BenchFailed` when a service has ended meanwhile: without its drafter the system goes on, slower,
+    and nothing else would tell.
+    """
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
@@ -128,18 +138,20 @@ async def _run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         started = fleet.pids
-        client = await stack.enter_async_context(GatewayClient(addresses.grpc))
-        chat = plan.model.can_chat
+        yield reference, await stack.enter_async_context(GatewayClient(addresses.grpc))
+        if ended := sorted(started.keys() - fleet.pids.keys()):
+            raise BenchFailed(f"ended during the run: {', '.join(ended)}\nlogs: {plan.logs}")
+
+
+async def _run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
+    chat = plan.model.can_chat
+    async with system(plan, progress) as (reference, client):
         arms: dict[str, Arm] = {
             TRANSFORMERS: reference,
             PLAIN: PacelineArm(client, speculation=False, chat=chat),
             SPECULATIVE: PacelineArm(client, speculation=True, chat=chat),
         }
-        answers = await measure(arms, plan.questions, plan.max_tokens, progress)
-        # Without its drafter the system goes on, slower: nothing but this would tell.
-        if ended := sorted(started.keys() - fleet.pids.keys()):
-            raise BenchFailed(f"ended during the run: {', '.join(ended)}\nlogs: {plan.logs}")
-        return Run(answers, reference.about)
+        return Run(await measure(arms, plan.questions, plan.max_tokens, progress), reference.about)
 
 
 def _set(service: Service, plan: Plan) -> Service:

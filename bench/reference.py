@@ -1,4 +1,4 @@
-"""`transformers.generate` as a process: a JSON line with a prompt in, a JSON line with its text and times out.
+"""`transformers.generate` as a process: a JSON line with a prompt in, one with its text and times out.
 
 A process of its own, because a thread pool that waits for work spins for a while and would slow what is
 measured next to it.
@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 from paceline.engine.model import choose_device
 
 
-class _Clock(BaseStreamer):  # type: ignore[misc]
+class _Clock(BaseStreamer):
     """Notes when tokens come; the first thing `generate` puts is the prompt."""
 
     def __init__(self) -> None:

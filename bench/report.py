@@ -25,24 +25,31 @@ NOTE = (
     "empty but for the warm-up prompt, which is in no dataset, and carry over from prompt to prompt."
 )
 
+_HEADERS = (
+    "prompts",
+    "transf.\ntok/s",
+    "plain\ntok/s",
+    "specul.\ntok/s",
+    "plain/\ntransf.",
+    "specul./\nplain",
+    "accept.\nlength",
+)
+
 
 def report(
     answers: Sequence[Answered], *, about: Mapping[str, object], config: Mapping[str, object]
 ) -> dict[str, Any]:
     """The whole JSON document."""
-    per_task = []
-    for task in TASKS:
-        if of_task := [answered for answered in answers if answered.question.task == task]:
-            per_task.append({"task": task, **_figures(of_task)})
-    same_text = sum(_text(answered, PLAIN) == _text(answered, SPECULATIVE) for answered in answers)
+    groups = {task: [answered for answered in answers if answered.question.task == task] for task in TASKS}
+    identical = sum(_identical(answered) for answered in answers)
     same_ids = sum(
         answered.samples[PLAIN].token_ids == answered.samples[TRANSFORMERS].token_ids for answered in answers
     )
     return {
         **_figures(answers),
-        "identical": {"of": len(answers), "identical": same_text},
+        "identical": {"of": len(answers), "identical": identical},
         "same_as_transformers": {"of": len(answers), "same": same_ids},
-        "per_task": per_task,
+        "per_task": [{"task": task, **_figures(group)} for task, group in groups.items() if group],
         "machine": machine(about),
         "config": dict(config),
         "note": NOTE,
@@ -67,21 +74,16 @@ def machine(about: Mapping[str, object]) -> dict[str, object]:
 
 def table(document: Mapping[str, Any]) -> Table:
     """One row per task and one of all."""
-    made = Table(box=box.SIMPLE_HEAD, show_footer=True, caption=_verdict(document), caption_justify="left")
-    total = document
-    made.add_column("task", footer="all")
-    for header, key, form in (
-        ("prompts", ("prompts",), "{}"),
-        ("transf.\ntok/s", ("tokens_per_second", TRANSFORMERS), "{:.1f}"),
-        ("plain\ntok/s", ("tokens_per_second", PLAIN), "{:.1f}"),
-        ("specul.\ntok/s", ("tokens_per_second", SPECULATIVE), "{:.1f}"),
-        ("plain/\ntransf.", ("plain_over_transformers",), "{:.2f}x"),
-        ("specul./\nplain", ("speculative_over_plain",), "{:.2f}x"),
-        ("accept.\nlength", ("acceptance_length",), "{:.2f}"),
-    ):
-        made.add_column(header, footer=form.format(_at(total, key)), justify="right")
-        made.columns[-1]._cells.extend(form.format(_at(row, key)) for row in document["per_task"])
-    made.columns[0]._cells.extend(row["task"] for row in document["per_task"])
+    made = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_verdict(document), caption_justify="left"
+    )
+    made.add_column("task", no_wrap=True)
+    for header in _HEADERS:
+        made.add_column(header, justify="right")
+    for row in document["per_task"]:
+        made.add_row(row["task"], *_cells(row))
+    made.add_section()
+    made.add_row("all", *_cells(document), style="bold")
     return made
 
 
@@ -111,29 +113,35 @@ def _figures(answers: Sequence[Answered]) -> dict[str, Any]:
         "plain_over_transformers": _ratio(rates[PLAIN], rates[TRANSFORMERS]),
         "acceptance_length": _ratio(sum(receipt.committed_tokens for receipt in receipts), steps),
         "prompts": len(answers),
-        "tokens_per_second": rates,
-        "decode_tokens_per_second": decode,
+        "tokens_per_second": {arm: round(rate, 4) for arm, rate in rates.items()},
+        "decode_tokens_per_second": {arm: round(rate, 4) for arm, rate in decode.items()},
         "decode_speculative_over_plain": _ratio(decode[SPECULATIVE], decode[PLAIN]),
         "decode_plain_over_transformers": _ratio(decode[PLAIN], decode[TRANSFORMERS]),
     }
 
 
 def _rate(samples: Sequence[Sample]) -> float:
-    return _ratio(sum(len(sample.token_ids) for sample in samples), sum(sample.seconds for sample in samples))
+    return _per(sum(len(sample.token_ids) for sample in samples), sum(sample.seconds for sample in samples))
 
 
 def _decode_rate(samples: Sequence[Sample]) -> float:
     """Tokens after the first arrival over the time they took."""
     tokens = sum(len(sample.token_ids) - sample.first_tokens for sample in samples)
-    return _ratio(tokens, sum(sample.seconds - sample.first_s for sample in samples))
+    return _per(tokens, sum(sample.seconds - sample.first_s for sample in samples))
 
 
 def _ratio(one: float, other: float) -> float:
-    return round(one / other, 4) if other else 0.0
+    return round(_per(one, other), 4)
 
 
-def _text(answered: Answered, arm: str) -> str:
-    return answered.samples[arm].text
+def _per(one: float, other: float) -> float:
+    return one / other if other else 0.0
+
+
+def _identical(answered: Answered) -> bool:
+    """Whether speculation changed nothing: neither a token nor the text that reached the client."""
+    plain, speculative = answered.samples[PLAIN], answered.samples[SPECULATIVE]
+    return plain.token_ids == speculative.token_ids and plain.text == speculative.text
 
 
 def _sample(answered: Answered) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def _sample(answered: Answered) -> dict[str, Any]:
         "task": question.task,
         "category": question.category,
         "order": list(answered.order),
-        "identical": _text(answered, PLAIN) == _text(answered, SPECULATIVE),
+        "identical": _identical(answered),
         **{arm: _arm_sample(sample) for arm, sample in answered.samples.items()},
     }
 
@@ -168,11 +176,14 @@ def _verdict(document: Mapping[str, Any]) -> str:
     )
 
 
-def _at(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    value: Any = row
-    for key in keys:
-        value = value[key]
-    return value
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        str(row["prompts"]),
+        *(f"{row['tokens_per_second'][arm]:.1f}" for arm in ARMS),
+        f"{row['plain_over_transformers']:.2f}x",
+        f"{row['speculative_over_plain']:.2f}x",
+        f"{row['acceptance_length']:.2f}",
+    ]
 
 
 def _cpu_model() -> str:

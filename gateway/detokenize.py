@@ -2,54 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# Tokens that may wait for their text before some of it is settled; bounds a step's cost.
+_MAX_PENDING = 32
+# A character has at most 4 bytes, and a token at least one.
+_CHARACTER_TOKENS = 4
 
-class Decodes(Protocol):
-    """What is needed of a tokenizer."""
 
-    def decode(
-        self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
-    ) -> str:
-        """The text of ids."""
+@dataclass(frozen=True, slots=True)
+class TokenTexts:
+    """How a model's ids become text; found once, shared by its sessions."""
+
+    decode: Callable[[list[int]], str]
+    # Ids that have no text: special tokens, and from `size` on what only pads the model's vocabulary.
+    silent: frozenset[int]
+    size: int
+    # Tokens that stand for one byte each where a vocabulary falls back to bytes (`<0x0A>`).
+    byte_ids: frozenset[int]
+    # An ordinary token and its text: what is decoded after it is decoded as inside a text.
+    anchor: tuple[int, ...]
+    anchor_text: str
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> TokenTexts:
+        """Of a transformers tokenizer. Its clean-up of spaces is off: it would rewrite text that is out."""
+
+        def decode(ids: list[int]) -> str:
+            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return str(text)
+
+        silent = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        if not tokenizer.is_fast:
+            silent.update(tokenizer.all_special_ids)
+        vocabulary = tokenizer.get_vocab()
+        byte_ids = frozenset(index for token, index in vocabulary.items() if _BYTE_TOKEN.fullmatch(token))
+        anchor = tuple(tokenizer("a", add_special_tokens=False)["input_ids"])
+        size = max(vocabulary.values(), default=-1) + 1
+        # A vocabulary that merely holds such a token does not fall back to bytes.
+        complete = byte_ids if len(byte_ids) == 256 else frozenset[int]()
+        return cls(decode, frozenset(silent), size, complete, anchor, decode(list(anchor)))
 
 
 class Detokenizer:
-    """Text of one session as its ids come. All chunks joined are the text of all ids.
+    """Text of one session as its ids come. All chunks joined are the text of all ids decoded at once.
 
-    A token's text depends on the tokens before it (leading spaces, characters of several tokens), so
-    each step decodes a short window twice: with and without the new ids; the difference is new text.
+    Only ids whose text is not out yet are decoded, behind an anchor, so a step's cost does not grow.
+    What waits: the bytes of a character that is not complete, and where a vocabulary falls back to
+    byte tokens a whole run of them, up to `_MAX_PENDING`: such a run is text only if all of it is UTF-8.
     """
 
-    def __init__(self, tokenizer: Decodes) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        # Text of ids before `_read` is out; decoding starts at `_window`.
-        self._window = 0
-        self._read = 0
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._pending: list[int] = []
+        # Characters of the pending ids' text that are out already.
+        self._shown = 0
+        # Whether any text is out: a tokenizer may drop a text's first space, and only that.
+        self._begun = False
 
     def push(self, token_ids: Sequence[int]) -> str:
         """New text; empty while a character is incomplete."""
-        self._ids += token_ids
-        known, text = self._decode(self._read), self._decode(len(self._ids))
-        if text.endswith(INCOMPLETE) or len(text) <= len(known):
-            return ""
-        self._window, self._read = self._read, len(self._ids)
-        return text[len(known) :]
+        texts = self._texts
+        self._pending += [token for token in token_ids if token < texts.size and token not in texts.silent]
+        return self._push_bytes() if texts.byte_ids else self._push_text()
 
     def flush(self) -> str:
         """What is left, however incomplete."""
-        known, text = self._decode(self._read), self._decode(len(self._ids))
-        self._window = self._read = len(self._ids)
-        return text[len(known) :]
+        text = self._decode(self._pending)[self._shown :]
+        self._settle(len(self._pending))
+        return text
 
-    def _decode(self, stop: int) -> str:
-        return self._tokenizer.decode(
-            self._ids[self._window : stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def _push_text(self) -> str:
+        """New text where a token may end inside a character."""
+        text = self._decode(self._pending)
+        settled = text.removesuffix(INCOMPLETE)
+        new = settled[self._shown :]
+        self._shown = len(settled)
+        if len(settled) == len(text):
+            if text:
+                self._settle(len(self._pending))
+        elif len(self._pending) > _MAX_PENDING:
+            self._shorten(text)
+        return new
+
+    def _shorten(self, text: str) -> None:
+        """Let go of ids of a long run of broken bytes, at a place where cutting changes no character."""
+        for tail in range(1, _CHARACTER_TOKENS + 1):
+            head = self._decode(self._pending[:-tail])
+            if text == head + self._inside(self._pending[-tail:]):
+                shown = self._shown - len(head)
+                self._settle(len(self._pending) - tail)
+                self._shown = max(0, shown)
+                return
+
+    def _push_bytes(self) -> str:
+        """New text where a character is one token or a run of byte tokens."""
+        pending, byte_ids = self._pending, self._texts.byte_ids
+        end = len(pending)
+        while end and pending[end - 1] in byte_ids:
+            end -= 1
+        if len(pending) - end >= _MAX_PENDING:
+            ends = range(len(pending), len(pending) - _CHARACTER_TOKENS, -1)
+            whole = (place for place in ends if not self._decode(pending[:place]).endswith(INCOMPLETE))
+            end = next(whole, len(pending))
+        text = self._decode(pending[:end])
+        if text:
+            self._settle(end)
+        return text
+
+    def _settle(self, count: int) -> None:
+        """The first `count` pending ids' text is out."""
+        self._begun = self._begun or count > 0
+        del self._pending[:count]
+        self._shown = 0
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._inside(ids) if self._begun else self._texts.decode(ids)
+
+    def _inside(self, ids: list[int]) -> str:
+        texts = self._texts
+        return texts.decode([*texts.anchor, *ids])[len(texts.anchor_text) :]
 
 
 class StopStrings:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from gateway.detokenize import Detokenizer
+from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import INVALID, RequestError
 
 # Longer texts are tokenised on a thread, so that they do not hold up other sessions' tokens.
@@ -34,10 +34,11 @@ class Prompts:
     def __init__(self, model: str) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         self.stop_token_ids = _stop_ids(model, self._tokenizer)
+        self._texts = TokenTexts.of(self._tokenizer)
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one session."""
-        return Detokenizer(self._tokenizer)
+        return Detokenizer(self._texts)
 
     async def from_text(self, text: str) -> tuple[int, ...]:
         """Ids of a plain prompt, with the special tokens the tokenizer puts around one."""

@@ -174,12 +174,17 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+# How pydantic names the branches of a union in an error's place.
+_BRANCHES = ("function-", "list[", "constrained")
+
+
 def _first_problem(error: ValidationError) -> RequestError:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = [
-        str(part)
-        for part in problem["loc"]
-        if not str(part).startswith(("function-", "list[", "constrained"))
-    ]
+    problems = error.errors(include_url=False, include_input=False)
+    # Of a union every branch complains; the one that got furthest is the one that was meant.
+    problem = max(
+        (each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]),
+        key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")),
+    )
+    where = [str(part) for part in problem["loc"] if part != "str" and not str(part).startswith(_BRANCHES)]
     param = ".".join(where) or None
     return RequestError(INVALID, f"{param or 'body'}: {problem['msg']}", param)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -48,6 +49,8 @@ class Pod:
         """Return when `ready()`; fail with the log when it ends first or takes too long."""
         end = time.monotonic() + START_SECONDS
         while not ready():
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
             if not self.running or time.monotonic() > end:
                 raise AssertionError(f"{self.name} is not ready:\n{self.log.read_text()[-4000:]}")
 

@@ -20,6 +20,8 @@ class StepOutcome:
     accepted: int
     finish: FinishReason | None = None
     receipt: Receipt | None = None
+    # Tree nodes verified.
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Tokens:
     token_ids: tuple[int, ...]
     accepted: int
     durable: bool
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ class Committer:
 
     def _emit(self, outcome: StepOutcome, durable: bool) -> None:
         if outcome.token_ids:
-            self.events.put_nowait(Tokens(self._emitted_length, outcome.token_ids, outcome.accepted, durable))
+            self.events.put_nowait(
+                Tokens(self._emitted_length, outcome.token_ids, outcome.accepted, durable, outcome.drafted)
+            )
             self._emitted_length += len(outcome.token_ids)
 
     async def _finish(self, reason: FinishReason) -> None:

@@ -44,9 +44,9 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
     """Choose the rows of the next step; `sessions` come oldest first.
 
     Decoding sessions take part in every step. Rows of prompts, and of committed ids that a resumed
-    session has to compute anew, fill what `prefill_rows` leaves, oldest
-    session first. When KV blocks run out the youngest session gives its own up and starts over from
-    its tokens later (recompute): the oldest always gets on, so nothing can stand still for ever.
+    session has to compute anew, fill what `prefill_rows` leaves, oldest session first. When KV blocks
+    run out the youngest session gives its own up and starts over from its tokens later (recompute):
+    the oldest always gets on, so nothing can stand still for ever.
     """
     rows: list[PlannedRows] = []
     preempted: list[Session] = []
@@ -64,7 +64,9 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             continue
         tree = TokenTree()
         if session.decoding:
-            tree, dropped = inbox.take(session, nodes)
+            # At the very end of a full pool there may be fewer slots behind the root than nodes.
+            spare = len(session.blocks) * limits.block_size - run_stop
+            tree, dropped = inbox.take(session, min(nodes, spare))
             late += dropped
         else:
             prefill_left -= run_stop - session.num_computed
@@ -77,8 +79,7 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             wants_logits=run_stop == session.length,
         )
         rows.append(PlannedRows(session, segment, tree))
-    kept = [row for row in rows if row.session not in preempted]
-    return Plan(kept, preempted, late)
+    return Plan(rows, preempted, late)
 
 
 def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:
@@ -97,15 +98,14 @@ def _make_room(
     preempted: list[Session],
 ) -> bool:
     """Give `session` blocks up to `run_stop` and for a tree behind it; False when it must wait."""
-    wanted = -(-(run_stop + limits.max_tree_nodes) // limits.block_size)
+    wanted = min(-(-(run_stop + limits.max_tree_nodes) // limits.block_size), allocator.total)
     while True:
         try:
             allocator.extend(session.blocks, wanted)
         except OutOfBlocksError:
-            youngest = next(
-                (other for other in reversed(sessions) if other.blocks and other not in preempted), None
-            )
-            if youngest is None or youngest is session:
+            # Only a younger session gives way: two that took each other's blocks would never finish.
+            youngest = next(other for other in reversed(sessions) if other.blocks or other is session)
+            if youngest is session:
                 return False
             allocator.release(youngest.blocks)
             youngest.num_computed = 0

@@ -357,6 +357,7 @@ def _event_to_proto(event: Tokens | Finished) -> verifier_pb2.OpenResponse:
                 token_ids=event.token_ids,
                 accepted=event.accepted,
                 durable=event.durable,
+                drafted=event.drafted,
             )
         )
     return verifier_pb2.OpenResponse(

@@ -267,7 +267,9 @@ class StepLoop:
             feedback = Feedback((root, *row.tree.tokens), decision.top_ids, decision.top_k)
         return SessionStep(
             key=session.key,
-            outcome=StepOutcome(tuple(tokens), accepted, finish, session.receipt() if finish else None),
+            outcome=StepOutcome(
+                tuple(tokens), accepted, finish, session.receipt() if finish else None, drafted
+            ),
             verdict=Verdict(
                 key=session.key,
                 base_length=base,

@@ -21,8 +21,12 @@ from paceline.engine.kv import KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
 
 NAME = "paceline"
-# A product of fewer rows than this may take a matrix-vector kernel with another order of summation.
+# Rows of the smallest product, when at least SHORT_SPAN keys are seen and when fewer are.
 MIN_PRODUCT_ROWS = 4
+SHORT_SPAN_ROWS = 32
+SHORT_SPAN = 16
+# torch computes a product of fewer multiplications than this without BLAS.
+BLAS_THRESHOLD = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,19 @@ def _chunks(placed: PlacedSegment, block_size: int) -> list[slice | Tensor]:
     return chunks
 
 
+def _least_rows(head_dim: int, span: int) -> int:
+    """Rows that a product over `span` keys is filled up to.
+
+    A smaller one may take a kernel with another order of summation: torch's own loops, or MKL's for few
+    columns or for few rows beside long heads (seen up to 10 rows of 256, none from head_dim / 16 up).
+    """
+    if span < SHORT_SPAN:
+        return SHORT_SPAN_ROWS
+    # Two keys are the fewest whose order can matter.
+    beyond_own_loops = -(-BLAS_THRESHOLD // (2 * (head_dim + KVPool.ONES)))
+    return max(MIN_PRODUCT_ROWS, beyond_own_loops, -(-head_dim // 16))
+
+
 def _segment_attention(
     queries: Tensor, cached: tuple[Tensor, Tensor], view: _View, head_dim: int, softcap: float | None
 ) -> Tensor:
@@ -134,8 +151,9 @@ def _segment_attention(
     kv_heads = keys.shape[0]
     product_rows = heads // kv_heads * rows
     grouped = queries.reshape(kv_heads, product_rows, dim)
-    if product_rows < MIN_PRODUCT_ROWS:
-        grouped = nn.functional.pad(grouped, (0, 0, 0, MIN_PRODUCT_ROWS - product_rows))
+    filling = _least_rows(dim, keys.shape[1]) - product_rows
+    if filling > 0:
+        grouped = nn.functional.pad(grouped, (0, 0, 0, filling))
     scores = torch.bmm(grouped, keys.transpose(1, 2))  # [kv_heads, product rows, span]
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -23,10 +23,17 @@ def _words(seed: int, position: int, count: int) -> NDArray[np.uint64]:
     return bits.random_raw(count)
 
 
+def _uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    # Odd multiples of 2**-53: exact in float64, symmetric, never 0 or 1.
+    u = (words >> np.uint64(12)).astype(np.float64)
+    u += 0.5
+    u *= 2.0**-52
+    return u
+
+
 def uniforms(seed: int, position: int, vocab_size: int) -> NDArray[np.float64]:
     """Uniforms of 52 bits strictly inside (0, 1), one per token. [vocab] float64"""
-    bits = _words(seed, position, vocab_size) >> np.uint64(12)
-    return (bits.astype(np.float64) + 0.5) * 2.0**-52
+    return _uniforms(_words(seed, position, vocab_size))
 
 
 def gumbel(
@@ -36,8 +43,13 @@ def gumbel(
 
     u is exact in float64, so log(u) is accurate in both tails.
     """
-    u = uniforms(seed, position, vocab_size)
-    if token_ids is not None:
-        u = u[token_ids]
-    noise: NDArray[np.float64] = -np.log(-np.log(u))
+    if token_ids is None:
+        words = _words(seed, position, vocab_size)
+    else:
+        words = _words(seed, position, int(token_ids.max(initial=-1)) + 1)[token_ids]
+    noise = _uniforms(words)
+    # In place: at a whole vocabulary, fresh arrays would cost as much as the logarithms.
+    for _ in range(2):
+        np.log(noise, out=noise)
+        np.negative(noise, out=noise)
     return noise

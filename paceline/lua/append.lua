@@ -1,7 +1,8 @@
 -- Commit ids at an absolute length, if the epoch owns the session.
 -- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes each).
--- Replies "OK" (also when the same ids stand there already: a retry after a lost reply),
--- "UNKNOWN", "FENCED <text>" or "BASE <text>".
+-- Ids whose first part stands there already are taken too, and only the rest is added: after a lost
+-- reply the owner sends the same ids again, with those it has drawn since.
+-- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>".
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   return 'UNKNOWN'
@@ -11,10 +12,15 @@ if epoch ~= ARGV[2] then
 end
 local start = tonumber(ARGV[3]) * 4 - redis.call('HSTRLEN', KEYS[1], 'prompt')
 local length = redis.call('STRLEN', KEYS[2])
-if start == length then
-  redis.call('APPEND', KEYS[2], ARGV[4])
-elseif start < 0 or start > length or redis.call('GETRANGE', KEYS[2], start, -1) ~= ARGV[4] then
+local known = ''
+if start >= 0 and start < length then
+  known = redis.call('GETRANGE', KEYS[2], start, -1)
+end
+if start < 0 or start > length or string.sub(ARGV[4], 1, #known) ~= known then
   return 'BASE length ' .. ARGV[3] .. ' does not continue ' .. length / 4 .. ' committed ids'
+end
+if #ARGV[4] > #known then
+  redis.call('APPEND', KEYS[2], string.sub(ARGV[4], #known + 1))
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])

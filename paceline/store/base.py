@@ -30,7 +30,10 @@ class SessionExists(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer; whether the call took effect is not known. Retrying is safe."""
+    """The store did not answer; whether the call took effect is not known.
+
+    Retrying is safe: at worst a create then finds its own session, or a claim skips an epoch.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,16 @@ class SessionStore(Protocol):
     async def append(self, key: SessionKey, base_length: int, ids: Sequence[int]) -> None:
         """Commit `ids` at absolute length `base_length`, if `key` owns the session.
 
-        Idempotent: ids that the same epoch has already put there are fine. Raises `Fenced`,
-        `BaseMismatch` or `UnknownSession`.
+        Idempotent, also when the owner has drawn more since a reply was lost: ids that stand there
+        already are skipped, the rest is added. Raises `Fenced`, `UnknownSession`, or `BaseMismatch`
+        for a gap, for other ids than those recorded, and for fewer.
         """
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
-        """Hand the session to `owner`: its epoch grows by one. Raises `UnknownSession`."""
+        """Hand the session to `owner`: its epoch grows by one, which only this caller is told.
+
+        Raises `UnknownSession`.
+        """
 
     async def finish(self, key: SessionKey, reason: FinishReason) -> None:
         """Mark the session as ended. Raises `Fenced` or `UnknownSession`."""

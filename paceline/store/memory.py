@@ -25,13 +25,13 @@ class MemoryStore:
         """See `SessionStore.append`."""
         record = self._owned(key)
         start = base_length - len(record.prompt_ids)
-        if 0 <= start < len(record.committed_ids) and record.committed_ids[start:] == tuple(ids):
-            return
-        if start != len(record.committed_ids):
+        known = record.committed_ids[max(start, 0) :]
+        if not 0 <= start <= len(record.committed_ids) or tuple(ids[: len(known)]) != known:
             raise BaseMismatch(
                 f"base length {base_length}, recorded {len(record.prompt_ids) + len(record.committed_ids)}"
             )
-        self._records[key.session_id] = replace(record, committed_ids=record.committed_ids + tuple(ids))
+        fresh = tuple(ids[len(known) :])
+        self._records[key.session_id] = replace(record, committed_ids=record.committed_ids + fresh)
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""

@@ -8,7 +8,7 @@ Keys of a session share the hash tag {session_id}, so they live in one slot of a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,7 +29,7 @@ from paceline.store.base import (
 )
 
 _ID = np.dtype("<u4")
-# First word of a script's reply, besides "OK".
+# First word of the reply of a script that did nothing.
 _REFUSALS = {
     b"FENCED": Fenced,
     b"BASE": BaseMismatch,
@@ -87,11 +87,8 @@ class RedisStore:
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
-        await self._run(self._claim, session_id, owner)
-        record = await self.get(session_id)
-        if record is None:
-            raise UnknownSession(f"no session {session_id} is recorded")
-        return record
+        meta, ids = await self._run(self._claim, session_id, owner)
+        return _record(session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
 
     async def finish(self, key: SessionKey, reason: FinishReason) -> None:
         """See `SessionStore.finish`."""
@@ -107,18 +104,7 @@ class RedisStore:
                 meta, ids = await pipeline.execute()
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"the session store does not answer: {error}") from error
-        if not meta:
-            return None
-        reason = meta[b"finish"].decode()
-        return SessionRecord(
-            key=SessionKey(session_id, int(meta[b"epoch"])),
-            model_id=meta[b"model"].decode(),
-            prompt_ids=_unpack(meta[b"prompt"]),
-            sampling=_sampling_from_json(meta[b"sampling"]),
-            committed_ids=_unpack(ids or b""),
-            owner=meta[b"owner"].decode(),
-            finish_reason=FinishReason(reason) if reason else None,
-        )
+        return _record(session_id, meta, ids or b"") if meta else None
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
@@ -131,14 +117,28 @@ class RedisStore:
         """See `SessionStore.close`."""
         await self._client.aclose()
 
-    async def _run(self, script: AsyncScript, session_id: str, *args: Any) -> None:
+    async def _run(self, script: AsyncScript, session_id: str, *args: Any) -> Any:
         try:
             reply = await script(keys=_keys(session_id), args=[self._ttl, *args])
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"the session store does not answer: {error}") from error
+        if isinstance(reply, list) or reply == b"OK":
+            return reply
         word, _, rest = bytes(reply).partition(b" ")
-        if word != b"OK":
-            raise _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
+        raise _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
+
+
+def _record(session_id: str, meta: Mapping[bytes, bytes], ids: bytes) -> SessionRecord:
+    reason = meta[b"finish"].decode()
+    return SessionRecord(
+        key=SessionKey(session_id, int(meta[b"epoch"])),
+        model_id=meta[b"model"].decode(),
+        prompt_ids=_unpack(meta[b"prompt"]),
+        sampling=_sampling_from_json(meta[b"sampling"]),
+        committed_ids=_unpack(ids),
+        owner=meta[b"owner"].decode(),
+        finish_reason=FinishReason(reason) if reason else None,
+    )
 
 
 def _sampling_to_json(sampling: SamplingParams) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
@@ -75,10 +76,27 @@ async def test_a_retried_append_counts_once(store: SessionStore) -> None:
     assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
 
 
+async def test_after_a_lost_reply_the_owner_may_send_more_than_it_did(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    await store.append(made.key, 3, [5, 6])
+    await store.append(made.key, 3, [5, 6, 2**32 - 1])
+    await store.append(made.key, 5, [2**32 - 1, 8])
+    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 2**32 - 1, 8)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("base", "ids"),
-    [(6, [8]), (2, [8]), (0, [8]), (4, [8]), (3, [5]), (3, [5, 6, 7]), (4, [6, 7])],
-    ids=["gap", "in the prompt", "zero", "other ids", "a prefix", "longer", "overlapping"],
+    [(6, [8]), (2, [8]), (0, [8]), (4, [8]), (3, [5]), (3, [5, 8, 7]), (4, [7, 6])],
+    ids=[
+        "gap",
+        "in the prompt",
+        "zero",
+        "other ids",
+        "a prefix",
+        "longer but other",
+        "overlapping but other",
+    ],
 )
 async def test_ids_that_do_not_continue_are_refused(store: SessionStore, base: int, ids: list[int]) -> None:
     made = record()
@@ -105,6 +123,15 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
         await store.finish(made.key, FinishReason.STOP)
     await store.append(claimed.key, 4, [6])
     assert (await store.get(session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+
+
+async def test_claims_at_once_each_get_an_epoch_of_their_own(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    claimed = await asyncio.gather(*(store.claim(made.key.session_id, f"v:{i}") for i in range(8)))
+    assert sorted(each.key.epoch for each in claimed) == list(range(2, 10))
+    last = await store.get(made.key.session_id)
+    assert last == max(claimed, key=lambda each: each.key.epoch)
 
 
 async def test_a_later_epoch_than_the_owners_is_fenced_too(store: SessionStore) -> None:

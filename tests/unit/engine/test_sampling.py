@@ -145,6 +145,16 @@ def test_filters_against_their_definition(row: list[float], params: SamplingPara
     assert (list(range(len(row))) if kept is None else kept.tolist()) == _kept_by_definition(row, params)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("params", [_params(top_p=0.95), _params(top_p=0.9, min_p=0.02), _params(top_k=900)])
+def test_filters_at_a_real_vocabularys_size(spread: float, params: SamplingParams) -> None:
+    # Rounded, so that hundreds of scores tie at every threshold.
+    scores = np.random.default_rng(0).normal(size=20_000).round(2) * spread
+    kept = kept_tokens(scores, params)
+    assert kept is not None
+    assert kept.tolist() == _kept_by_definition(scores.tolist(), params)
+
+
 @given(seed=st.integers(0, 2**32), params=PARAMS)
 @settings(max_examples=100, deadline=None)
 def test_filters_against_transformers(seed: int, params: SamplingParams) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gateway.detokenize import INCOMPLETE, Detokenizer, StopStrings
+from gateway.detokenize import INCOMPLETE, Detokenizer, StopStrings, TokenTexts
 
 TEXTS = [
     "the quick brown fox",
@@ -40,7 +42,7 @@ def cut(items: Any, sizes: list[int]) -> list[Any]:
 
 
 def stream(tokenizer: Any, ids: list[int], sizes: list[int]) -> list[str]:
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = Detokenizer(TokenTexts.of(tokenizer))
     chunks = [detokenizer.push(piece) for piece in cut(ids, sizes)]
     return [*chunks, detokenizer.flush()]
 
@@ -82,7 +84,7 @@ def test_any_text_survives(tokenizer: Any, text: str, sizes: list[int]) -> None:
 def test_each_character_comes_with_its_last_token(tokenizer: Any, text: str) -> None:
     """Nothing is held back longer than it must be: what is out is all that can be told for sure."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    detokenizer, shown = Detokenizer(tokenizer), ""
+    detokenizer, shown = Detokenizer(TokenTexts.of(tokenizer)), ""
     for end, token in enumerate(ids, start=1):
         shown += detokenizer.push([token])
         told = whole(tokenizer, ids[:end])
@@ -99,6 +101,96 @@ def test_long_runs_of_broken_bytes_do_not_slow_down_or_get_lost(tokenizer: Any) 
     continuation = tokenizer.convert_tokens_to_ids("Ģ")  # byte 0x80 in the byte-level alphabet
     ids = [continuation] * 300
     assert "".join(stream(tokenizer, ids, [])) == whole(tokenizer, ids)
+
+
+SPACE = "\u2581"
+PIECES = [SPACE, SPACE + "a", "a", "b", SPACE + "the", "re", "é", "你", SPACE + SPACE, ".", "<tool>"]
+
+
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """As SentencePiece models come: what is not in the vocabulary is spelt in byte tokens."""
+    specials = ["<unk>", "<s>", "</s>"]
+    tokens = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    made.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    """As BERT's: a space belongs to the token after it, and `##` glues."""
+    tokens = ["[UNK]", "[SEP]", "a", "the", "##re", "##b", ".", "é", "你"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.decoder = decoders.WordPiece()
+    made.add_special_tokens([AddedToken("[SEP]", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", eos_token="[SEP]")
+
+
+FALLBACK, WORDS = byte_fallback(), word_pieces()
+
+
+@given(
+    ids=st.lists(
+        st.one_of(st.integers(0, len(FALLBACK)), st.sampled_from([259, 260, 263, 267])), max_size=40
+    ),
+    sizes=CUTS,
+)
+@example(ids=[259, 259, 260], sizes=[])
+@example(ids=[1, 260, 2, 260], sizes=[])
+@example(ids=[3 + 0xE2, 3 + 0x82, 3 + 0xAC, 3 + 0x80, 260], sizes=[])
+@example(ids=[3 + 0xE2, 3 + 0x82, 1, 3 + 0xAC], sizes=[])
+def test_chunks_add_up_with_byte_tokens(ids: list[int], sizes: list[int]) -> None:
+    assert "".join(stream(FALLBACK, ids, sizes)) == whole(FALLBACK, ids)
+
+
+@given(text=st.text(max_size=60), sizes=CUTS)
+@example(text="a" + "\U0001f469" * 40 + "a", sizes=[])
+def test_any_text_survives_byte_tokens(text: str, sizes: list[int]) -> None:
+    ids = FALLBACK(text, add_special_tokens=False)["input_ids"]
+    told = whole(FALLBACK, ids)
+    chunks = stream(FALLBACK, ids, sizes)
+    assert "".join(chunks) == told
+    assert sum(chunk.count(INCOMPLETE) for chunk in chunks) == told.count(INCOMPLETE)
+
+
+def test_a_text_of_byte_tokens_alone_is_streamed_too() -> None:
+    ids = FALLBACK("\u12a0" * 60, add_special_tokens=False)["input_ids"]
+    detokenizer = Detokenizer(TokenTexts.of(FALLBACK))
+    chunks = [detokenizer.push([token]) for token in ids]
+    assert sum(bool(chunk) for chunk in chunks) > 3
+    assert "".join(chunks) + detokenizer.flush() == whole(FALLBACK, ids)
+
+
+@given(ids=st.lists(st.integers(0, len(WORDS) + 1), max_size=40), sizes=CUTS)
+def test_chunks_add_up_with_word_pieces(ids: list[int], sizes: list[int]) -> None:
+    assert "".join(stream(WORDS, ids, sizes)) == whole(WORDS, ids)
+
+
+def test_a_step_decodes_no_more_as_the_text_grows(tokenizer: Any) -> None:
+    texts = TokenTexts.of(tokenizer)
+    decoded: list[int] = []
+
+    def decode(ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return texts.decode(ids)
+
+    broken = tokenizer.convert_tokens_to_ids("\u0122")  # byte 0x80, which begins no character
+    for ids in ([broken] * 500, tokenizer("the quick fox " * 200)["input_ids"]):
+        detokenizer = Detokenizer(replace(texts, decode=decode))
+        for token in ids:
+            detokenizer.push([token])
+    assert max(decoded) < 50
 
 
 LETTERS = st.text("ab\u00e9", max_size=30)

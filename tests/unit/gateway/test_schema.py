@@ -168,6 +168,22 @@ def test_a_bad_prompt_is_refused(prompt: Any) -> None:
     assert (caught.value.param or "").startswith("prompt")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": []}, "prompt: List should have at least 1 item after validation, not 0"),
+        ({"prompt": [1, "a"]}, "prompt.1: Input should be a valid integer"),
+        ({"stop": ["a"] * 5}, "stop: List should have at most 4 items after validation, not 5"),
+        ({"stop": ""}, "stop: String should have at least 1 character"),
+        ({"stop": 5}, "stop: Input should be a valid string"),
+    ],
+)
+def test_of_several_forms_the_one_that_was_meant_is_explained(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        text(**changes)
+    assert caught.value.message == message
+
+
 @pytest.mark.parametrize("name", ["model", "messages"])
 def test_a_missing_field_is_named(name: str) -> None:
     body = {key: value for key, value in CHAT.items() if key != name}

@@ -1,0 +1,80 @@
+"""`paceline bench` as a user runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny_model
+
+CATEGORIES = ("coding", "translation", "summarization", "qa", "math_reasoning", "rag")
+
+
+async def bench(*args: str, **env: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench", *args),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **env},
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def dataset(path: Path) -> Path:
+    rows = [{"question_id": 1, "category": name, "turns": [f"the quick {name}"]} for name in CATEGORIES]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "tiny")
+    made = tmp_path / "out.json"
+    status, out, err = await bench(
+        *("decode", "--dataset", str(dataset(tmp_path / "d.jsonl")), "--json", str(made)),
+        *("--prompts", "6", "--max-tokens", "12", "--model", str(model), "--dtype", "float32"),
+        *("--threads", "1"),
+        PACELINE_CACHE=str(tmp_path / "cache"),
+    )
+    assert status == 0, err
+    document = json.loads(made.read_text())
+    assert document["identical"] == {"of": 6, "identical": 6}
+    assert document["same_as_transformers"] == {"of": 6, "same": 6}
+    assert document["speculative_over_plain"] > 0
+    assert document["plain_over_transformers"] > 0
+    assert document["acceptance_length"] >= 1
+    assert [row["prompts"] for row in document["per_task"]] == [1] * 6
+    assert document["config"]["threads"] == 1
+    assert all(row["speculative"]["receipt"]["drafted_steps"] > 0 for row in document["samples"])
+    assert all(row["plain"]["receipt"]["drafted_steps"] == 0 for row in document["samples"])
+    assert "math_reasoning" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (("--dataset", "nowhere.jsonl"), "nowhere.jsonl' does not exist"),
+        ((), "Missing option '--dataset'"),
+        (("--dataset", __file__), "line 1: not a Spec-Bench question"),
+        (("--dataset", __file__, "--json", "/nowhere/out.json"), "cannot write into the folder /nowhere"),
+        (("--dataset", __file__, "--prompts", "0"), "Invalid value for '--prompts'"),
+    ],
+)
+async def test_decode_says_what_is_wrong(args: tuple[str, ...], why: str) -> None:
+    status, out, err = await bench("decode", *args)
+    assert status in (1, 2)
+    assert why in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("command", [[], ["decode"], ["acceptance"]])
+async def test_help(command: list[str]) -> None:
+    status, out, err = await bench(*command, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith("Usage: ")

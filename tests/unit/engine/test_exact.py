@@ -1,0 +1,203 @@
+"""Exact mode: a row's bits depend on its token, position and ancestors, on nothing else in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paceline.engine.kv import KVPool
+from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.rows import Segment
+from paceline.session import SamplingParams
+from paceline.tree import TokenTree
+from tests.engine_loop import EngineLoop, Running, loaded
+from tests.tiny_families import VOCAB, make_family_model
+
+# Length of each text; two of them cross the edge of a block, one of those by its prompt alone.
+LENGTHS = (20, 60, BLOCK_SIZE + 12, BLOCK_SIZE + 40)
+PROMPTS = (1, 30, BLOCK_SIZE - 10, BLOCK_SIZE + 20)
+SAMPLING = SamplingParams(max_tokens=1)
+
+
+@dataclass(frozen=True, repr=False)
+class Alone:
+    """A text fed row by row with nothing beside it: what every other way must equal."""
+
+    tokens: list[int]
+    prompt: int
+    logits: Tensor  # [positions, vocab]
+    keys: Tensor  # [layers, kv_heads, positions, d]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    decoder: Decoder
+    texts: list[Alone]
+
+
+def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
+    slots = [
+        session.blocks[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+        for position in range(session.num_computed)
+    ]
+    return pool.keys[:, :, slots], pool.values[:, :, slots]
+
+
+def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
+    loop = EngineLoop.of(decoder, 2)
+    session = Running(tokens, 0, SAMPLING)
+    logits: list[Tensor] = []
+    loop.allocator.extend(session.blocks, 2)
+    for position, token in enumerate(tokens):
+        segment = Segment(run=[token], start=position, blocks=session.blocks)
+        logits.append(decoder.forward(decoder.batch([segment]), loop.pool))
+    session.num_computed = len(tokens)
+    return Alone(tokens, prompt, torch.cat(logits), *_kv(loop.pool, session))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("llama", torch.float32),
+        ("llama", torch.bfloat16),
+        ("llama_mha", torch.float32),
+        ("gemma3", torch.bfloat16),
+    ],
+    ids=lambda param: f"{param[0]}-{str(param[1]).removeprefix('torch.')}",
+)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    family, dtype = request.param
+    folder = make_family_model(tmp_path_factory.mktemp(family), family)
+    generator = torch.Generator().manual_seed(5)
+    with loaded(folder, dtype) as decoder:
+        assert decoder.exact
+        texts = [
+            _alone(decoder, torch.randint(VOCAB, (length,), generator=generator).tolist(), prompt)
+            for length, prompt in zip(LENGTHS, PROMPTS, strict=True)
+        ]
+        yield Case(decoder, texts)
+
+
+@st.composite
+def _trees(draw: st.DrawFn, right: list[int]) -> tuple[TokenTree, list[int]]:
+    """A tree of any shape with the path of the `right` tokens inside, and the nodes of that path."""
+    tokens: list[int] = []
+    parents: list[int] = []
+    path: list[int] = []
+    for token in right:
+        for _ in range(draw(st.integers(0, 3))):
+            parent = draw(st.integers(-1, len(tokens) - 1))
+            siblings = [tokens[node] for node in range(len(tokens)) if parents[node] == parent]
+            # Never a right token: those are the path's alone.
+            other = draw(st.integers(0, VOCAB - 1))
+            if other not in siblings and other not in right:
+                tokens.append(other)
+                parents.append(parent)
+        parents.append(path[-1] if path else -1)
+        path.append(len(tokens))
+        tokens.append(token)
+    return TokenTree(tuple(tokens), tuple(parents), (-1.0,) * len(tokens)), path
+
+
+def _assert_same_bits(got: Tensor, expected: Tensor, what: str) -> None:
+    assert got.dtype == expected.dtype
+    assert torch.equal(got, expected), f"{what}: {(got != expected).sum()} of {got.numel()} differ"
+
+
+@given(data=st.data())
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_batch_gives_the_bits_of_plain_decoding_alone(case: Case, data: st.DataObject) -> None:
+    loop = EngineLoop.of(case.decoder, 12)
+    if data.draw(st.booleans(), label="scattered blocks"):
+        held = [[block] for block in range(0, 12, 3)]
+        loop.allocator._free.difference_update(*held)
+    texts = data.draw(st.lists(st.sampled_from(case.texts), min_size=1, max_size=3), label="texts")
+    sessions = [Running(list(text.tokens), text.prompt, SAMPLING) for text in texts]
+    while any(session.num_computed < len(session.token_ids) for session in sessions):
+        taking_part: list[tuple[Running, Alone, Segment, list[int]]] = []
+        for session, text in data.draw(st.permutations(list(zip(sessions, texts, strict=True)))):
+            done, length = session.num_computed, len(text.tokens)
+            if done == length or data.draw(st.integers(0, 4)) == 0:
+                continue
+            stop = done + 1
+            if done < text.prompt:
+                stop = min(text.prompt, done + data.draw(st.sampled_from([1, 2, 13, 31, 32, 33, 100, 300])))
+            tree, path = TokenTree(), []
+            if stop >= text.prompt:
+                tree, path = data.draw(_trees(text.tokens[stop : stop + data.draw(st.integers(0, 9))]))
+            segment = loop.segment(session, tree, stop)
+            segment = Segment(
+                run=segment.run,
+                start=segment.start,
+                blocks=segment.blocks,
+                tree_tokens=segment.tree_tokens,
+                tree_parents=segment.tree_parents,
+                wants_logits=stop >= text.prompt,
+            )
+            taking_part.append((session, text, segment, path))
+        if not taking_part:
+            continue
+        batch = case.decoder.batch([segment for _, _, segment, _ in taking_part])
+        logits = case.decoder.forward(batch, loop.pool)
+        for (_, text, segment, path), root in zip(taking_part, batch.roots.tolist(), strict=True):
+            if root >= 0:
+                rows = [root, *(root + 1 + node for node in path)]
+                first = segment.root_position
+                _assert_same_bits(logits[rows], text.logits[first : first + len(rows)], "logits")
+        loop.compact([(segment, path) for _, _, segment, path in taking_part])
+        for session, _, segment, path in taking_part:
+            session.num_computed += len(segment.run) + len(path)
+    for session, text in zip(sessions, texts, strict=True):
+        keys, values = _kv(loop.pool, session)
+        _assert_same_bits(keys, text.keys, "keys")
+        _assert_same_bits(values, text.values, "values")
+
+
+@pytest.mark.parametrize("count", [2, 31, 32, 33, 65, 150])
+def test_many_sessions_in_one_batch_change_no_bit(case: Case, count: int) -> None:
+    text = case.texts[0]
+    loop = EngineLoop.of(case.decoder, count)
+    sessions = [Running(text.tokens, 0, SAMPLING) for _ in range(count)]
+    for position in range(4):
+        for session in sessions:
+            session.num_computed = position
+        segments = [
+            Segment(run=part.run, start=part.start, blocks=part.blocks)
+            for part in (loop.segment(session, TokenTree(), position + 1) for session in sessions)
+        ]
+        logits = case.decoder.forward(case.decoder.batch(segments), loop.pool)
+        _assert_same_bits(logits, text.logits[position].expand(count, -1), f"position {position}")
+
+
+def test_a_broken_block_table_gives_the_same_bits(case: Case) -> None:
+    text = case.texts[3]
+    loop = EngineLoop.of(case.decoder, 8)
+    blocks = (6, 1)
+    half = len(text.tokens) // 2
+    segments = [
+        Segment(run=text.tokens[:half], start=0, blocks=blocks, wants_logits=False),
+        Segment(run=text.tokens[half:], start=half, blocks=blocks),
+    ]
+    for segment in segments:
+        logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+    _assert_same_bits(logits[0], text.logits[-1], "logits")
+    session = Running(text.tokens, 0, SAMPLING, list(blocks), len(text.tokens))
+    _assert_same_bits(_kv(loop.pool, session)[0], text.keys, "keys")
+
+
+def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
+    """Stale keys, infinite ones too, in slots behind the text are not seen."""
+    text = case.texts[1]
+    loop = EngineLoop.of(case.decoder, 2)
+    loop.pool.keys.fill_(1e30)
+    loop.pool.values[..., : loop.pool.head_dim] = 1e30
+    segment = Segment(run=text.tokens, start=0, blocks=(0,))
+    logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+    _assert_same_bits(logits[0], text.logits[-1], "logits")

@@ -1,0 +1,143 @@
+"""Plans under load: rows stay within budget, the oldest gets on, no block is held twice or lost."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paceline.engine.kv import BlockAllocator
+from paceline.session import SamplingParams, SessionKey
+from paceline.tree import TokenTree
+from verifier_svc import inbox
+from verifier_svc.scheduler import Limits, Plan, plan
+from verifier_svc.sessions import Session
+
+LIMITS = Limits(block_size=8, prefill_rows=12, draft_rows=10, max_tree_nodes=4)
+CHAIN = TokenTree((7, 7, 7, 7), (-1, 0, 1, 2), (-0.1,) * 4)
+NUMBERS = count()
+
+
+def _session(prompt: int, max_tokens: int, committed: int = 0) -> Session:
+    return Session(
+        key=SessionKey(f"s{next(NUMBERS)}", 1),
+        prompt_length=prompt,
+        token_ids=[1] * prompt + [7] * committed,
+        sampling=SamplingParams(max_tokens=max_tokens),
+        length_limit=prompt + max_tokens,
+    )
+
+
+def _apply(planned: Plan, allocator: BlockAllocator, sessions: list[Session], accepted: int) -> None:
+    """What the step loop does with a plan, where the target always says 7."""
+    for row in planned.rows:
+        session, segment = row.session, row.segment
+        session.num_computed = segment.root_position + 1
+        if not segment.wants_logits:
+            continue
+        path = min(accepted, max(row.tree.depths(), default=0))
+        session.num_computed += path
+        tokens = [7] * min(path + 1, session.length_limit - session.length)
+        session.token_ids += tokens
+        if session.length >= session.length_limit:
+            allocator.release(session.blocks)
+            sessions.remove(session)
+
+
+def _check(planned: Plan, allocator: BlockAllocator, sessions: list[Session]) -> None:
+    held = [block for session in sessions for block in session.blocks]
+    assert len(held) == len(set(held))
+    assert len(held) + allocator.free == allocator.total
+    decoding = [row for row in planned.rows if row.session.decoding]
+    computing = [row for row in planned.rows if not row.session.decoding]
+    assert sum(row.segment.num_rows for row in computing) <= LIMITS.prefill_rows
+    assert sum(row.segment.num_rows for row in decoding) <= max(LIMITS.draft_rows, len(decoding))
+    for row in planned.rows:
+        segment = row.segment
+        assert row.session not in planned.preempted
+        assert segment.start == row.session.num_computed
+        assert len(segment.run) > 0
+        # A slot for every row, the tree's included.
+        assert segment.start + segment.num_rows <= len(segment.blocks) * LIMITS.block_size
+        assert segment.blocks == tuple(row.session.blocks)
+        assert segment.wants_logits == (segment.start + len(segment.run) == row.session.length)
+        assert row.tree.tokens == () or segment.wants_logits
+    for session in planned.preempted:
+        assert session.blocks == []
+        assert (session.num_computed, session.tree) == (0, None)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObject) -> None:
+    shapes = st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 10))
+    waiting = [
+        _session(prompt, committed + more, committed)
+        for prompt, more, committed in data.draw(st.lists(shapes, min_size=1, max_size=6))
+    ]
+    # The longest session may fill the pool to its last slot.
+    least = -(-max(session.length_limit for session in waiting) // LIMITS.block_size)
+    allocator = BlockAllocator(data.draw(st.integers(least, 3 * least)))
+    sessions: list[Session] = []
+    while sessions or waiting:
+        if waiting and (not sessions or data.draw(st.booleans())):
+            sessions.append(waiting.pop(0))
+        for session in sessions:
+            if session.decoding and data.draw(st.booleans()):
+                inbox.put(session, session.length, CHAIN)
+        oldest = sessions[0]
+        planned = plan(sessions, allocator, LIMITS)
+        _check(planned, allocator, sessions)
+        # The oldest is never the one that waits or gives up its KV: so all get their turn.
+        assert oldest in [row.session for row in planned.rows]
+        _apply(planned, allocator, sessions, accepted=data.draw(st.integers(0, 4)))
+    assert allocator.free == allocator.total
+
+
+def test_a_newcomer_takes_no_block_from_an_older_session() -> None:
+    allocator = BlockAllocator(2)
+    older, newcomer = _session(10, 2), _session(10, 2)
+    first = plan([older], allocator, LIMITS)
+    _apply(first, allocator, [older], accepted=0)
+    planned = plan([older, newcomer], allocator, LIMITS)
+    assert [row.session for row in planned.rows] == [older]
+    assert planned.preempted == []
+
+
+def test_the_youngest_gives_way_to_an_older_one() -> None:
+    allocator = BlockAllocator(5)
+    sessions = [_session(8, 30), _session(8, 30)]
+    preempted: list[Session] = []
+    for _ in range(20):
+        planned = plan(sessions, allocator, LIMITS)
+        _check(planned, allocator, sessions)
+        preempted += planned.preempted
+        _apply(planned, allocator, sessions, accepted=0)
+    assert set(map(id, preempted)) == {id(sessions[1])}
+
+
+def test_prompts_share_the_prefill_rows_oldest_first() -> None:
+    allocator = BlockAllocator(20)
+    sessions = [_session(8, 4), _session(8, 4), _session(8, 4)]
+    rows = plan(sessions, allocator, LIMITS).rows
+    assert [(row.session, len(row.segment.run)) for row in rows] == [(sessions[0], 8), (sessions[1], 4)]
+
+
+def test_decoding_sessions_share_the_draft_rows() -> None:
+    allocator = BlockAllocator(20)
+    sessions = [_session(3, 9, 1) for _ in range(3)]
+    _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
+    for session in sessions:
+        inbox.put(session, session.length, CHAIN)
+    rows = plan(sessions, allocator, LIMITS).rows
+    # 10 rows among 3 sessions: a root and two nodes each.
+    assert [len(row.tree) for row in rows] == [2, 2, 2]
+
+
+def test_late_trees_are_counted() -> None:
+    allocator = BlockAllocator(20)
+    sessions = [_session(3, 9, 1)]
+    _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
+    inbox.put(sessions[0], 3, TokenTree((8,), (-1,), (-0.1,)))
+    assert plan(sessions, allocator, LIMITS).late_trees == 1
