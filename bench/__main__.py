@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+# One-minute load above which a machine is not idle.
+_QUIET_LOAD = 0.5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
@@ -68,6 +70,10 @@ def decode(
     from paceline.cli.model import resolve
 
     found = resolve(model)
+    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
+    load_before = os.getloadavg()[0]
+    if load_before > _QUIET_LOAD:
+        err.print(f"warning: load {load_before:.1f}: something else runs here, so the ratios mean nothing")
     threads = threads or len(os.sched_getaffinity(0))
     logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
@@ -94,6 +100,8 @@ def decode(
         "chat_template": found.can_chat,
         "verifiers": 1,
         "drafters": 1,
+        "load_before": round(load_before, 2),
+        "load_after": round(os.getloadavg()[0], 2),
     }
     document = report(measured.answers, about=measured.about, config=config)
     if out_path is not None:

