@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from concurrent.futures import Executor
 
 import torch
 
@@ -20,12 +21,12 @@ from verifier_svc.identity import describe
 from verifier_svc.scheduler import Limits
 from verifier_svc.server import VerifierServicer
 from verifier_svc.sessions import SessionTable
-from verifier_svc.step import SessionStep, StepLoop
+from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 log = telemetry.logger(__name__)
 
 
-async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Event) -> None:
+async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
     blocks = kv_blocks(
         decoder.shape, decoder.device, kv_tokens=settings.kv_tokens, max_sessions=settings.max_sessions
@@ -51,6 +52,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
     steps = StepLoop(
         decoder,
         table,
+        engine,
         blocks=blocks,
         limits=Limits(
             block_size=BLOCK_SIZE,
@@ -71,30 +73,33 @@ async def serve(settings: VerifierSettings, decoder: Decoder, stop: asyncio.Even
         max_tree_nodes=settings.max_tree_nodes,
         max_tree_depth=settings.max_tree_depth,
     )
-    steps.warm_up()
-    steps.start()
-    server = await start_server(
-        lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(servicer, grpc_server),
-        services=["paceline.v1.VerifierService"],
-        host=settings.host,
-        port=settings.port,
-    )
-    telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
-    log.info(
-        "ready",
-        address=server.address,
-        model=served.model_id,
-        device=served.device,
-        exact=decoder.exact,
-        kv_tokens=blocks * BLOCK_SIZE,
-    )
-    await stop.wait()
-    with steps.lock:
-        table.draining = True
-    await server.stop(settings.grace_seconds)
-    await asyncio.to_thread(steps.stop)
-    if store is not None:
-        await store.close()
+    await asyncio.to_thread(steps.start)
+    try:
+        server = await start_server(
+            lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
+                servicer, grpc_server
+            ),
+            services=["paceline.v1.VerifierService"],
+            host=settings.host,
+            port=settings.port,
+        )
+        telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
+        log.info(
+            "ready",
+            address=server.address,
+            model=served.model_id,
+            device=served.device,
+            exact=decoder.exact,
+            kv_tokens=blocks * BLOCK_SIZE,
+        )
+        await stop.wait()
+        with steps.lock:
+            table.draining = True
+        await server.stop(settings.grace_seconds)
+    finally:
+        await asyncio.to_thread(steps.stop)
+        if store is not None:
+            await store.close()
     if steps.failure is not None:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)
@@ -106,17 +111,22 @@ def run(settings: VerifierSettings) -> None:
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.
     sys.setswitchinterval(0.0005)
+    with engine_thread() as engine:
+        try:
+            decoder = engine.submit(_load, settings).result()
+        except ModelError as error:
+            raise SettingsError(str(error)) from error
+        run_service(lambda stop: serve(settings, decoder, engine, stop))
+
+
+def _load(settings: VerifierSettings) -> Decoder:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    try:
-        decoder = Decoder.load(
-            settings.model,
-            device=choose_device(settings.device),
-            dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
-        )
-    except ModelError as error:
-        raise SettingsError(str(error)) from error
-    run_service(lambda stop: serve(settings, decoder, stop))
+    return Decoder.load(
+        settings.model,
+        device=choose_device(settings.device),
+        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+    )
 
 
 command = service_command("verifier", VerifierSettings, run, help=__doc__ or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,8 +47,18 @@ class Totals:
     committed_tokens: int = 0
 
 
+def engine_thread() -> Executor:
+    """The one thread that may run tensor operations: loads the model, warms it up, runs the loop.
+
+    Every thread that runs a parallel operation gets an OpenMP team of its own, and where the teams
+    together have more threads than the machine has cores, libgomp stops spinning at barriers: a step
+    then takes twice as long.
+    """
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+
 class StepLoop:
-    """Runs the engine on a thread of its own; other threads change sessions under `lock`.
+    """Runs the engine on `thread`; other threads change sessions under `lock`.
 
     `deliver` is called on the engine's thread after every step with what each session got, `on_failure`
     when the engine has stopped for good.
@@ -57,6 +68,7 @@ class StepLoop:
         self,
         decoder: Decoder,
         table: SessionTable,
+        thread: Executor,
         *,
         blocks: int,
         limits: Limits,
@@ -80,16 +92,18 @@ class StepLoop:
         self._stopping = False
         self._step_seconds = 0.05
         self._reply_seconds = 0.005
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = thread
+        self._ended: Future[None] | None = None
 
     def start(self) -> None:
-        """Start the engine's thread."""
-        self._thread.start()
+        """Warm up and serve; returns once the kernels are warm."""
+        self._thread.submit(self._warm_up).result()
+        self._ended = self._thread.submit(self._run)
 
-    def warm_up(self) -> None:
+    def _warm_up(self) -> None:
         """Run one prompt chunk and one tree, so that the first request meets warm kernels.
 
-        Call before `start`. Uses block 0, which nobody holds yet.
+        Uses block 0, which nobody holds yet.
         """
         prompt = Segment(run=[0] * 8, start=0, blocks=(0,))
         tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
@@ -101,8 +115,8 @@ class StepLoop:
         with self.lock:
             self._stopping = True
             self.lock.notify_all()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._ended is not None:
+            self._ended.result()
 
     def cancel(self, session: Session, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Take a session out before the next step and free its KV. Idempotent."""

@@ -1,0 +1,94 @@
+"""What a process says of itself: JSON logs, a metrics port, and a trace that crosses processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from paceline import telemetry
+
+SERVICE = """
+import sys
+from paceline import telemetry
+from paceline.settings import ServiceSettings
+telemetry.setup("verifier", ServiceSettings(log_format="json", metrics_port=int(sys.argv[1])))
+log = telemetry.logger("part")
+telemetry.DRAFTS.inc(3)
+log.debug("unheard")
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    log.error("broken", session="s", exc_info=error)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(telemetry, "tracer", lambda: provider.get_tracer("paceline"))
+    return kept
+
+
+def test_a_service_logs_a_json_object_a_line_and_serves_its_metrics() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    command = [sys.executable, "-c", SERVICE, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = json.loads(process.stderr.readline())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            metrics = answer.read().decode()
+        _, rest = process.communicate("")
+    assert (line["event"], line["level"], line["service"]) == ("broken", "error", "verifier")
+    assert (line["component"], line["session"]) == ("part", "s")
+    assert "ZeroDivisionError" in line["exception"]
+    assert rest == ""
+    assert "paceline:spec_decode_num_drafts_total 3.0" in metrics
+
+
+def test_a_trace_goes_on_in_the_process_that_is_called(spans: InMemorySpanExporter) -> None:
+    with telemetry.span("caller", trace.INVALID_SPAN) as caller:
+        metadata = telemetry.inject(caller)
+        assert [name for name, _ in metadata] == ["traceparent"]
+        with telemetry.span("called", telemetry.extract(dict(metadata))):
+            pass
+    called, calling = spans.get_finished_spans()
+    assert called.context.trace_id == calling.context.trace_id
+    assert called.parent is not None
+    assert called.parent.span_id == calling.context.span_id
+
+
+@pytest.mark.parametrize("metadata", [{}, {"traceparent": "nonsense"}, {"traceparent": "00-0-0-00"}])
+def test_a_caller_without_a_trace_begins_a_new_one(
+    spans: InMemorySpanExporter, metadata: dict[str, str]
+) -> None:
+    with telemetry.span("called", telemetry.extract(metadata)):
+        pass
+    (called,) = spans.get_finished_spans()
+    assert called.parent is None
+
+
+def test_the_error_that_leaves_a_span_is_recorded_in_it(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(ValueError, match="bad"), telemetry.span("failing", trace.INVALID_SPAN):
+        raise ValueError("bad")
+    (failed,) = spans.get_finished_spans()
+    assert failed.status.status_code is trace.StatusCode.ERROR
+    assert [event.name for event in failed.events] == ["exception"]
+
+
+def test_a_span_is_never_the_current_one(spans: InMemorySpanExporter) -> None:
+    with telemetry.span("open", trace.INVALID_SPAN):
+        assert trace.get_current_span() is trace.INVALID_SPAN
