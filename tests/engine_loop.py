@@ -11,7 +11,7 @@ import torch
 
 from paceline.engine.kv import BlockAllocator, KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import Segment
+from paceline.engine.rows import Segment, tree_room
 from paceline.engine.verify import Decision, decide
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
@@ -58,6 +58,7 @@ class EngineLoop:
         if stop is None:
             stop = session.prompt_length if in_prompt else len(session.token_ids)
         self.allocator.extend(session.blocks, -(-(stop + len(tree)) // BLOCK_SIZE))
+        self.pool.clear(self.allocator.take_fresh())
         return Segment(
             run=session.token_ids[session.num_computed : stop],
             start=session.num_computed,
@@ -70,7 +71,9 @@ class EngineLoop:
     def step(self, sessions: Sequence[Running], draft: Callable[[Running], TokenTree]) -> None:
         """One step of all sessions; those past their prompt draft."""
         trees = [
-            draft(session) if session.num_computed >= session.prompt_length else TokenTree()
+            draft(session).best(tree_room(len(session.token_ids) - 1, BLOCK_SIZE))
+            if session.num_computed >= session.prompt_length
+            else TokenTree()
             for session in sessions
         ]
         segments = [self.segment(*pair) for pair in zip(sessions, trees, strict=True)]

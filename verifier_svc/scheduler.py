@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.kv import BlockAllocator, OutOfBlocksError
-from paceline.engine.rows import Segment
+from paceline.engine.rows import Segment, tree_room
 from paceline.tree import TokenTree
 from verifier_svc import budget, inbox
 from verifier_svc.sessions import Session
@@ -28,6 +28,8 @@ class Plan:
     rows: list[PlannedRows]
     preempted: list[Session]
     late_trees: int
+    # Blocks that the step is the first to use.
+    fresh_blocks: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
         if session.decoding:
             # At the very end of a full pool there may be fewer slots behind the root than nodes.
             spare = len(session.blocks) * limits.block_size - run_stop
-            tree, dropped = inbox.take(session, min(nodes, spare))
+            room = tree_room(run_stop - 1, limits.block_size)
+            tree, dropped = inbox.take(session, min(nodes, spare, room))
             late += dropped
         else:
             prefill_left -= run_stop - session.num_computed
@@ -79,7 +82,7 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             wants_logits=run_stop == session.length,
         )
         rows.append(PlannedRows(session, segment, tree))
-    return Plan(rows, preempted, late)
+    return Plan(rows, preempted, late, allocator.take_fresh())
 
 
 def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:

@@ -105,6 +105,7 @@ class StepLoop:
 
         Uses block 0, which nobody holds yet.
         """
+        self._pool.clear([0])
         prompt = Segment(run=[0] * 8, start=0, blocks=(0,))
         tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
         for segment in (prompt, tree):
@@ -196,6 +197,7 @@ class StepLoop:
 
     def _step(self, planned: Plan) -> None:
         started = time.monotonic()
+        self._pool.clear(planned.fresh_blocks)
         batch = self._decoder.batch([row.segment for row in planned.rows])
         logits = self._decoder.forward(batch, self._pool)
         drawing = [row for row in planned.rows if row.segment.wants_logits]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,9 +16,9 @@ class OutOfBlocksError(RuntimeError):
 class KVPool:
     """One slot per token and layer; a block is `block_size` neighbouring slots.
 
-    `keys` are [layers, kv_heads, slots, head_dim]. `values` are [layers, kv_heads, slots, head_dim +
-    ONES]: the columns after the value hold ones, so that one matrix product gives weighted values and,
-    beside them, the sum of the weights.
+    `keys` are [layers, blocks, kv_heads, block_size, head_dim]. `values` are [..., head_dim + ONES]: the
+    columns after the value hold ones, so that one matrix product gives weighted values and, beside
+    them, the sum of the weights.
     """
 
     # Columns of ones: wide enough to be summed by the same kind of kernel as the values.
@@ -34,31 +36,47 @@ class KVPool:
         device: torch.device,
     ) -> None:
         self.block_size = block_size
+        self.kv_heads = kv_heads
         self.head_dim = head_dim
-        self.keys = _zeros((layers, kv_heads, blocks * block_size, head_dim), dtype, device)
-        self.values = _zeros((layers, kv_heads, blocks * block_size, head_dim + self.ONES), dtype, device)
-        self._ones = torch.ones(1, 1, 1, dtype=dtype, device=device)
+        shape = (layers, blocks, kv_heads, block_size)
+        self.keys = _zeros((*shape, head_dim), dtype, device)
+        self.values = _zeros((*shape, head_dim + self.ONES), dtype, device)
+        # The same memory as rows: [layers, blocks * kv_heads * block_size, ...].
+        self._key_rows = self.keys.view(layers, -1, head_dim)
+        self._value_rows = self.values.view(layers, -1, head_dim + self.ONES)
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put rows, keys and values [kv_heads, rows, head_dim], into slots [rows] of one layer."""
-        self.keys[layer].index_copy_(1, slots, keys)
-        ones = self._ones.expand(values.shape[0], values.shape[1], self.ONES)
-        self.values[layer].index_copy_(1, slots, torch.cat([values, ones], dim=-1))
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Make blocks fit to be read before they are full: whoever held them may have left infinities."""
+        for block in blocks:
+            self.keys[:, block] = 0
+            self.values[:, block, ..., : self.head_dim] = 0
+            self.values[:, block, ..., self.head_dim :] = 1
 
-    def read(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [kv_heads, slots, ...] of one layer; in place where the slots are a slice."""
-        if isinstance(slots, slice):
-            return self.keys[layer, :, slots], self.values[layer, :, slots]
-        return self.keys[layer].index_select(1, slots), self.values[layer].index_select(1, slots)
+    def index(self, slots: Tensor) -> Tensor:
+        """Where slots [rows] lie: [rows * kv_heads] for `write`."""
+        head = torch.arange(self.kv_heads, device=slots.device)
+        block = slots // self.block_size
+        rows = (block[:, None] * self.kv_heads + head) * self.block_size + (slots % self.block_size)[:, None]
+        return rows.flatten()
+
+    def write(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put rows, keys and values [kv_heads, rows, head_dim], where `index` says in one layer."""
+        for pool, new in ((self._key_rows, keys), (self._value_rows, values)):
+            rows = new.transpose(0, 1).reshape(-1, self.head_dim).to(pool.dtype)
+            pool[layer, :, : self.head_dim].index_copy_(0, index, rows)
+
+    def read(self, layer: int, blocks: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [blocks, kv_heads, block_size, ...] of one layer; in place for a slice."""
+        return self.keys[layer, blocks], self.values[layer, blocks]
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots to other slots in every layer at once; nothing where both are the same."""
         moving = sources != targets
         if not bool(moving.any()):
             return
-        sources, targets = sources[moving], targets[moving]
-        self.keys[:, :, targets] = self.keys[:, :, sources]
-        self.values[:, :, targets] = self.values[:, :, sources]
+        here, there = self.index(sources[moving]), self.index(targets[moving])
+        for pool in (self._key_rows, self._value_rows):
+            pool[:, there] = pool[:, here]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -73,6 +91,7 @@ class BlockAllocator:
 
     def __init__(self, blocks: int) -> None:
         self._free = set(range(blocks))
+        self._fresh: list[int] = []
         self.total = blocks
 
     @property
@@ -91,7 +110,13 @@ class BlockAllocator:
             neighbour = table[-1] + 1 if table else -1
             block = neighbour if neighbour in self._free else self._start_of_largest_gap()
             self._free.discard(block)
+            self._fresh.append(block)
             table.append(block)
+
+    def take_fresh(self) -> list[int]:
+        """Blocks handed out since the last call: `KVPool.clear` them before a forward reads them."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def release(self, table: list[int]) -> None:
         """Take all of a table's blocks back and empty it."""

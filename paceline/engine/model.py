@@ -18,7 +18,7 @@ from paceline.engine.linear import ProductRows, pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
 # Positions of one KV block, which is one chunk of attention.
-BLOCK_SIZE = 256
+BLOCK_SIZE = 128
 
 
 class ModelError(ValueError):
@@ -121,7 +121,7 @@ class Decoder:
             position_ids=batch.positions[None],
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paceline=attention.AttentionContext(batch, pool),
+            paceline=attention.AttentionContext(batch, pool, heads=self.shape.heads),
         )
         return output.logits[0].float()  # type: ignore[no-any-return]
 

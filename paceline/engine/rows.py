@@ -55,8 +55,8 @@ class PlacedSegment:
     positions: Tensor
     # True where tree node `column` is row `row` itself or its ancestor. [rows, nodes]
     ancestors: Tensor
-    # Slots of all keys the rows may see: positions 0 to the root's, then the tree nodes.
-    span: slice | Tensor
+    # Blocks of all keys the rows may see, in order of position: the tree's last.
+    blocks: Sequence[int]
 
     @property
     def rows(self) -> slice:
@@ -104,18 +104,26 @@ def _positions(segment: Segment) -> list[int]:
     return positions
 
 
-def _span(segment: Segment, block_size: int, device: torch.device) -> slice | Tensor:
-    keys = segment.root_position + 1 + len(segment.tree_tokens)
-    blocks = segment.blocks[: -(-keys // block_size)]
-    if all(block == blocks[0] + index for index, block in enumerate(blocks)):
-        first = blocks[0] * block_size
-        return slice(first, first + keys)
-    slots = torch.tensor(blocks)[:, None] * block_size + torch.arange(block_size)
-    return slots.flatten()[:keys].to(device)
+def tree_room(root_position: int, block_size: int) -> int:
+    """How many tree nodes may stand behind a root: those whose slots lie in the blocks of their positions.
+
+    Attention sums block by block, so a node's key must lie where plain decoding would put it, up to the
+    slot. Node i waits in slot root + 1 + i, at or behind its position: only the edge of a block matters.
+    """
+    return -(root_position + 1) % block_size or block_size
+
+
+def _check_tree(segment: Segment, block_size: int) -> None:
+    room = tree_room(segment.root_position, block_size)
+    if len(segment.tree_tokens) > room:
+        raise ValueError(
+            f"{len(segment.tree_tokens)} tree nodes behind position {segment.root_position}: "
+            f"its block of {block_size} has room for {room}"
+        )
 
 
 def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.device) -> RaggedBatch:
-    """Lay segments end to end, in order."""
+    """Lay segments end to end, in order. Raises `ValueError` for a tree beyond its `tree_room`."""
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -124,7 +132,9 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
     roots: list[int] = []
     placed: list[PlacedSegment] = []
     for segment in segments:
+        _check_tree(segment, block_size)
         row, run = len(token_ids), len(segment.run)
+        keys = segment.root_position + 1 + len(segment.tree_tokens)
         own = _positions(segment)
         placed.append(
             PlacedSegment(
@@ -132,7 +142,7 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
                 row=row,
                 positions=torch.tensor(own, device=device),
                 ancestors=_ancestor_table(run, segment.tree_parents).to(device),
-                span=_span(segment, block_size, device),
+                blocks=segment.blocks[: -(-keys // block_size)],
             )
         )
         token_ids += [*segment.run, *segment.tree_tokens]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import Segment
+from paceline.engine.rows import Segment, tree_room
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
 from tests.engine_loop import EngineLoop, Running, loaded
@@ -32,22 +32,22 @@ class Alone:
     tokens: list[int]
     prompt: int
     logits: Tensor  # [positions, vocab]
-    keys: Tensor  # [layers, kv_heads, positions, d]
+    keys: Tensor  # [positions, layers, kv_heads, d]
     values: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     decoder: Decoder
     texts: list[Alone]
 
 
 def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
-    slots = [
-        session.blocks[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
-        for position in range(session.num_computed)
-    ]
-    return pool.keys[:, :, slots], pool.values[:, :, slots]
+    """Keys and values [layers, positions, kv_heads, ...]."""
+    positions = torch.arange(session.num_computed)
+    blocks = torch.tensor(session.blocks)[positions // BLOCK_SIZE]
+    offsets = positions % BLOCK_SIZE
+    return pool.keys[:, blocks, :, offsets], pool.values[:, blocks, :, offsets]
 
 
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
@@ -55,6 +55,7 @@ def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
     session = Running(tokens, 0, SAMPLING)
     logits: list[Tensor] = []
     loop.allocator.extend(session.blocks, 2)
+    loop.pool.clear(session.blocks)
     for position, token in enumerate(tokens):
         segment = Segment(run=[token], start=position, blocks=session.blocks)
         logits.append(decoder.forward(decoder.batch([segment]), loop.pool))
@@ -132,6 +133,9 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(case: Case, data: st.D
             tree, path = TokenTree(), []
             if stop >= text.prompt:
                 tree, path = data.draw(_trees(text.tokens[stop : stop + data.draw(st.integers(0, 9))]))
+                room = tree_room(stop - 1, BLOCK_SIZE)
+                tree = tree.select(range(min(room, len(tree))))
+                path = [node for node in path if node < room]
             segment = loop.segment(session, tree, stop)
             segment = Segment(
                 run=segment.run,
@@ -180,6 +184,7 @@ def test_a_broken_block_table_gives_the_same_bits(case: Case) -> None:
     text = case.texts[3]
     loop = EngineLoop.of(case.decoder, 8)
     blocks = (6, 1)
+    loop.pool.clear(blocks)
     half = len(text.tokens) // 2
     segments = [
         Segment(run=text.tokens[:half], start=0, blocks=blocks, wants_logits=False),
@@ -193,11 +198,14 @@ def test_a_broken_block_table_gives_the_same_bits(case: Case) -> None:
 
 
 def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
-    """Stale keys, infinite ones too, in slots behind the text are not seen."""
+    """What rejected nodes left behind the text, and whoever held the block before, is not seen."""
     text = case.texts[1]
     loop = EngineLoop.of(case.decoder, 2)
-    loop.pool.keys.fill_(1e30)
-    loop.pool.values[..., : loop.pool.head_dim] = 1e30
+    loop.pool.keys.fill_(torch.inf)
+    loop.pool.values.fill_(torch.inf)
+    loop.pool.clear([0])
+    loop.pool.keys[:, 0, :, len(text.tokens) :] = 1e30
+    loop.pool.values[:, 0, :, len(text.tokens) :, : loop.pool.head_dim] = 1e30
     segment = Segment(run=text.tokens, start=0, blocks=(0,))
     logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
     _assert_same_bits(logits[0], text.logits[-1], "logits")

@@ -71,25 +71,29 @@ def test_two_sessions_leave_each_other_room_to_grow() -> None:
         assert table == list(range(table[0], table[0] + 3))
 
 
-def test_rows_are_read_back_from_a_slice_and_from_scattered_slots() -> None:
+def test_rows_are_read_back_from_a_range_and_from_scattered_blocks() -> None:
     pool = _pool()
     keys, values = torch.randn(1, 3, 3), torch.randn(1, 3, 3)
-    slots = torch.tensor([13, 2, 7])
-    pool.write(1, slots, keys, values)
-    read_keys, read_values = pool.read(1, slots)
-    assert torch.equal(read_keys, keys)
-    assert torch.equal(read_values[..., :3], values)
-    assert (read_values[..., 3:] == 1).all()
-    assert torch.equal(pool.read(1, slice(7, 8))[0], keys[:, 2:])
+    pool.clear(range(4))
+    pool.write(1, pool.index(torch.tensor([13, 2, 7])), keys, values)
+    for blocks in (torch.tensor([3, 0, 1]), slice(0, 4)):
+        read_keys, read_values = pool.read(1, blocks)
+        of = {number: place for place, number in enumerate(torch.arange(4)[blocks].tolist())}
+        for row, slot in enumerate([13, 2, 7]):
+            assert torch.equal(read_keys[of[slot // 4], :, slot % 4], keys[:, row])
+            assert torch.equal(read_values[of[slot // 4], :, slot % 4, :3], values[:, row])
+    assert (pool.values[..., 3:] == 1).all()
     assert not pool.keys[0].any()
 
 
 @given(data=st.data())
 def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject) -> None:
     pool = _pool()
+    pool.clear(range(4))
+    every = pool.index(torch.arange(16))
     numbers = torch.arange(16.0)[:, None].expand(16, 3)
     for layer in range(2):
-        pool.write(layer, torch.arange(16), numbers[None] + 100 * layer, -numbers[None])
+        pool.write(layer, every, numbers[None] + 100 * layer, -numbers[None])
     targets = data.draw(st.lists(st.integers(0, 15), unique=True, max_size=8))
     sources = data.draw(st.lists(st.integers(0, 15), min_size=len(targets), max_size=len(targets)))
     pool.move(torch.tensor(sources, dtype=torch.int64), torch.tensor(targets, dtype=torch.int64))
@@ -97,6 +101,8 @@ def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject) ->
     for source, target in zip(sources, targets, strict=True):
         expected[target] = source
     for layer in range(2):
-        assert pool.keys[layer, 0, :, 0].tolist() == [number + 100 * layer for number in expected]
-        assert (-pool.values[layer, 0, :, 0]).tolist() == expected
+        assert pool.keys[layer, :, 0, :, 0].flatten().tolist() == [
+            number + 100 * layer for number in expected
+        ]
+        assert (-pool.values[layer, :, 0, :, 0]).flatten().tolist() == expected
         assert (pool.values[layer, ..., 3:] == 1).all()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.engine.rows import RaggedBatch, Segment, build_batch
+from paceline.engine.rows import RaggedBatch, Segment, build_batch, tree_room
 
 BLOCK = 4
 
@@ -18,29 +19,41 @@ def _batch(*segments: Segment) -> RaggedBatch:
 def test_a_chunk_a_tree_and_a_single_row() -> None:
     batch = _batch(
         Segment(run=[1, 2, 3], start=2, blocks=(5, 6), wants_logits=False),
-        # Root at position 6; 20 and 21 below it, 22 below 20.
-        Segment(run=[10], start=6, blocks=(0, 1, 2), tree_tokens=[20, 21, 22], tree_parents=[-1, -1, 0]),
+        # Root at position 7; 20 and 21 below it, 22 below 20.
+        Segment(run=[10], start=7, blocks=(0, 1, 2), tree_tokens=[20, 21, 22], tree_parents=[-1, -1, 0]),
         Segment(run=[30], start=0, blocks=(3,)),
     )
     assert batch.num_rows == 8
     assert batch.token_ids.tolist() == [1, 2, 3, 10, 20, 21, 22, 30]
-    assert batch.positions.tolist() == [2, 3, 4, 6, 7, 7, 8, 0]
-    assert batch.slots.tolist() == [22, 23, 24, 6, 7, 8, 9, 12]
+    assert batch.positions.tolist() == [2, 3, 4, 7, 8, 8, 9, 0]
+    assert batch.slots.tolist() == [22, 23, 24, 7, 8, 9, 10, 12]
     assert [placed.rows for placed in batch.segments] == [slice(0, 3), slice(3, 7), slice(7, 8)]
     assert batch.logit_rows.tolist() == [3, 4, 5, 6, 7]
     assert batch.logit_parents.tolist() == [-1, 0, 0, 1, -1]
     assert batch.roots.tolist() == [-1, 0, 4]
     assert batch.segments[1].ancestors.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1]]
-    assert batch.segments[1].span == slice(0, 10)
+    assert batch.segments[1].blocks == (0, 1, 2)
 
 
-def test_a_broken_block_table_is_spanned_slot_by_slot() -> None:
-    segment = Segment(run=[1], start=5, blocks=(2, 0), tree_tokens=[9], tree_parents=[-1])
+def test_a_broken_block_table_is_followed() -> None:
+    segment = Segment(run=[1], start=5, blocks=(2, 0, 1), tree_tokens=[9], tree_parents=[-1])
     batch = _batch(segment)
-    span = batch.segments[0].span
-    assert isinstance(span, torch.Tensor)
-    assert span.tolist() == [8, 9, 10, 11, 0, 1, 2]
+    assert batch.segments[0].blocks == (2, 0)
     assert batch.slots.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("root", "room"), [(0, 3), (2, 1), (3, 4), (4, 3)])
+def test_a_tree_ends_with_its_roots_block(root: int, room: int) -> None:
+    assert tree_room(root, BLOCK) == room
+    for nodes in (room, room + 1):
+        segment = Segment(
+            run=[1], start=root, blocks=(0, 1), tree_tokens=range(nodes), tree_parents=[-1] * nodes
+        )
+        if nodes == room:
+            _batch(segment)
+        else:
+            with pytest.raises(ValueError, match=f"has room for {room}"):
+                _batch(segment)
 
 
 @given(data=st.data())
@@ -49,7 +62,7 @@ def test_every_row_lies_where_its_segment_says(data: st.DataObject) -> None:
     free = data.draw(st.permutations(range(40)))
     for _ in range(data.draw(st.integers(1, 5))):
         start, run = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 6))
-        nodes = data.draw(st.integers(0, 6))
+        nodes = data.draw(st.integers(0, tree_room(start + run - 1, BLOCK)))
         needed = -(-(start + run + nodes) // BLOCK)
         blocks, free = tuple(free[:needed]), free[needed:]
         segments.append(
@@ -69,10 +82,9 @@ def test_every_row_lies_where_its_segment_says(data: st.DataObject) -> None:
     for segment, placed, root in zip(segments, batch.segments, batch.roots.tolist(), strict=True):
         run = len(segment.run)
         assert batch.token_ids[placed.rows].tolist() == [*segment.run, *segment.tree_tokens]
-        span = placed.span
-        seen = list(range(span.start, span.stop)) if isinstance(span, slice) else span.tolist()
+        keys = segment.root_position + 1 + len(segment.tree_tokens)
+        seen = [placed.blocks[key // BLOCK] * BLOCK + key % BLOCK for key in range(keys)]
         assert seen[segment.start :] == batch.slots[placed.rows].tolist()
-        assert len(seen) == segment.root_position + 1 + len(segment.tree_tokens)
         for node, parent in enumerate(segment.tree_parents):
             above = (
                 placed.ancestors[run + parent].tolist()
