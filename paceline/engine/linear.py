@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+# Layers that transformers' decoders call one after the other with the same input.
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(slots=True)
@@ -63,16 +67,75 @@ class PackedLinear(nn.Module):
         return self.product(x)[:rows]
 
 
+class SiblingLinears:
+    """Linear layers that read the same input, as one product: fewer, larger matrices."""
+
+    def __init__(self, layers: Sequence[nn.Linear], rows: ProductRows) -> None:
+        biases = [layer.bias for layer in layers]
+        whole = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers), bias=False)
+        whole.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), False)
+        if biases[0] is not None:
+            whole.bias = nn.Parameter(torch.cat([bias.detach() for bias in biases]), False)
+        self.product = PackedLinear(whole, rows)
+        self._widths = [layer.out_features for layer in layers]
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+
+    def take(self, index: int, x: Tensor) -> Tensor:
+        """The output of layer `index` for x; computed for all layers when the first of them asks."""
+        if self._input is not x or self._outputs[index] is None:
+            self._input = x
+            self._outputs = list(self.product(x).split(self._widths, dim=-1))
+        output = self._outputs[index]
+        self._outputs[index] = None
+        if not any(left is not None for left in self._outputs):
+            self._input = None
+        assert output is not None
+        return output
+
+
+class SiblingLinear(nn.Module):
+    """One of `SiblingLinears` in its old place in the model."""
+
+    def __init__(self, siblings: SiblingLinears, index: int, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._siblings = siblings
+        self._index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., rows, in_features] -> [..., rows, out_features]."""
+        return self._siblings.take(self._index, x)
+
+
 def pack_linears(model: nn.Module, rows: ProductRows) -> list[PackedLinear]:
-    """Replace every plain `nn.Linear` of `model` in place; returns the new layers.
+    """Replace every plain `nn.Linear` of `model` in place; returns the products that are left.
 
     Quantised linears are subclasses or other modules and are left to their library.
     """
     packed: list[PackedLinear] = []
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                layer = PackedLinear(child, rows)
-                setattr(module, name, layer)
-                packed.append(layer)
+        children = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+        for names in SIBLINGS:
+            layers = [children[name] for name in names if name in children]
+            if len(layers) < len(names) or not _alike(layers):
+                continue
+            siblings = SiblingLinears(layers, rows)
+            packed.append(siblings.product)
+            for index, name in enumerate(names):
+                setattr(module, name, SiblingLinear(siblings, index, children.pop(name)))
+        for name, child in children.items():
+            layer = PackedLinear(child, rows)
+            setattr(module, name, layer)
+            packed.append(layer)
     return packed
+
+
+def _alike(layers: Sequence[nn.Linear]) -> bool:
+    first = layers[0]
+    return all(
+        layer.in_features == first.in_features
+        and layer.weight.dtype == first.weight.dtype
+        and (layer.bias is None) == (first.bias is None)
+        for layer in layers
+    )
