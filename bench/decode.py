@@ -157,7 +157,8 @@ async def _run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
 def _set(service: Service, plan: Plan) -> Service:
     if not service.name.startswith("verifier"):
         return service
-    flags = ("--dtype", plan.dtype, "--threads", str(plan.threads))
+    # Every arm reads every prompt anew: the second to be asked must not find the first one's KV.
+    flags = ("--dtype", plan.dtype, "--threads", str(plan.threads), "--prefix-cache", "false")
     return replace(service, command=(*service.command, *flags))
 
 

@@ -47,6 +47,10 @@ RUNNING_SESSIONS = Gauge("paceline:running_sessions", "Sessions open at this ver
 KV_USED_TOKENS = Gauge("paceline:kv_used_tokens", "KV slots held by sessions")
 KV_TOTAL_TOKENS = Gauge("paceline:kv_total_tokens", "KV slots in all")
 PREEMPTIONS = Counter("paceline:preemptions", "Sessions that gave up their KV to an older one")
+PREFIX_QUERIES = Counter(
+    "paceline:prefix_cache_queries", "Positions of sessions that began or began anew after a preemption"
+)
+PREFIX_HITS = Counter("paceline:prefix_cache_hits", "Those of them whose KV was there already")
 LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
 TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
 APPENDS_FAILED = Counter("paceline:appends_failed", "Store appends that failed; tokens went out not durable")

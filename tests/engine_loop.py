@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from paceline.engine.kv import BlockAllocator, KVPool
+from paceline.engine.blocks import BlockAllocator
+from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment, tree_room
 from paceline.engine.verify import Decision, decide
@@ -50,7 +51,7 @@ class EngineLoop:
     @classmethod
     def of(cls, decoder: Decoder, blocks: int) -> EngineLoop:
         """A loop over a fresh pool."""
-        return cls(decoder, decoder.kv_pool(blocks), BlockAllocator(blocks))
+        return cls(decoder, decoder.kv_pool(blocks), BlockAllocator(blocks, BLOCK_SIZE))
 
     def segment(self, session: Running, tree: TokenTree, stop: int | None = None) -> Segment:
         """The rows from what is computed up to `stop`, which is all of the prompt or of the text."""
@@ -58,7 +59,7 @@ class EngineLoop:
         if stop is None:
             stop = session.prompt_length if in_prompt else len(session.token_ids)
         self.allocator.extend(session.blocks, -(-(stop + len(tree)) // BLOCK_SIZE))
-        self.pool.clear(self.allocator.take_fresh())
+        self.pool.prepare(self.allocator.take_tasks())
         return Segment(
             run=session.token_ids[session.num_computed : stop],
             start=session.num_computed,

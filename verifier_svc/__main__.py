@@ -54,6 +54,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
         table,
         engine,
         blocks=blocks,
+        prefix_cache=settings.prefix_cache,
         limits=Limits(
             block_size=BLOCK_SIZE,
             prefill_rows=settings.prefill_rows,

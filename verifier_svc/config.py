@@ -31,6 +31,7 @@ class VerifierSettings(ServiceSettings):
     kv_tokens: int = Field(
         0, ge=0, description="KV capacity in tokens; 0 sizes it from the memory that is free at start."
     )
+    prefix_cache: bool = Field(True, description="Keep the KV of past texts for those that begin alike.")
     prefill_rows: int = Field(256, ge=128, le=8192, description="Prompt rows in one step at the most.")
     draft_rows: int = Field(
         96,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paceline.engine.kv import BlockAllocator, OutOfBlocksError
+from paceline.engine.blocks import BlockAllocator, BlockTask, OutOfBlocksError
 from paceline.engine.rows import Segment, tree_room
 from paceline.tree import TokenTree
 from verifier_svc import budget, inbox
@@ -28,8 +28,11 @@ class Plan:
     rows: list[PlannedRows]
     preempted: list[Session]
     late_trees: int
-    # Blocks that the step is the first to use.
-    fresh_blocks: list[int]
+    # For `KVPool.prepare`.
+    block_tasks: list[BlockTask]
+    # Positions of sessions that began, and how many of them were found in kept texts.
+    queried_tokens: int
+    found_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,17 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
     """
     rows: list[PlannedRows] = []
     preempted: list[Session] = []
-    late = 0
+    late = queried = found = 0
     decoding = sum(session.decoding for session in sessions)
     nodes = budget.nodes_per_session(decoding, draft_rows=limits.draft_rows, max_nodes=limits.max_tree_nodes)
     prefill_left = limits.prefill_rows
     for session in sessions:
         if session in preempted:
             continue
+        if not session.blocks:
+            session.num_computed = allocator.adopt(session.blocks, session.token_ids)
+            queried += session.length
+            found += session.num_computed
         run_stop = _run_stop(session, limits, prefill_left)
         if run_stop == session.num_computed:
             continue
@@ -82,7 +89,7 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             wants_logits=run_stop == session.length,
         )
         rows.append(PlannedRows(session, segment, tree))
-    return Plan(rows, preempted, late, allocator.take_fresh())
+    return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
 
 
 def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:
@@ -110,6 +117,7 @@ def _make_room(
             youngest = next(other for other in reversed(sessions) if other.blocks or other is session)
             if youngest is session:
                 return False
+            allocator.keep(youngest.blocks, youngest.token_ids, youngest.num_computed)
             allocator.release(youngest.blocks)
             youngest.num_computed = 0
             youngest.tree = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from paceline import telemetry
-from paceline.engine.kv import BlockAllocator
+from paceline.engine.blocks import BlockAllocator, BlockTask
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
@@ -71,6 +71,7 @@ class StepLoop:
         thread: Executor,
         *,
         blocks: int,
+        prefix_cache: bool,
         limits: Limits,
         max_draft_wait: float,
         feedback_top_k: Callable[[int], int],
@@ -79,7 +80,7 @@ class StepLoop:
     ) -> None:
         self.lock = threading.Condition()
         self.table = table
-        self.allocator = BlockAllocator(blocks)
+        self.allocator = BlockAllocator(blocks, BLOCK_SIZE, keep_texts=prefix_cache)
         self.totals = Totals()
         self.failure: BaseException | None = None
         self._decoder = decoder
@@ -105,7 +106,7 @@ class StepLoop:
 
         Uses block 0, which nobody holds yet.
         """
-        self._pool.clear([0])
+        self._pool.prepare([BlockTask(0)])
         prompt = Segment(run=[0] * 8, start=0, blocks=(0,))
         tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
         for segment in (prompt, tree):
@@ -162,6 +163,8 @@ class StepLoop:
                 planned = plan(sessions, self.allocator, self._limits)
                 telemetry.LATE_TREES.inc(planned.late_trees)
                 telemetry.PREEMPTIONS.inc(len(planned.preempted))
+                telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
+                telemetry.PREFIX_HITS.inc(planned.found_tokens)
                 if planned.rows:
                     return planned
                 self.lock.wait(timeout=1.0)
@@ -197,7 +200,7 @@ class StepLoop:
 
     def _step(self, planned: Plan) -> None:
         started = time.monotonic()
-        self._pool.clear(planned.fresh_blocks)
+        self._pool.prepare(planned.block_tasks)
         batch = self._decoder.batch([row.segment for row in planned.rows])
         logits = self._decoder.forward(batch, self._pool)
         drawing = [row for row in planned.rows if row.segment.wants_logits]
@@ -235,7 +238,7 @@ class StepLoop:
     ) -> list[SessionStep]:
         for row in rows:
             if row.session.blocks:
-                row.session.num_computed = row.segment.root_position + 1
+                self._computed(row.session, row.segment.root_position + 1)
         steps: list[SessionStep] = []
         for row, decision in zip(drawing, decisions, strict=True):
             if row.session.finish_reason is None:
@@ -265,7 +268,7 @@ class StepLoop:
             session.finish_reason = FinishReason.LENGTH
         accepted = min(len(decision.path), len(tokens))
         session.token_ids += tokens
-        session.num_computed += len(decision.path)
+        self._computed(session, session.num_computed + len(decision.path))
         session.steps += 1
         drafted = len(row.tree)
         if drafted:
@@ -298,6 +301,13 @@ class StepLoop:
             stream_id=session.stream_id,
         )
 
+    def _computed(self, session: Session, positions: int) -> None:
+        """Note how far a session's KV reaches; blocks that are full now may be shared."""
+        full = positions // BLOCK_SIZE * BLOCK_SIZE
+        if full > session.num_computed:
+            self.allocator.keep(session.blocks, session.token_ids, full)
+        session.num_computed = positions
+
     def _count(self, drafted: int, accepted: int, committed: int) -> None:
         self.totals = Totals(
             self.totals.session_steps + 1,
@@ -314,6 +324,7 @@ class StepLoop:
                 telemetry.ACCEPTED_PER_POS.labels(position=depth).inc()
 
     def _retire(self, session: Session) -> None:
+        self.allocator.keep(session.blocks, session.token_ids, session.num_computed)
         self.allocator.release(session.blocks)
         session.tree = None
         self.table.remove(session)

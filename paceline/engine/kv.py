@@ -1,4 +1,4 @@
-"""Keys and values of all sessions: a pool of slots, a table of blocks per session, compaction."""
+"""Keys and values of all sessions: a pool of slots, and compaction. Who holds what: `engine.blocks`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class OutOfBlocksError(RuntimeError):
-    """No free block is left; the caller makes room or waits."""
+from paceline.engine.blocks import BlockTask
 
 
 class KVPool:
@@ -45,12 +43,16 @@ class KVPool:
         self._key_rows = self.keys.view(layers, -1, head_dim)
         self._value_rows = self.values.view(layers, -1, head_dim + self.ONES)
 
-    def clear(self, blocks: Sequence[int]) -> None:
+    def prepare(self, tasks: Sequence[BlockTask]) -> None:
         """Make blocks fit to be read before they are full: whoever held them may have left infinities."""
-        for block in blocks:
-            self.keys[:, block] = 0
-            self.values[:, block, ..., : self.head_dim] = 0
-            self.values[:, block, ..., self.head_dim :] = 1
+        for task in tasks:
+            if task.source is not None:
+                self.keys[:, task.block] = self.keys[:, task.source]
+                self.values[:, task.block] = self.values[:, task.source]
+                continue
+            self.keys[:, task.block] = 0
+            self.values[:, task.block, ..., : self.head_dim] = 0
+            self.values[:, task.block, ..., self.head_dim :] = 1
 
     def index(self, slots: Tensor) -> Tensor:
         """Where slots [rows] lie: [rows * kv_heads] for `write`."""
@@ -84,55 +86,3 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type == "cpu" and dtype is torch.float32:
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
     return torch.zeros(shape, dtype=dtype, device=device)
-
-
-class BlockAllocator:
-    """Hands out block numbers; a session's next block is its neighbour wherever that one is free."""
-
-    def __init__(self, blocks: int) -> None:
-        self._free = set(range(blocks))
-        self._fresh: list[int] = []
-        self.total = blocks
-
-    @property
-    def free(self) -> int:
-        """Blocks that nobody holds."""
-        return len(self._free)
-
-    def extend(self, table: list[int], count: int) -> None:
-        """Append blocks to `table` until it has `count`; all or nothing. Raises `OutOfBlocksError`."""
-        wanted = count - len(table)
-        if wanted <= 0:
-            return
-        if wanted > len(self._free):
-            raise OutOfBlocksError(f"{wanted} KV blocks wanted, {len(self._free)} are free")
-        for _ in range(wanted):
-            neighbour = table[-1] + 1 if table else -1
-            block = neighbour if neighbour in self._free else self._start_of_largest_gap()
-            self._free.discard(block)
-            self._fresh.append(block)
-            table.append(block)
-
-    def take_fresh(self) -> list[int]:
-        """Blocks handed out since the last call: `KVPool.clear` them before a forward reads them."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
-
-    def release(self, table: list[int]) -> None:
-        """Take all of a table's blocks back and empty it."""
-        self._free.update(table)
-        table.clear()
-
-    def _start_of_largest_gap(self) -> int:
-        """A block in the middle of the longest free run, so that its holder and its neighbour can grow."""
-        best_start, best_length = -1, 0
-        start, length = -1, 0
-        for block in sorted(self._free):
-            if block == start + length:
-                length += 1
-            else:
-                start, length = block, 1
-            if length > best_length:
-                best_start, best_length = start, length
-        at_edge = best_start == 0
-        return best_start if at_edge else best_start + best_length // 2

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment, tree_room
@@ -55,7 +56,7 @@ def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
     session = Running(tokens, 0, SAMPLING)
     logits: list[Tensor] = []
     loop.allocator.extend(session.blocks, 2)
-    loop.pool.clear(session.blocks)
+    loop.pool.prepare(loop.allocator.take_tasks())
     for position, token in enumerate(tokens):
         segment = Segment(run=[token], start=position, blocks=session.blocks)
         logits.append(decoder.forward(decoder.batch([segment]), loop.pool))
@@ -184,7 +185,7 @@ def test_a_broken_block_table_gives_the_same_bits(case: Case) -> None:
     text = case.texts[3]
     loop = EngineLoop.of(case.decoder, 8)
     blocks = (6, 1)
-    loop.pool.clear(blocks)
+    loop.pool.prepare([BlockTask(block) for block in blocks])
     half = len(text.tokens) // 2
     segments = [
         Segment(run=text.tokens[:half], start=0, blocks=blocks, wants_logits=False),
@@ -203,7 +204,7 @@ def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
     loop = EngineLoop.of(case.decoder, 2)
     loop.pool.keys.fill_(torch.inf)
     loop.pool.values.fill_(torch.inf)
-    loop.pool.clear([0])
+    loop.pool.prepare([BlockTask(0)])
     loop.pool.keys[:, 0, :, len(text.tokens) :] = 1e30
     loop.pool.values[:, 0, :, len(text.tokens) :, : loop.pool.head_dim] = 1e30
     segment = Segment(run=text.tokens, start=0, blocks=(0,))

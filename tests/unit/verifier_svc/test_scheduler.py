@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.engine.kv import BlockAllocator
+from paceline.engine.blocks import BlockAllocator
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from verifier_svc import inbox
@@ -41,13 +41,13 @@ def _apply(planned: Plan, allocator: BlockAllocator, sessions: list[Session], ac
         tokens = [7] * min(path + 1, session.length_limit - session.length)
         session.token_ids += tokens
         if session.length >= session.length_limit:
+            allocator.keep(session.blocks, session.token_ids, session.num_computed)
             allocator.release(session.blocks)
             sessions.remove(session)
 
 
 def _check(planned: Plan, allocator: BlockAllocator, sessions: list[Session]) -> None:
-    held = [block for session in sessions for block in session.blocks]
-    assert len(held) == len(set(held))
+    held = {block for session in sessions for block in session.blocks}
     assert len(held) + allocator.free == allocator.total
     decoding = [row for row in planned.rows if row.session.decoding]
     computing = [row for row in planned.rows if not row.session.decoding]
@@ -78,7 +78,7 @@ def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObj
     ]
     # The longest session may fill the pool to its last slot.
     least = -(-max(session.length_limit for session in waiting) // LIMITS.block_size)
-    allocator = BlockAllocator(data.draw(st.integers(least, 3 * least)))
+    allocator = BlockAllocator(data.draw(st.integers(least, 3 * least)), LIMITS.block_size)
     sessions: list[Session] = []
     while sessions or waiting:
         if waiting and (not sessions or data.draw(st.booleans())):
@@ -96,7 +96,7 @@ def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObj
 
 
 def test_a_newcomer_takes_no_block_from_an_older_session() -> None:
-    allocator = BlockAllocator(2)
+    allocator = BlockAllocator(2, LIMITS.block_size)
     older, newcomer = _session(10, 2), _session(10, 2)
     first = plan([older], allocator, LIMITS)
     _apply(first, allocator, [older], accepted=0)
@@ -106,7 +106,7 @@ def test_a_newcomer_takes_no_block_from_an_older_session() -> None:
 
 
 def test_the_youngest_gives_way_to_an_older_one() -> None:
-    allocator = BlockAllocator(5)
+    allocator = BlockAllocator(5, LIMITS.block_size)
     sessions = [_session(8, 30), _session(8, 30)]
     preempted: list[Session] = []
     for _ in range(20):
@@ -118,14 +118,14 @@ def test_the_youngest_gives_way_to_an_older_one() -> None:
 
 
 def test_prompts_share_the_prefill_rows_oldest_first() -> None:
-    allocator = BlockAllocator(20)
+    allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(8, 4), _session(8, 4), _session(8, 4)]
     rows = plan(sessions, allocator, LIMITS).rows
     assert [(row.session, len(row.segment.run)) for row in rows] == [(sessions[0], 8), (sessions[1], 4)]
 
 
 def test_decoding_sessions_share_the_draft_rows() -> None:
-    allocator = BlockAllocator(20)
+    allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1) for _ in range(3)]
     _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
     for session in sessions:
@@ -136,7 +136,7 @@ def test_decoding_sessions_share_the_draft_rows() -> None:
 
 
 def test_late_trees_are_counted() -> None:
-    allocator = BlockAllocator(20)
+    allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1)]
     _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
     inbox.put(sessions[0], 3, TokenTree((8,), (-1,), (-0.1,)))
