@@ -105,8 +105,12 @@ class TokenTree:
         come in depth-first order, likeliest child first: the accepted path then mostly lies in
         place already when KV is compacted.
         """
+        return self.select(self.best_nodes(budget))
+
+    def best_nodes(self, budget: int) -> list[int]:
+        """The nodes of `best`, in its order."""
         if budget <= 0 or not self.tokens:
-            return TokenTree()
+            return []
         survivals = self.survivals()
         kept = set(range(len(self.tokens)))
         if len(kept) > budget:
@@ -123,7 +127,7 @@ class TokenTree:
                 order.append(node)
             ranked_children = sorted(children.get(node, ()), key=lambda child: (survivals[child], -child))
             stack.extend(ranked_children)
-        return self.select(order)
+        return order
 
 
 def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -> None:

@@ -1,23 +1,100 @@
-"""How many nodes a session may draft, and how long a step may wait for trees: pure functions.
+"""How many nodes each session may verify and draft, and how long a step may wait for trees.
 
-Both are static or measured here in the simplest form that never loses much: the global budget by
-survival and measured step cost takes their place behind the same two calls.
+Goodput: tokens per second of the whole batch. With s_1 >= s_2 >= ... the survivals of all nodes of all
+sessions, a step that verifies the best B of them yields `sessions + s_1 + ... + s_B` tokens on average and
+takes T(sessions + B rows, blocks). The budget is the B with the highest quotient; 0 is one of the choices,
+so a drafted step never costs more than it brings. (TurboSpec, arXiv 2406.14066; the global choice by
+survival as in vLLM's adaptive verification and DSpark, arXiv 2607.05147.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+
+from paceline.tree import TokenTree
+from verifier_svc.cost import StepCost
+from verifier_svc.survival import Calibration
+
+# A session that should not draft drafts this much in every so many step: acceptance is to stay known.
+PROBE_NODES = 4
+PROBE_STEPS = 16
+# Share of a new tree in the mean survivals.
+_WEIGHT = 0.05
+# A drafter is asked for more than will be taken: what it sends is ranked against the other sessions' nodes.
+_SPARE = 1.5
 
 
-def nodes_per_session(sessions: int, *, draft_rows: int, max_nodes: int) -> int:
-    """Tree nodes each of `sessions` decoding sessions may have when all share `draft_rows` rows.
+class DraftBudget:
+    """The draft budget of one verifier. Not locked itself."""
 
-    A session's root takes one of its rows. 0 once the roots alone fill the rows.
-    """
-    if sessions <= 0:
-        return max_nodes
-    return max(0, min(max_nodes, draft_rows // sessions - 1))
+    def __init__(self, cost: StepCost, *, draft_rows: int, max_nodes: int) -> None:
+        self.cost = cost
+        self._draft_rows = draft_rows
+        self._max_nodes = max_nodes
+        self._drafters: dict[int, Calibration] = {}
+        # Mean survival of a tree's best node, second best ...; hopeful before any tree was seen.
+        self._curve = [0.7 * 0.9**rank for rank in range(max_nodes)]
+
+    def calibrated(self, stream_id: int, tree: TokenTree) -> TokenTree:
+        """`tree` with confidences as experience corrects this drafter's."""
+        return self._drafters.setdefault(stream_id, Calibration()).calibrated(tree)
+
+    def observe(self, stream_id: int, tree: TokenTree, path: Sequence[int]) -> None:
+        """Learn from what came of a verified tree."""
+        self._drafters.setdefault(stream_id, Calibration()).observe(tree, path)
+
+    def forget(self, stream_id: int) -> None:
+        """Drop what is known of a drafter that is gone."""
+        self._drafters.pop(stream_id, None)
+
+    def allot(self, trees: Sequence[TokenTree], *, blocks: int) -> list[int]:
+        """How many nodes of each calibrated tree to verify; one tree, maybe empty, per decoding session.
+
+        A node's survival is at most its parent's, so the globally best nodes contain their parents.
+        """
+        ranked = sorted(
+            ((survival, session) for session, tree in enumerate(trees) for survival in tree.survivals()),
+            reverse=True,
+        )
+        self._learn_curve([tree for tree in trees if tree.tokens])
+        gains = list(accumulate((math.exp(survival) for survival, _ in ranked), initial=0.0))
+        chosen = self._best(len(trees), gains, blocks)
+        counts = [0] * len(trees)
+        for _, session in ranked[:chosen]:
+            counts[session] += 1
+        return counts
+
+    def ask(self, sessions: int, *, blocks: int, step: int) -> int:
+        """Nodes that a session's next tree may have, where `sessions` decode over `blocks` in all.
+
+        `step` counts the session's own steps, for probing.
+        """
+        if sessions <= 0:
+            return self._max_nodes
+        # As if every session had the mean tree.
+        gains = list(accumulate((survival for survival in self._curve for _ in range(sessions)), initial=0.0))
+        chosen = self._best(sessions, gains, blocks) / sessions
+        if chosen >= 1:
+            return min(self._max_nodes, math.ceil(chosen * _SPARE))
+        return min(self._max_nodes, PROBE_NODES) if step % PROBE_STEPS == 0 else 0
+
+    def _best(self, sessions: int, gains: Sequence[float], blocks: int) -> int:
+        """The B with the best goodput; `gains[B]` are the tokens that the best B nodes bring."""
+        most = min(len(gains) - 1, max(0, self._draft_rows - sessions))
+        at_edges = {edge - sessions for edge in self.cost.edges if 0 < edge - sessions < most}
+        return max(
+            sorted({0, most, *at_edges}),
+            key=lambda nodes: (sessions + gains[nodes]) / self.cost.seconds(sessions + nodes, blocks),
+        )
+
+    def _learn_curve(self, trees: Sequence[TokenTree]) -> None:
+        for tree in trees:
+            survivals = sorted((math.exp(survival) for survival in tree.survivals()), reverse=True)
+            for rank, survival in enumerate(survivals[: self._max_nodes]):
+                self._curve[rank] += _WEIGHT * (survival - self._curve[rank])
 
 
 @dataclass(frozen=True, slots=True)

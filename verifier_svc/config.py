@@ -34,10 +34,10 @@ class VerifierSettings(ServiceSettings):
     prefix_cache: bool = Field(True, description="Keep the KV of past texts for those that begin alike.")
     prefill_rows: int = Field(256, ge=128, le=8192, description="Prompt rows in one step at the most.")
     draft_rows: int = Field(
-        96,
+        256,
         ge=0,
-        le=4096,
-        description="Rows that all sessions' trees and roots may take in one step together.",
+        le=256,
+        description="Rows of all sessions' trees and roots in one step at the most; costs decide below.",
     )
     max_tree_nodes: int = Field(64, ge=1, le=1024, description="A larger tree is refused.")
     max_tree_depth: int = Field(32, ge=1, le=256, description="A deeper tree is refused.")

@@ -6,8 +6,8 @@ from paceline.tree import TokenTree
 from verifier_svc.sessions import Session
 
 
-def take(session: Session, budget: int) -> tuple[TokenTree, bool]:
-    """The tree to verify in this step, at most `budget` nodes; and whether one was dropped as late.
+def take(session: Session, room: int) -> tuple[TokenTree, bool]:
+    """What the next step may verify, at most `room` nodes; and whether a tree was dropped as late.
 
     The waiting tree is re-rooted along what was committed since its base. It is used up either way.
     Nodes past the session's last possible token are left out: one token of each step is the target's.
@@ -23,7 +23,7 @@ def take(session: Session, budget: int) -> tuple[TokenTree, bool]:
     depths = fitting.depths()
     if max(depths) > deepest:
         fitting = fitting.select([node for node, depth in enumerate(depths) if depth <= deepest])
-    return fitting.best(budget), False
+    return fitting.best(room), False
 
 
 def put(session: Session, base: int, tree: TokenTree) -> None:

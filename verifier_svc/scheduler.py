@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from paceline.engine.blocks import BlockAllocator, BlockTask, OutOfBlocksError
 from paceline.engine.rows import Segment, tree_room
 from paceline.tree import TokenTree
-from verifier_svc import budget, inbox
+from verifier_svc import inbox
+from verifier_svc.budget import DraftBudget
 from verifier_svc.sessions import Session
 
 
@@ -41,23 +42,20 @@ class Limits:
 
     block_size: int
     prefill_rows: int
-    draft_rows: int
     max_tree_nodes: int
 
 
-def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits) -> Plan:
+def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits, budget: DraftBudget) -> Plan:
     """Choose the rows of the next step; `sessions` come oldest first.
 
-    Decoding sessions take part in every step. Rows of prompts, and of committed ids that a resumed
-    session has to compute anew, fill what `prefill_rows` leaves, oldest session first. When KV blocks
-    run out the youngest session gives its own up and starts over from its tokens later (recompute):
-    the oldest always gets on, so nothing can stand still for ever.
+    Decoding sessions take part in every step, with as many tree nodes as `budget` allots. Rows of
+    prompts, and of committed ids that a resumed session has to compute anew, fill what `prefill_rows`
+    leaves, oldest session first. When KV blocks run out the youngest session gives its own up and starts
+    over from its tokens later (recompute): the oldest always gets on, so nothing can stand still for ever.
     """
-    rows: list[PlannedRows] = []
+    taking_part: list[tuple[Session, int]] = []
     preempted: list[Session] = []
-    late = queried = found = 0
-    decoding = sum(session.decoding for session in sessions)
-    nodes = budget.nodes_per_session(decoding, draft_rows=limits.draft_rows, max_nodes=limits.max_tree_nodes)
+    queried = found = 0
     prefill_left = limits.prefill_rows
     for session in sessions:
         if session in preempted:
@@ -66,37 +64,55 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits)
             session.num_computed = allocator.adopt(session.blocks, session.token_ids)
             queried += session.length
             found += session.num_computed
-        run_stop = _run_stop(session, limits, prefill_left)
+        run_stop = session.length
+        if not session.decoding:
+            run_stop = min(run_stop, session.num_computed + prefill_left)
         if run_stop == session.num_computed:
             continue
         if not _make_room(session, run_stop, sessions, allocator, limits, preempted):
             continue
-        tree = TokenTree()
-        if session.decoding:
-            # At the very end of a full pool there may be fewer slots behind the root than nodes.
-            spare = len(session.blocks) * limits.block_size - run_stop
-            room = tree_room(run_stop - 1, limits.block_size)
-            tree, dropped = inbox.take(session, min(nodes, spare, room))
-            late += dropped
-        else:
+        if not session.decoding:
             prefill_left -= run_stop - session.num_computed
-        segment = Segment(
-            run=session.token_ids[session.num_computed : run_stop],
-            start=session.num_computed,
-            blocks=tuple(session.blocks),
-            tree_tokens=tree.tokens,
-            tree_parents=tree.parents,
-            wants_logits=run_stop == session.length,
-        )
-        rows.append(PlannedRows(session, segment, tree))
+        taking_part.append((session, run_stop))
+    trees, late = _trees([session for session, _ in taking_part if session.decoding], limits, budget)
+    rows = [
+        PlannedRows(session, _segment(session, run_stop, tree), tree)
+        for session, run_stop in taking_part
+        for tree in [trees.get(session.key.session_id, TokenTree())]
+    ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
 
 
-def _run_stop(session: Session, limits: Limits, prefill_left: int) -> int:
-    """Where the session's run of rows ends in this step."""
-    if session.decoding:
-        return session.length
-    return min(session.length, session.num_computed + prefill_left)
+def _trees(
+    decoding: Sequence[Session], limits: Limits, budget: DraftBudget
+) -> tuple[dict[str, TokenTree], int]:
+    """What each decoding session verifies, by session id; and how many trees came too late."""
+    late = 0
+    offered: list[TokenTree] = []
+    calibrated: list[TokenTree] = []
+    for session in decoding:
+        # At the very end of a full pool there may be fewer slots behind the root than nodes.
+        spare = len(session.blocks) * limits.block_size - session.length
+        tree, dropped = inbox.take(session, min(spare, tree_room(session.length - 1, limits.block_size)))
+        late += dropped
+        offered.append(tree)
+        calibrated.append(budget.calibrated(session.stream_id, tree))
+    counts = budget.allot(calibrated, blocks=sum(len(session.blocks) for session in decoding))
+    return {
+        session.key.session_id: tree.select(ranked.best_nodes(count))
+        for session, tree, ranked, count in zip(decoding, offered, calibrated, counts, strict=True)
+    }, late
+
+
+def _segment(session: Session, run_stop: int, tree: TokenTree) -> Segment:
+    return Segment(
+        run=session.token_ids[session.num_computed : run_stop],
+        start=session.num_computed,
+        blocks=tuple(session.blocks),
+        tree_tokens=tree.tokens,
+        tree_parents=tree.parents,
+        wants_logits=run_stop == session.length,
+    )
 
 
 def _make_room(

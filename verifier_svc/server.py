@@ -200,6 +200,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 if session.stream_id == stream.stream_id:
                     session.stream_id = 0
                     session.awaited_since = 0.0
+            self._loop.forget_drafter(stream.stream_id)
             self._loop.lock.notify_all()
 
     async def _read_trees(
@@ -272,7 +273,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 key=key,
                 base_length=known,
                 committed=tuple(session.token_ids[known:]),
-                draft_budget=self._loop.draft_budget(),
+                draft_budget=self._loop.draft_budget(session),
             )
         stream.send([verdict])
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from paceline import telemetry
-from paceline.engine.blocks import BlockAllocator, BlockTask
+from paceline.engine.blocks import BlockAllocator
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
-from verifier_svc import budget, inbox
+from verifier_svc import inbox, warmup
+from verifier_svc.budget import Awaited, DraftBudget, wait_seconds
 from verifier_svc.commit import StepOutcome
+from verifier_svc.cost import StepCost
 from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
 from verifier_svc.sessions import Session, SessionTable
 
@@ -73,6 +74,7 @@ class StepLoop:
         blocks: int,
         prefix_cache: bool,
         limits: Limits,
+        draft_rows: int,
         max_draft_wait: float,
         feedback_top_k: Callable[[int], int],
         deliver: Callable[[list[SessionStep]], None],
@@ -86,6 +88,8 @@ class StepLoop:
         self._decoder = decoder
         self._pool = decoder.kv_pool(blocks)
         self._limits = limits
+        self._draft_rows = draft_rows
+        self._budget = DraftBudget(StepCost({}, 0.0), draft_rows=draft_rows, max_nodes=limits.max_tree_nodes)
         self._max_draft_wait = max_draft_wait
         self._feedback_top_k = feedback_top_k
         self._deliver = deliver
@@ -102,15 +106,9 @@ class StepLoop:
         self._ended = self._thread.submit(self._run)
 
     def _warm_up(self) -> None:
-        """Run one prompt chunk and one tree, so that the first request meets warm kernels.
-
-        Uses block 0, which nobody holds yet.
-        """
-        self._pool.prepare([BlockTask(0)])
-        prompt = Segment(run=[0] * 8, start=0, blocks=(0,))
-        tree = Segment(run=[0], start=8, blocks=(0,), tree_tokens=[0, 1], tree_parents=[-1, -1])
-        for segment in (prompt, tree):
-            self._decoder.forward(self._decoder.batch([segment]), self._pool)
+        self._budget.cost = warmup.measure(
+            self._decoder, self._pool, blocks=self.allocator.total, draft_rows=self._draft_rows
+        )
 
     def stop(self) -> None:
         """Stop after the step in hand. Idempotent."""
@@ -136,12 +134,11 @@ class StepLoop:
             session.awaited_since = 0.0
         self.lock.notify_all()
 
-    def draft_budget(self) -> int:
+    def draft_budget(self, session: Session) -> int:
         """Nodes a session's next tree may have; call with `lock` held."""
-        sessions = sum(session.finish_reason is None for session in self.table.in_order())
-        return budget.nodes_per_session(
-            sessions, draft_rows=self._limits.draft_rows, max_nodes=self._limits.max_tree_nodes
-        )
+        running = [other for other in self.table.in_order() if other.finish_reason is None]
+        blocks = sum(len(other.blocks) for other in running)
+        return self._budget.ask(len(running), blocks=blocks, step=session.steps)
 
     def _run(self) -> None:
         try:
@@ -160,7 +157,7 @@ class StepLoop:
                     return None
                 self._await_trees()
                 sessions = [session for session in self.table.in_order() if session.finish_reason is None]
-                planned = plan(sessions, self.allocator, self._limits)
+                planned = plan(sessions, self.allocator, self._limits, self._budget)
                 telemetry.LATE_TREES.inc(planned.late_trees)
                 telemetry.PREEMPTIONS.inc(len(planned.preempted))
                 telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
@@ -177,7 +174,7 @@ class StepLoop:
             now = time.monotonic()
             running = [session for session in self.table.in_order() if session.finish_reason is None]
             awaited = [
-                budget.Awaited(
+                Awaited(
                     gain_tokens=session.mean_accepted,
                     expected_in=session.awaited_since + self._reply_seconds * 2 - now,
                 )
@@ -187,7 +184,7 @@ class StepLoop:
             overdue = [tree for tree in awaited if tree.expected_in <= 0]
             if not awaited or len(overdue) == len(awaited) or any(not s.decoding for s in running):
                 return
-            seconds = budget.wait_seconds(
+            seconds = wait_seconds(
                 [tree for tree in awaited if tree.expected_in > 0],
                 ready_gain=sum(s.mean_accepted for s in running if s.tree is not None),
                 sessions=len(running),
@@ -210,12 +207,19 @@ class StepLoop:
         self._compact(drawing, decisions)
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
+            self._learn(planned, time.monotonic() - started)
             self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
         telemetry.STEP_SECONDS.observe(time.monotonic() - started)
         telemetry.STEP_ROWS.observe(batch.num_rows)
         telemetry.RUNNING_SESSIONS.set(len(self.table))
         telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
+
+    def _learn(self, planned: Plan, seconds: float) -> None:
+        """Refine the measured costs by a step without prompt rows."""
+        if all(row.segment.wants_logits and len(row.segment.run) == 1 for row in planned.rows):
+            rows = sum(row.segment.num_rows for row in planned.rows)
+            self._budget.cost.observe(rows, sum(len(row.segment.blocks) for row in planned.rows), seconds)
 
     def _top_k(self, row: PlannedRows) -> int:
         return self._feedback_top_k(row.session.stream_id) if row.session.stream_id else 0
@@ -243,15 +247,16 @@ class StepLoop:
         for row, decision in zip(drawing, decisions, strict=True):
             if row.session.finish_reason is None:
                 steps.append(self._advance(row, decision))
-        budget_now = self.draft_budget()
-        now = time.monotonic()
-        finished: list[SessionStep] = []
-        for step in steps:
-            session = self.table.get(step.key.session_id)
-            if session is not None and step.stream_id and budget_now and not step.verdict.finished:
-                session.awaited_since = now
-            finished.append(_with_budget(step, budget_now))
-        return finished
+        return [self._ask_for_draft(step) for step in steps]
+
+    def _ask_for_draft(self, step: SessionStep) -> SessionStep:
+        """Tell the drafter how many nodes the next tree may have."""
+        session = self.table.get(step.key.session_id)
+        nodes = 0
+        if session is not None and step.stream_id and not step.verdict.finished:
+            nodes = self.draft_budget(session)
+            session.awaited_since = time.monotonic() if nodes else 0.0
+        return replace(step, verdict=replace(step.verdict, draft_budget=nodes))
 
     def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
         """Append a step's tokens to its session, stopping at a stop token or at the length limit."""
@@ -272,6 +277,7 @@ class StepLoop:
         session.steps += 1
         drafted = len(row.tree)
         if drafted:
+            self._budget.observe(session.stream_id, row.tree, decision.path)
             session.drafted_steps += 1
             session.drafted_tokens += drafted
             session.accepted_tokens += accepted
@@ -323,14 +329,13 @@ class StepLoop:
             for depth in range(accepted):
                 telemetry.ACCEPTED_PER_POS.labels(position=depth).inc()
 
+    def forget_drafter(self, stream_id: int) -> None:
+        """Drop what was learned of a drafter whose stream has ended; call with `lock` held."""
+        self._budget.forget(stream_id)
+
     def _retire(self, session: Session) -> None:
         self.allocator.keep(session.blocks, session.token_ids, session.num_computed)
         self.allocator.release(session.blocks)
         session.tree = None
         self.table.remove(session)
         self.lock.notify_all()
-
-
-def _with_budget(step: SessionStep, nodes: int) -> SessionStep:
-    nodes = 0 if step.verdict.finished else nodes
-    return replace(step, verdict=replace(step.verdict, draft_budget=nodes))

@@ -1,41 +1,112 @@
-"""How many nodes a session may draft, and when waiting for trees pays."""
+"""How many nodes sessions may verify and draft, and when waiting for trees pays."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier_svc.budget import Awaited, nodes_per_session, wait_seconds
+from paceline.tree import TokenTree
+from verifier_svc.budget import PROBE_NODES, PROBE_STEPS, Awaited, DraftBudget, wait_seconds
+from verifier_svc.cost import StepCost
+from verifier_svc.survival import Calibration
 
 
-@pytest.mark.parametrize(
-    ("sessions", "draft_rows", "max_nodes", "expected"),
-    [
-        (0, 64, 31, 31),
-        (1, 64, 31, 31),
-        (1, 16, 31, 15),
-        (2, 64, 31, 31),
-        (4, 64, 31, 15),
-        (32, 64, 31, 1),
-        (64, 64, 31, 0),
-        (200, 64, 31, 0),
-        (3, 64, 0, 0),
-    ],
-)
-def test_nodes_per_session(sessions: int, draft_rows: int, max_nodes: int, expected: int) -> None:
-    assert nodes_per_session(sessions, draft_rows=draft_rows, max_nodes=max_nodes) == expected
+def _chain(*confidences: float) -> TokenTree:
+    nodes = range(len(confidences))
+    return TokenTree(tuple(nodes), tuple(node - 1 for node in nodes), tuple(math.log(p) for p in confidences))
 
 
-@given(sessions=st.integers(1, 500), draft_rows=st.integers(1, 500), max_nodes=st.integers(0, 64))
-def test_roots_and_nodes_fit_the_rows_wherever_the_roots_do(
-    sessions: int, draft_rows: int, max_nodes: int
-) -> None:
-    nodes = nodes_per_session(sessions, draft_rows=draft_rows, max_nodes=max_nodes)
-    assert 0 <= nodes <= max_nodes
-    assert nodes == 0 or sessions * (1 + nodes) <= draft_rows
-    more = nodes_per_session(sessions + 1, draft_rows=draft_rows, max_nodes=max_nodes)
-    assert more <= nodes
+def _budget(cost: StepCost, draft_rows: int = 256) -> DraftBudget:
+    return DraftBudget(cost, draft_rows=draft_rows, max_nodes=32)
+
+
+FLAT = StepCost({1: 1.0, 256: 1.0}, 0.0)
+# Every row costs as much as the first.
+LINEAR = StepCost({edge: float(edge) for edge in range(1, 65)}, 0.0)
+
+
+def test_where_rows_are_free_all_nodes_are_verified() -> None:
+    assert _budget(FLAT).allot([_chain(0.5, 0.5), _chain(0.1), TokenTree()], blocks=3) == [2, 1, 0]
+
+
+def test_where_every_row_costs_a_step_none_is() -> None:
+    assert _budget(LINEAR).allot([_chain(0.99, 0.99), _chain(0.9)], blocks=2) == [0, 0]
+
+
+def test_the_best_nodes_of_all_sessions_come_first() -> None:
+    # Room for two nodes beside two roots; a third would be a step twice as long.
+    cost = StepCost({2: 1.0, 4: 1.1, 64: 2.2}, 0.0)
+    assert _budget(cost).allot([_chain(0.9, 0.9, 0.9), _chain(0.3)], blocks=2) == [2, 0]
+    assert _budget(cost).allot([_chain(0.9, 0.1), _chain(0.3)], blocks=2) == [1, 1]
+
+
+def test_long_contexts_make_rows_cheap_beside_them() -> None:
+    cost = StepCost({edge: float(edge) for edge in (1, 2)}, 1.0)
+    assert _budget(cost).allot([_chain(0.5)], blocks=1) == [0]
+    assert _budget(cost).allot([_chain(0.5)], blocks=50) == [1]
+
+
+@given(data=st.data())
+def test_an_allotment_never_lowers_the_expected_goodput(data: st.DataObject) -> None:
+    rows = sorted(data.draw(st.sets(st.integers(1, 100), min_size=1, max_size=8)))
+    cost = StepCost({edge: data.draw(st.floats(0.01, 10)) for edge in rows}, data.draw(st.floats(0, 1)))
+    chains = st.lists(st.floats(0.01, 1), max_size=8).map(lambda edges: _chain(*edges))
+    trees = data.draw(st.lists(chains, min_size=1, max_size=6))
+    draft_rows = data.draw(st.integers(0, 40))
+    counts = _budget(cost, draft_rows).allot(trees, blocks=len(trees))
+    assert all(0 <= count <= len(tree) for count, tree in zip(counts, trees, strict=True))
+    assert sum(counts) <= max(0, draft_rows - len(trees))
+    taken = [math.exp(s) for count, tree in zip(counts, trees, strict=True) for s in tree.survivals()[:count]]
+    plain = len(trees) / cost.seconds(len(trees), len(trees))
+    drafted = (len(trees) + sum(taken)) / cost.seconds(len(trees) + len(taken), len(trees))
+    assert drafted >= plain * (1 - 1e-9)
+
+
+def test_under_saturation_a_session_drafts_now_and_then_and_recovers() -> None:
+    budget = _budget(LINEAR)
+    asked = [budget.ask(8, blocks=8, step=step) for step in range(2 * PROBE_STEPS)]
+    assert asked.count(0) == 2 * PROBE_STEPS - 2
+    assert asked[0] == asked[PROBE_STEPS] == PROBE_NODES
+    budget.cost = FLAT
+    assert budget.ask(8, blocks=8, step=1) == 32
+
+
+def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
+    calibration = Calibration()
+    tree = _chain(0.9, 0.9)
+    for _ in range(100):
+        calibration.observe(tree, [])
+    first, second = (math.exp(p) for p in calibration.calibrated(tree).log_probs)
+    assert first < 0.1
+    # Nothing was learned of a node whose parent was rejected.
+    assert second == pytest.approx(0.9)
+
+
+def test_a_drafter_that_is_too_modest_is_believed_more() -> None:
+    calibration = Calibration()
+    for _ in range(1000):
+        calibration.observe(_chain(0.2), [0])
+    assert math.exp(calibration.calibrated(_chain(0.2)).log_probs[0]) > 0.9
+
+
+@given(rows=st.dictionaries(st.integers(1, 64), st.floats(0.001, 9), min_size=1), per_block=st.floats(0, 1))
+def test_a_wider_step_never_counts_as_cheaper(rows: dict[int, float], per_block: float) -> None:
+    cost = StepCost(rows, per_block)
+    costs = [cost.seconds(count, 3) for count in range(1, 100)]
+    assert costs == sorted(costs)
+
+
+def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0}, 0.0)
+    cost.observe(5, 1, 1000.0)
+    assert cost.seconds(8, 1) < 2.3
+    for _ in range(200):
+        cost.observe(5, 1, 3.0)
+    assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
+    assert cost.seconds(1, 1) == 1.0
 
 
 def test_waiting_for_a_good_tree_that_is_near() -> None:

@@ -11,10 +11,13 @@ from paceline.engine.blocks import BlockAllocator
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from verifier_svc import inbox
+from verifier_svc.budget import DraftBudget
+from verifier_svc.cost import StepCost
 from verifier_svc.scheduler import Limits, Plan, plan
 from verifier_svc.sessions import Session
 
-LIMITS = Limits(block_size=8, prefill_rows=12, draft_rows=10, max_tree_nodes=4)
+LIMITS = Limits(block_size=8, prefill_rows=12, max_tree_nodes=4)
+DRAFT_ROWS = 10
 CHAIN = TokenTree((7, 7, 7, 7), (-1, 0, 1, 2), (-0.1,) * 4)
 NUMBERS = count()
 
@@ -27,6 +30,11 @@ def _session(prompt: int, max_tokens: int, committed: int = 0) -> Session:
         sampling=SamplingParams(max_tokens=max_tokens),
         length_limit=prompt + max_tokens,
     )
+
+
+def _budget() -> DraftBudget:
+    """Rows cost nothing: as many nodes as fit."""
+    return DraftBudget(StepCost({1: 1.0, 256: 1.0}, 0.0), draft_rows=DRAFT_ROWS, max_nodes=4)
 
 
 def _apply(planned: Plan, allocator: BlockAllocator, sessions: list[Session], accepted: int) -> None:
@@ -52,7 +60,7 @@ def _check(planned: Plan, allocator: BlockAllocator, sessions: list[Session]) ->
     decoding = [row for row in planned.rows if row.session.decoding]
     computing = [row for row in planned.rows if not row.session.decoding]
     assert sum(row.segment.num_rows for row in computing) <= LIMITS.prefill_rows
-    assert sum(row.segment.num_rows for row in decoding) <= max(LIMITS.draft_rows, len(decoding))
+    assert sum(row.segment.num_rows for row in decoding) <= max(DRAFT_ROWS, len(decoding))
     for row in planned.rows:
         segment = row.segment
         assert row.session not in planned.preempted
@@ -87,7 +95,7 @@ def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObj
             if session.decoding and data.draw(st.booleans()):
                 inbox.put(session, session.length, CHAIN)
         oldest = sessions[0]
-        planned = plan(sessions, allocator, LIMITS)
+        planned = plan(sessions, allocator, LIMITS, _budget())
         _check(planned, allocator, sessions)
         # The oldest is never the one that waits or gives up its KV: so all get their turn.
         assert oldest in [row.session for row in planned.rows]
@@ -98,9 +106,9 @@ def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObj
 def test_a_newcomer_takes_no_block_from_an_older_session() -> None:
     allocator = BlockAllocator(2, LIMITS.block_size)
     older, newcomer = _session(10, 2), _session(10, 2)
-    first = plan([older], allocator, LIMITS)
+    first = plan([older], allocator, LIMITS, _budget())
     _apply(first, allocator, [older], accepted=0)
-    planned = plan([older, newcomer], allocator, LIMITS)
+    planned = plan([older, newcomer], allocator, LIMITS, _budget())
     assert [row.session for row in planned.rows] == [older]
     assert planned.preempted == []
 
@@ -110,7 +118,7 @@ def test_the_youngest_gives_way_to_an_older_one() -> None:
     sessions = [_session(8, 30), _session(8, 30)]
     preempted: list[Session] = []
     for _ in range(20):
-        planned = plan(sessions, allocator, LIMITS)
+        planned = plan(sessions, allocator, LIMITS, _budget())
         _check(planned, allocator, sessions)
         preempted += planned.preempted
         _apply(planned, allocator, sessions, accepted=0)
@@ -120,24 +128,24 @@ def test_the_youngest_gives_way_to_an_older_one() -> None:
 def test_prompts_share_the_prefill_rows_oldest_first() -> None:
     allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(8, 4), _session(8, 4), _session(8, 4)]
-    rows = plan(sessions, allocator, LIMITS).rows
+    rows = plan(sessions, allocator, LIMITS, _budget()).rows
     assert [(row.session, len(row.segment.run)) for row in rows] == [(sessions[0], 8), (sessions[1], 4)]
 
 
 def test_decoding_sessions_share_the_draft_rows() -> None:
     allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1) for _ in range(3)]
-    _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
+    _apply(plan(sessions, allocator, LIMITS, _budget()), allocator, sessions, accepted=0)
     for session in sessions:
         inbox.put(session, session.length, CHAIN)
-    rows = plan(sessions, allocator, LIMITS).rows
-    # 10 rows among 3 sessions: a root and two nodes each.
-    assert [len(row.tree) for row in rows] == [2, 2, 2]
+    rows = plan(sessions, allocator, LIMITS, _budget()).rows
+    # 10 rows among 3 sessions: three roots and seven nodes.
+    assert sorted(len(row.tree) for row in rows) == [2, 2, 3]
 
 
 def test_late_trees_are_counted() -> None:
     allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1)]
-    _apply(plan(sessions, allocator, LIMITS), allocator, sessions, accepted=0)
+    _apply(plan(sessions, allocator, LIMITS, _budget()), allocator, sessions, accepted=0)
     inbox.put(sessions[0], 3, TokenTree((8,), (-1,), (-0.1,)))
-    assert plan(sessions, allocator, LIMITS).late_trees == 1
+    assert plan(sessions, allocator, LIMITS, _budget()).late_trees == 1
