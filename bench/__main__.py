@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from bench.decode import Plan
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 # One-minute load above which a machine is not idle.
@@ -18,27 +23,49 @@ def command() -> None:
     """Tools that measure; each imports what it needs when it runs."""
 
 
+def _system_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What every bench of the whole system takes."""
+    options = (
+        click.option(
+            "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
+        ),
+        click.option(
+            "--json",
+            "out_path",
+            type=click.Path(dir_okay=False, writable=True, path_type=Path),
+            help="Write everything measured here.",
+        ),
+        click.option(
+            "--prompts",
+            type=click.IntRange(1),
+            default=24,
+            show_default=True,
+            help="Spread over the six tasks.",
+        ),
+        click.option(
+            "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["bfloat16", "float16", "float32"]),
+            default="bfloat16",
+            show_default=True,
+            help="Of all arms.",
+        ),
+        click.option(
+            "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command.command()
-@click.option("--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line.")
-@click.option(
-    "--json",
-    "out_path",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write everything measured here.",
-)
-@click.option(
-    "--prompts", type=click.IntRange(1), default=24, show_default=True, help="Spread over the six tasks."
-)
-@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    default="bfloat16",
-    show_default=True,
-    help="Of all arms.",
-)
-@click.option("--model", help="A folder, a Hugging Face id or a packaged model; the default when missing.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]")
+@_system_options
 def decode(
     dataset: Path,
     out_path: Path | None,
@@ -113,17 +140,9 @@ def decode(
     out.print(table(document))
 
 
-@command.command()
-@click.option("--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line.")
-@click.option("--json", "out_path", type=click.Path(dir_okay=False, writable=True, path_type=Path))
-@click.option("--prompts", type=click.IntRange(1), default=24, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
-@click.option(
-    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="float32", show_default=True
-)
-@click.option("--model", help="A folder, a Hugging Face id or a packaged model; the default when missing.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="[default: the usable cores]")
-def identity(
+def _measure(
+    measure: Callable[[Plan], dict[str, Any]],
+    *,
     dataset: Path,
     out_path: Path | None,
     prompts: int,
@@ -131,36 +150,76 @@ def identity(
     dtype: str,
     model: str | None,
     threads: int | None,
-) -> None:
-    """Whether texts are the same: against transformers, with and without drafters, alone and eight at once.
-
-    Greedy, and sampled at temperature 0.8 with a seed; through the whole system. Exits with 1 if any differs.
-    """
+) -> dict[str, Any]:
+    """Plan, measure, print and write."""
     import json
 
     from bench.dataset import DatasetError, choose
     from bench.decode import BenchFailed, Plan
-    from bench.identity import run
-    from paceline.cli.console import cache_folder, err, redis_url
+    from paceline.cli.console import cache_folder, redis_url
     from paceline.cli.model import resolve
 
-    try:
-        questions = choose(dataset, prompts)
-    except DatasetError as error:
-        raise click.ClickException(str(error)) from error
     logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     threads = threads or len(os.sched_getaffinity(0))
-    plan = Plan(resolve(model), questions, max_tokens, dtype, threads, redis_url(), logs)
+    load_before = os.getloadavg()[0]
     try:
-        document = run(plan, lambda what: err.print(what))
-    except BenchFailed as error:
+        questions = choose(dataset, prompts)
+        plan = Plan(resolve(model), questions, max_tokens, dtype, threads, redis_url(), logs)
+        document = measure(plan)
+    except (DatasetError, BenchFailed) as error:
         raise click.ClickException(str(error)) from error
+    document["config"]["load_before"] = round(load_before, 2)
     text = json.dumps(document, indent=2)
     if out_path is not None:
         out_path.write_text(text + "\n", "utf-8")
     click.echo(text)
-    if any(row["identical"] < row["of"] for row in document["comparisons"].values()):
+    return document
+
+
+@command.command()
+@_system_options
+@click.option(
+    "--concurrency",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1, 16),
+    show_default=True,
+    help="Repeatable.",
+)
+def exact(concurrency: tuple[int, ...], **options: Any) -> None:
+    """Whether texts are the same with and without drafters, alone and many at once.
+
+    Greedy, and sampled at temperature 0.8 with a seed; through the whole system. In float32 also
+    against transformers. Exits with 1 if any differs.
+    """
+    from bench.exact import run
+    from paceline.cli.console import err
+
+    document = _measure(lambda plan: run(plan, concurrency, err.print), **options)
+    if document["identical"]["identical"] < document["identical"]["of"]:
         raise SystemExit(1)
+
+
+@command.command()
+@_system_options
+@click.option(
+    "--concurrency",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1, 2, 4, 8, 16, 32),
+    show_default=True,
+    help="Repeatable.",
+)
+@click.option("--window", type=click.FloatRange(1), default=20.0, show_default=True, help="Seconds per arm.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
+def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
+    """Throughput and latency of many sessions at once, speculation on against off."""
+    from bench.load import run
+    from paceline.cli.console import err
+
+    _measure(
+        lambda plan: run(plan, concurrency, window_s=window, rounds=rounds, progress=err.print), **options
+    )
 
 
 @command.command(

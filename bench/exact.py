@@ -14,20 +14,18 @@ from paceline.local_process import ServiceDied
 from paceline.local_redis import RedisMissing
 
 TEMPERATURES = (0.0, 0.8)
-CONCURRENCIES = (1, 8)
-
 Texts = list[tuple[int, ...]]
 
 
-def run(plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
+def run(plan: Plan, concurrencies: Sequence[int], progress: Callable[[str], None]) -> dict[str, Any]:
     """Compare token ids: how many prompts of how many are the same, by comparison. Raises `BenchFailed`."""
     try:
-        return asyncio.run(_run(plan, progress))
+        return asyncio.run(_run(plan, concurrencies, progress))
     except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
         raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
 
 
-async def _run(plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
+async def _run(plan: Plan, concurrencies: Sequence[int], progress: Callable[[str], None]) -> dict[str, Any]:
     comparisons: dict[str, dict[str, int]] = {}
     async with system(plan, lambda what, _done: progress(what)) as (reference, client):
         for temperature in TEMPERATURES:
@@ -38,11 +36,12 @@ async def _run(plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
             )
             progress(f"{name}: plain, one at a time")
             expected = await _texts(plain, plan.questions, plan.max_tokens, 1)
-            if temperature == 0:
+            # Only float32 text can be expected to be another engine's.
+            if temperature == 0 and plan.dtype == "float32":
                 progress(f"{name}: transformers")
                 theirs = await _texts(reference, plan.questions, plan.max_tokens, 1)
                 comparisons["plain equals transformers, greedy"] = _same(expected, theirs)
-            for concurrency in CONCURRENCIES:
+            for concurrency in concurrencies:
                 for kind, arm in (("plain", plain), ("speculative", speculative)):
                     if arm is plain and concurrency == 1:
                         continue
@@ -51,6 +50,10 @@ async def _run(plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
                     label = f"{kind} at concurrency {concurrency} equals plain alone, {name}"
                     comparisons[label] = _same(expected, texts)
     return {
+        "identical": {
+            "of": sum(row["of"] for row in comparisons.values()),
+            "identical": sum(row["identical"] for row in comparisons.values()),
+        },
         "comparisons": comparisons,
         "config": {
             "model": plan.model.name,
@@ -58,6 +61,7 @@ async def _run(plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
             "max_tokens": plan.max_tokens,
             "dtype": plan.dtype,
             "threads": plan.threads,
+            "concurrencies": list(concurrencies),
         },
     }
 

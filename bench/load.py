@@ -1,0 +1,164 @@
+"""Throughput under load, speculation on against off: closed-loop sessions, the arms in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.arms import ArmFailed
+from bench.dataset import Question
+from bench.decode import PLAIN, SPECULATIVE, BenchFailed, Plan, system
+from paceline.client import ChatMessage, Chunk, GatewayClient, GatewayError, Generation
+from paceline.local_process import ServiceDied
+from paceline.local_redis import RedisMissing
+
+# A window's first seconds fill the batch and are not counted.
+RAMP_S = 3.0
+_TIMEOUT_S = 600.0
+
+
+@dataclass(slots=True)
+class Window:
+    """What clients saw in one window."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    # Seconds between two arrivals of one session, per token that the later one brought.
+    gaps: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of all sessions together."""
+        return self.tokens / self.seconds
+
+
+def run(
+    plan: Plan, concurrencies: Sequence[int], *, window_s: float, rounds: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """The JSON document. Raises `BenchFailed`."""
+    try:
+        return asyncio.run(_run(plan, concurrencies, window_s, rounds, progress))
+    except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
+        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
+
+
+async def _run(
+    plan: Plan, concurrencies: Sequence[int], window_s: float, rounds: int, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    async with system(plan, lambda what, _done: progress(what)) as (reference, client):
+        await reference.stop()
+        for concurrency in concurrencies:
+            windows: dict[str, list[Window]] = {PLAIN: [], SPECULATIVE: []}
+            for number in range(rounds):
+                # Both arms read the same questions; who begins changes from round to round.
+                order = (PLAIN, SPECULATIVE) if number % 2 == 0 else (SPECULATIVE, PLAIN)
+                for arm in order:
+                    progress(f"{concurrency} sessions, round {number + 1}: {arm}")
+                    questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
+                    windows[arm].append(
+                        await _window(client, plan, questions, concurrency, arm == SPECULATIVE, window_s)
+                    )
+            rows.append(_row(concurrency, windows))
+    return {
+        "speculation_on_over_off": {str(row["concurrency"]): row["on_over_off"] for row in rows},
+        "least_on_over_off": min(row["on_over_off"] for row in rows),
+        "rows": rows,
+        "config": {
+            "model": plan.model.name,
+            "prompts": len(plan.questions),
+            "max_tokens": plan.max_tokens,
+            "dtype": plan.dtype,
+            "threads": plan.threads,
+            "window_s": window_s,
+            "rounds": rounds,
+        },
+    }
+
+
+async def _window(
+    client: GatewayClient,
+    plan: Plan,
+    questions: Iterator[Question],
+    concurrency: int,
+    speculation: bool,
+    window_s: float,
+) -> Window:
+    begin = time.perf_counter() + RAMP_S
+    end = begin + window_s
+    seen = Window(seconds=window_s)
+
+    async def session() -> None:
+        while time.perf_counter() < end:
+            await _answer(client, plan, next(questions), speculation, begin, end, seen)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(session())
+    return seen
+
+
+async def _answer(
+    client: GatewayClient,
+    plan: Plan,
+    question: Question,
+    speculation: bool,
+    begin: float,
+    end: float,
+    seen: Window,
+) -> None:
+    chat = plan.model.can_chat
+    generation = Generation(
+        text=None if chat else question.text,
+        chat=(ChatMessage("user", question.text),) if chat else (),
+        max_tokens=plan.max_tokens,
+        temperature=0.0,
+        seed=0,
+        speculation=speculation,
+    )
+    asked = time.perf_counter()
+    last: float | None = None
+    async for event in client.generate(generation, timeout_s=_TIMEOUT_S):
+        now = time.perf_counter()
+        if now >= end:
+            return  # leaving the stream cancels the session
+        if not isinstance(event, Chunk) or not event.token_ids:
+            continue
+        if now >= begin:
+            seen.tokens += len(event.token_ids)
+            if last is None:
+                seen.firsts.append(now - asked)
+            else:
+                seen.gaps += [(now - last) / len(event.token_ids)] * len(event.token_ids)
+        last = now
+
+
+def _row(concurrency: int, windows: dict[str, list[Window]]) -> dict[str, Any]:
+    plain, speculative = windows[PLAIN], windows[SPECULATIVE]
+    ratios = [on.rate / off.rate for on, off in zip(speculative, plain, strict=True)]
+    return {
+        "concurrency": concurrency,
+        "on_over_off": round(statistics.mean(ratios), 3),
+        # The run's noise: the ratio of each round.
+        "on_over_off_by_round": [round(ratio, 3) for ratio in ratios],
+        **{
+            name: {
+                "tokens_per_second": round(statistics.mean(window.rate for window in arm), 1),
+                "seconds_per_token_median": _quantile([g for window in arm for g in window.gaps], 0.5),
+                "seconds_per_token_p99": _quantile([g for window in arm for g in window.gaps], 0.99),
+                "first_token_seconds_median": _quantile([f for window in arm for f in window.firsts], 0.5),
+            }
+            for name, arm in (("plain", plain), ("speculative", speculative))
+        },
+    }
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4) if ordered else None
