@@ -12,9 +12,9 @@ from torch import Tensor, nn
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ProductRows:
-    """How many rows one matrix product may have; every `PackedLinear` of a model reads the same one.
+    """How many rows one matrix product may have.
 
     Matrix kernels differ by row count, and with them the order of summation. Within these bounds they
     agree on this machine, which `engine.exact` finds out.
@@ -25,7 +25,7 @@ class ProductRows:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer in products of `ProductRows`, its weight laid out once for the CPU's matrix units.
+    """A linear layer in products of `rows` rows, its weight laid out once for the CPU's matrix units.
 
     oneDNN's layout (`mkldnn._reorder_linear_weight`) saves the reordering in every call.
     """
@@ -33,11 +33,11 @@ class PackedLinear(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, rows: ProductRows) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self._rows = rows
+        self.rows = ProductRows()
         # Laid out for one row: the only layout whose kernels were seen to agree over many row counts.
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
         self.register_buffer("weight", packed, persistent=False)
@@ -46,13 +46,13 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., rows, in_features] -> [..., rows, out_features]."""
         rows = x.numel() // self.in_features
-        if self._rows.least <= rows <= self._rows.most:
+        if self.rows.least <= rows <= self.rows.most:
             return self.product(x)
         flat = x.reshape(-1, self.in_features)
         if rows == 0:
             product = flat.new_empty(0, self.out_features)
         else:
-            product = torch.cat([self._filled_product(part) for part in flat.split(self._rows.most)])
+            product = torch.cat([self._filled_product(part) for part in flat.split(self.rows.most)])
         return product.view(*x.shape[:-1], self.out_features)
 
     def product(self, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class PackedLinear(nn.Module):
 
     def _filled_product(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        filling = self._rows.least - rows
+        filling = self.rows.least - rows
         if filling > 0:
             x = nn.functional.pad(x, (0, 0, 0, filling))
         return self.product(x)[:rows]
@@ -70,13 +70,13 @@ class PackedLinear(nn.Module):
 class SiblingLinears:
     """Linear layers that read the same input, as one product: fewer, larger matrices."""
 
-    def __init__(self, layers: Sequence[nn.Linear], rows: ProductRows) -> None:
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
         biases = [layer.bias for layer in layers]
         whole = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers), bias=False)
         whole.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), False)
         if biases[0] is not None:
             whole.bias = nn.Parameter(torch.cat([bias.detach() for bias in biases]), False)
-        self.product = PackedLinear(whole, rows)
+        self.product = PackedLinear(whole)
         self._widths = [layer.out_features for layer in layers]
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
@@ -108,7 +108,7 @@ class SiblingLinear(nn.Module):
         return self._siblings.take(self._index, x)
 
 
-def pack_linears(model: nn.Module, rows: ProductRows) -> list[PackedLinear]:
+def pack_linears(model: nn.Module) -> list[PackedLinear]:
     """Replace every plain `nn.Linear` of `model` in place; returns the products that are left.
 
     Quantised linears are subclasses or other modules and are left to their library.
@@ -120,12 +120,12 @@ def pack_linears(model: nn.Module, rows: ProductRows) -> list[PackedLinear]:
             layers = [children[name] for name in names if name in children]
             if len(layers) < len(names) or not _alike(layers):
                 continue
-            siblings = SiblingLinears(layers, rows)
+            siblings = SiblingLinears(layers)
             packed.append(siblings.product)
             for index, name in enumerate(names):
                 setattr(module, name, SiblingLinear(siblings, index, children.pop(name)))
         for name, child in children.items():
-            layer = PackedLinear(child, rows)
+            layer = PackedLinear(child)
             setattr(module, name, layer)
             packed.append(layer)
     return packed

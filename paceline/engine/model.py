@@ -12,9 +12,9 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine import attention
-from paceline.engine.exact import agreeing_rows
+from paceline.engine.exact import limit_products
 from paceline.engine.kv import KVPool
-from paceline.engine.linear import ProductRows, pack_linears
+from paceline.engine.linear import pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
 # Positions of one KV block, which is one chunk of attention.
@@ -69,11 +69,7 @@ class Decoder:
         # Whether a token's bits are its own: known for the CPU, not claimed for other devices.
         self.exact = False
         if device.type == "cpu" and torch.backends.mkldnn.is_available():
-            rows = ProductRows()
-            agreeing = agreeing_rows(pack_linears(model, rows), model.dtype)
-            if agreeing is not None:
-                rows.least, rows.most = agreeing.least, agreeing.most
-                self.exact = True
+            self.exact = limit_products(pack_linears(model), model.dtype)
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device, dtype: torch.dtype | None) -> Decoder:
