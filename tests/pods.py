@@ -72,11 +72,19 @@ class Pods:
     """A fleet with the tiny model in float32. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, model: Path, redis_url: str, *, verifiers: int = 1, drafters: int = 1
+        self,
+        folder: Path,
+        model: Path,
+        redis_url: str,
+        *,
+        verifiers: int = 1,
+        drafters: int = 1,
+        verifier_flags: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
+        self._verifier_flags = verifier_flags
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters
@@ -106,6 +114,7 @@ class Pods:
                 "verifier_svc",
                 *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
                 *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
+                *self._verifier_flags,
             )
         if drafters:
             for address in self.drafters:
