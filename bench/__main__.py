@@ -222,6 +222,29 @@ def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: An
     )
 
 
+@command.command()
+@_system_options
+@click.option("--sessions", type=click.IntRange(1), default=8, show_default=True, help="Decoding meanwhile.")
+@click.option("--prompt-tokens", type=click.IntRange(64), default=4000, show_default=True, help="About.")
+@click.option("--speculation/--no-speculation", default=True, show_default=True)
+def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) -> None:
+    """What a long prompt does to sessions that are decoding: their worst gap between tokens, in steps."""
+    from bench.stall import run
+    from paceline.cli.console import err
+
+    options["prompts"] = max(options["prompts"], sessions)
+    _measure(
+        lambda plan: run(
+            plan,
+            sessions=sessions,
+            prompt_tokens=prompt_tokens,
+            speculation=speculation,
+            progress=err.print,
+        ),
+        **options,
+    )
+
+
 @command.command(
     "acceptance",
     help="Acceptance lengths of drafting methods on recorded answers, without the system.",

@@ -21,6 +21,9 @@ from verifier_svc.survival import Calibration
 # A session that should not draft drafts this much in every so many step: acceptance is to stay known.
 PROBE_NODES = 4
 PROBE_STEPS = 16
+# How many times as long rows of prompts may make a step.
+PROMPT_STRETCH = 2.5
+LEAST_PROMPT_ROWS = 16
 # Share of a new tree in the mean survivals.
 _WEIGHT = 0.05
 # A drafter is asked for more than will be taken: what it sends is ranked against the other sessions' nodes.
@@ -67,18 +70,34 @@ class DraftBudget:
             counts[session] += 1
         return counts
 
-    def ask(self, sessions: int, *, blocks: int, step: int) -> int:
-        """Nodes that a session's next tree may have, where `sessions` decode over `blocks` in all.
+    def prompt_rows(self, sessions: int, *, blocks: int, prompt_blocks: int, most: int) -> int:
+        """Rows of prompts that the next step may compute beside `sessions` decoding ones, at least a few.
 
-        `step` counts the session's own steps, for probing.
+        A step stays within `PROMPT_STRETCH` times its length without them, so that a long prompt slows the
+        other sessions down and never stops them. `prompt_blocks` lie before the prompt's rows.
         """
+        if not sessions:
+            return most
+        limit = PROMPT_STRETCH * self.cost.seconds(sessions, blocks)
+        for rows in range(most, LEAST_PROMPT_ROWS, -LEAST_PROMPT_ROWS):
+            seconds = self.cost.prompt_seconds(
+                sessions, blocks, prompt_rows=rows, prompt_blocks=prompt_blocks
+            )
+            if seconds <= limit:
+                return rows
+        return min(most, LEAST_PROMPT_ROWS)
+
+    def ask(self, sessions: int, *, blocks: int) -> int:
+        """Nodes that each session's next tree may have, where `sessions` decode over `blocks` in all."""
         if sessions <= 0:
             return self._max_nodes
         # As if every session had the mean tree.
         gains = list(accumulate((survival for survival in self._curve for _ in range(sessions)), initial=0.0))
         chosen = self._best(sessions, gains, blocks) / sessions
-        if chosen >= 1:
-            return min(self._max_nodes, math.ceil(chosen * _SPARE))
+        return min(self._max_nodes, math.ceil(chosen * _SPARE)) if chosen >= 1 else 0
+
+    def probe(self, step: int) -> int:
+        """Nodes that a session which should not draft may have in its own step of this number."""
         return min(self._max_nodes, PROBE_NODES) if step % PROBE_STEPS == 0 else 0
 
     def _best(self, sessions: int, gains: Sequence[float], blocks: int) -> int:

@@ -56,7 +56,7 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
     taking_part: list[tuple[Session, int]] = []
     preempted: list[Session] = []
     queried = found = 0
-    prefill_left = limits.prefill_rows
+    prefill_left = _prompt_rows(sessions, limits, budget)
     for session in sessions:
         if session in preempted:
             continue
@@ -81,6 +81,19 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
         for tree in [trees.get(session.key.session_id, TokenTree())]
     ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
+
+
+def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudget) -> int:
+    decoding = [session for session in sessions if session.decoding]
+    computing = next((session for session in sessions if not session.decoding), None)
+    if computing is None:
+        return 0
+    return budget.prompt_rows(
+        len(decoding),
+        blocks=sum(len(session.blocks) for session in decoding),
+        prompt_blocks=computing.num_computed // limits.block_size,
+        most=limits.prefill_rows,
+    )
 
 
 def _trees(

@@ -268,6 +268,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                     f"and what is committed {session.length}",
                 )
             session.stream_id = stream.stream_id
+            session.told_length = session.length
             stream.joined.add(key.session_id)
             verdict = Verdict(
                 key=key,

@@ -44,6 +44,8 @@ class Session:
     finish_reason: FinishReason | None = None
     # Id of the drafter stream that joined, 0 for none.
     stream_id: int = 0
+    # How much of the text the drafter has been told.
+    told_length: int = 0
     # The newest tree that has arrived, and the length it hangs on.
     tree: TokenTree | None = None
     tree_base: int = 0

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -90,6 +90,8 @@ class StepLoop:
         self._limits = limits
         self._draft_rows = draft_rows
         self._budget = DraftBudget(StepCost({}, 0.0), draft_rows=draft_rows, max_nodes=limits.max_tree_nodes)
+        # Nodes that each drafting session is asked for in this step.
+        self._asked = limits.max_tree_nodes
         self._max_draft_wait = max_draft_wait
         self._feedback_top_k = feedback_top_k
         self._deliver = deliver
@@ -135,10 +137,8 @@ class StepLoop:
         self.lock.notify_all()
 
     def draft_budget(self, session: Session) -> int:
-        """Nodes a session's next tree may have; call with `lock` held."""
-        running = [other for other in self.table.in_order() if other.finish_reason is None]
-        blocks = sum(len(other.blocks) for other in running)
-        return self._budget.ask(len(running), blocks=blocks, step=session.steps)
+        """Nodes a session's next tree may have."""
+        return self._asked or self._budget.probe(session.steps)
 
     def _run(self) -> None:
         try:
@@ -163,6 +163,8 @@ class StepLoop:
                 telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
                 telemetry.PREFIX_HITS.inc(planned.found_tokens)
                 if planned.rows:
+                    blocks = sum(len(session.blocks) for session in sessions)
+                    self._asked = self._budget.ask(len(sessions), blocks=blocks)
                     return planned
                 self.lock.wait(timeout=1.0)
 
@@ -201,9 +203,8 @@ class StepLoop:
         batch = self._decoder.batch([row.segment for row in planned.rows])
         logits = self._decoder.forward(batch, self._pool)
         drawing = [row for row in planned.rows if row.segment.wants_logits]
-        decisions = decide(
-            batch, logits, [row.session.sampling for row in drawing], [self._top_k(row) for row in drawing]
-        )
+        top_k = [self._top_k(row) for row in drawing]
+        decisions = decide(batch, logits, [row.session.sampling for row in drawing], top_k)
         self._compact(drawing, decisions)
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
@@ -222,7 +223,11 @@ class StepLoop:
             self._budget.cost.observe(rows, sum(len(row.segment.blocks) for row in planned.rows), seconds)
 
     def _top_k(self, row: PlannedRows) -> int:
-        return self._feedback_top_k(row.session.stream_id) if row.session.stream_id else 0
+        """Ids per row for the drafter; none where it is not drafting."""
+        session = row.session
+        if not session.stream_id or not (row.tree.tokens or self.draft_budget(session)):
+            return 0
+        return self._feedback_top_k(session.stream_id)
 
     def _compact(self, rows: Sequence[PlannedRows], decisions: Sequence[Decision]) -> None:
         """Move accepted nodes' KV to their positions' slots, all sessions in one indexed copy."""
@@ -247,16 +252,7 @@ class StepLoop:
         for row, decision in zip(drawing, decisions, strict=True):
             if row.session.finish_reason is None:
                 steps.append(self._advance(row, decision))
-        return [self._ask_for_draft(step) for step in steps]
-
-    def _ask_for_draft(self, step: SessionStep) -> SessionStep:
-        """Tell the drafter how many nodes the next tree may have."""
-        session = self.table.get(step.key.session_id)
-        nodes = 0
-        if session is not None and step.stream_id and not step.verdict.finished:
-            nodes = self.draft_budget(session)
-            session.awaited_since = time.monotonic() if nodes else 0.0
-        return replace(step, verdict=replace(step.verdict, draft_budget=nodes))
+        return steps
 
     def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
         """Append a step's tokens to its session, stopping at a stop token or at the length limit."""
@@ -286,8 +282,16 @@ class StepLoop:
         finish = session.finish_reason
         if finish is not None:
             self._retire(session)
+        told = session.told_length
+        nodes = self.draft_budget(session) if session.stream_id and finish is None else 0
+        session.awaited_since = time.monotonic() if nodes else 0.0
+        # A drafter that need not draft hears of the text with the next request: many sessions' verdicts in
+        # every step cost more than drafting could bring.
+        speaking = bool(session.stream_id and (nodes or drafted or finish is not None))
+        if speaking:
+            session.told_length = session.length
         feedback = None
-        if decision.top_k:
+        if decision.top_k and told == base:
             root = session.token_ids[base - 1]
             feedback = Feedback((root, *row.tree.tokens), decision.top_ids, decision.top_k)
         return SessionStep(
@@ -297,14 +301,15 @@ class StepLoop:
             ),
             verdict=Verdict(
                 key=session.key,
-                base_length=base,
-                committed=tuple(tokens),
+                base_length=told,
+                committed=tuple(session.token_ids[told:]),
                 accepted=accepted,
                 drafted=drafted,
                 feedback=feedback,
+                draft_budget=nodes,
                 finished=finish is not None,
             ),
-            stream_id=session.stream_id,
+            stream_id=session.stream_id if speaking else 0,
         )
 
     def _computed(self, session: Session, positions: int) -> None:

@@ -41,4 +41,8 @@ def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> 
     if usable < 2:
         return StepCost(rows, 0.0)
     long = Segment(run=[0], start=usable * BLOCK_SIZE - 1, blocks=tuple(range(usable)))
-    return StepCost(rows, (seconds([long]) - rows[1]) / (usable - 1))
+    per_block = (seconds([long]) - rows[1]) / (usable - 1)
+    start = (usable - 1) * BLOCK_SIZE
+    prompt = Segment(run=[0] * BLOCK_SIZE, start=start, blocks=tuple(range(usable)))
+    per_row_and_block = (seconds([prompt]) - seconds(rows_of(BLOCK_SIZE))) / (BLOCK_SIZE * (usable - 1))
+    return StepCost(rows, per_block, per_row_and_block)

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.tree import TokenTree
-from verifier_svc.budget import PROBE_NODES, PROBE_STEPS, Awaited, DraftBudget, wait_seconds
+from verifier_svc.budget import (
+    LEAST_PROMPT_ROWS,
+    PROBE_NODES,
+    PROBE_STEPS,
+    PROMPT_STRETCH,
+    Awaited,
+    DraftBudget,
+    wait_seconds,
+)
 from verifier_svc.cost import StepCost
 from verifier_svc.survival import Calibration
 
@@ -67,11 +75,25 @@ def test_an_allotment_never_lowers_the_expected_goodput(data: st.DataObject) -> 
 
 def test_under_saturation_a_session_drafts_now_and_then_and_recovers() -> None:
     budget = _budget(LINEAR)
-    asked = [budget.ask(8, blocks=8, step=step) for step in range(2 * PROBE_STEPS)]
+    assert budget.ask(8, blocks=8) == 0
+    asked = [budget.probe(step) for step in range(2 * PROBE_STEPS)]
     assert asked.count(0) == 2 * PROBE_STEPS - 2
     assert asked[0] == asked[PROBE_STEPS] == PROBE_NODES
     budget.cost = FLAT
-    assert budget.ask(8, blocks=8, step=1) == 32
+    assert budget.ask(8, blocks=8) == 32
+
+
+def test_a_prompt_stretches_a_step_only_so_far() -> None:
+    cost = StepCost({8: 1.0, 64: 2.0, 128: 3.0, 256: 6.0}, 0.0, 0.01)
+    budget = _budget(cost)
+    assert budget.prompt_rows(0, blocks=0, prompt_blocks=30, most=256) == 256
+    alone = budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=256)
+    assert 8 + alone <= 64
+    assert cost.prompt_seconds(8, 8, prompt_rows=alone, prompt_blocks=0) <= PROMPT_STRETCH
+    # Attention over what lies before the prompt's rows counts as well, but a prompt always gets on.
+    assert budget.prompt_rows(8, blocks=8, prompt_blocks=2, most=256) < alone
+    assert budget.prompt_rows(8, blocks=8, prompt_blocks=1000, most=256) == LEAST_PROMPT_ROWS
+    assert budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=8) == 8
 
 
 def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
@@ -102,11 +124,12 @@ def test_a_wider_step_never_counts_as_cheaper(rows: dict[int, float], per_block:
 def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
     cost = StepCost({1: 1.0, 8: 2.0}, 0.0)
     cost.observe(5, 1, 1000.0)
-    assert cost.seconds(8, 1) < 2.3
+    assert cost.seconds(8, 1) < 2.6
     for _ in range(200):
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
-    assert cost.seconds(1, 1) == 1.0
+    # What makes a step longer is mostly not its rows.
+    assert 1.5 < cost.seconds(1, 1) < 2.0
 
 
 def test_waiting_for_a_good_tree_that_is_near() -> None:
