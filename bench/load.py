@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,19 @@ from paceline.client import ChatMessage, Chunk, GatewayClient, GatewayError, Gen
 from paceline.local_process import ServiceDied
 from paceline.local_redis import RedisMissing
 
-# A window's first seconds fill the batch and are not counted.
-RAMP_S = 3.0
+# Before a window opens every session has its first token, and this has passed.
+RAMP_S = 2.0
 _TIMEOUT_S = 600.0
 
 
 @dataclass(slots=True)
 class Window:
-    """What clients saw in one window."""
+    """What clients saw in one window. It opens when all sessions decode."""
 
+    seconds: float
+    waiting: int
+    begin: float = math.inf
     tokens: int = 0
-    seconds: float = 0.0
     # Seconds between two arrivals of one session, per token that the later one brought.
     gaps: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
@@ -36,6 +39,17 @@ class Window:
     def rate(self) -> float:
         """Tokens per second of all sessions together."""
         return self.tokens / self.seconds
+
+    @property
+    def end(self) -> float:
+        """When it closes."""
+        return self.begin + self.seconds
+
+    def decoding(self) -> None:
+        """One more of the sessions that it waits for has its first token."""
+        self.waiting -= 1
+        if self.waiting == 0:
+            self.begin = time.perf_counter() + RAMP_S
 
 
 def run(
@@ -90,13 +104,13 @@ async def _window(
     speculation: bool,
     window_s: float,
 ) -> Window:
-    begin = time.perf_counter() + RAMP_S
-    end = begin + window_s
-    seen = Window(seconds=window_s)
+    seen = Window(seconds=window_s, waiting=concurrency)
 
     async def session() -> None:
-        while time.perf_counter() < end:
-            await _answer(client, plan, next(questions), speculation, begin, end, seen)
+        first = True
+        while time.perf_counter() < seen.end:
+            await _answer(client, plan, next(questions), speculation, seen, first=first)
+            first = False
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
@@ -109,9 +123,9 @@ async def _answer(
     plan: Plan,
     question: Question,
     speculation: bool,
-    begin: float,
-    end: float,
     seen: Window,
+    *,
+    first: bool,
 ) -> None:
     chat = plan.model.can_chat
     generation = Generation(
@@ -126,11 +140,13 @@ async def _answer(
     last: float | None = None
     async for event in client.generate(generation, timeout_s=_TIMEOUT_S):
         now = time.perf_counter()
-        if now >= end:
+        if now >= seen.end:
             return  # leaving the stream cancels the session
         if not isinstance(event, Chunk) or not event.token_ids:
             continue
-        if now >= begin:
+        if first and last is None:
+            seen.decoding()
+        if now >= seen.begin:
             seen.tokens += len(event.token_ids)
             if last is None:
                 seen.firsts.append(now - asked)

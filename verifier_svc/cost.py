@@ -9,7 +9,7 @@ from collections.abc import Mapping
 EDGES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Shares of a step's surprise in what all widths have in common and in its own width.
 _COMMON_WEIGHT = 0.1
-_EDGE_WEIGHT = 0.02
+_EDGE_WEIGHT = 0.05
 
 
 class StepCost:

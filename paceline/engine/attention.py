@@ -33,6 +33,8 @@ MIN_PRODUCT_ROWS = 4
 LOG2_E = math.log2(math.e)
 # Segments are grouped by rows: powers of two up to here, multiples of it beyond.
 ROW_STEP = 32
+# Segments of up to so many rows are one group: filling up costs less than reading blocks here and there.
+NARROW_ROWS = 8
 # The share of a range of blocks that a group must hold for the range to be read in place, holes and all.
 MIN_DENSITY = 0.6
 
@@ -44,8 +46,13 @@ class AttentionContext:
         self.pool = pool
         self.write_index = pool.index(batch.slots)
         by_rows: dict[int, list[PlacedSegment]] = {}
+        narrow = [
+            placed.segment.num_rows for placed in batch.segments if placed.segment.num_rows <= NARROW_ROWS
+        ]
         for placed in batch.segments:
-            rows = _group_rows(placed.segment.num_rows, heads // pool.kv_heads, pool.head_dim)
+            rows = placed.segment.num_rows
+            rows = max(narrow) if rows <= NARROW_ROWS else rows
+            rows = _group_rows(rows, heads // pool.kv_heads, pool.head_dim)
             by_rows.setdefault(rows, []).append(placed)
         self.groups = [_Group(placed, rows, batch.num_rows, heads, pool) for rows, placed in by_rows.items()]
         # Where the groups' results, one after the other, hold each row's heads. [rows * heads]
