@@ -29,22 +29,26 @@ class ScriptedGateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.requests.append(request)
         if self.refusal is not None:
             raise self.refusal
-        started = gateway_pb2.Started(session_id="s", model="tiny", prompt_tokens=3, seed=2**63)
-        yield gateway_pb2.GenerateResponse(started=started)
-        for text, position, ids, accepted in [("Hi", 3, [7, 8], 2), (" th\x1bere", 5, [9], 0)]:
-            chunk = gateway_pb2.TextChunk(text=text, position=position, token_ids=ids, accepted=accepted)
-            yield gateway_pb2.GenerateResponse(chunk=chunk)
-        if self.hangs:
-            try:
+        try:
+            started = gateway_pb2.Started(session_id="s", model="tiny", prompt_tokens=3, seed=2**63)
+            yield gateway_pb2.GenerateResponse(started=started)
+            for text, position, ids, accepted in [("Hi", 3, [7, 8], 2), (" th\x1bere", 5, [9], 0)]:
+                chunk = gateway_pb2.TextChunk(text=text, position=position, token_ids=ids, accepted=accepted)
+                yield gateway_pb2.GenerateResponse(chunk=chunk)
+            if self.hangs:
                 await asyncio.Event().wait()
-            finally:
-                self.cancelled.set()
-        if self.finishes:
-            receipt = session_pb2.Receipt(
-                steps=2, committed_tokens=3, drafted_tokens=4, accepted_tokens=2, drafted_steps=1
-            )
-            finished = gateway_pb2.GenerateFinished(reason=session_pb2.FINISH_REASON_STOP, receipt=receipt)
-            yield gateway_pb2.GenerateResponse(finished=finished)
+            if self.finishes:
+                receipt = session_pb2.Receipt(
+                    steps=2, committed_tokens=3, drafted_tokens=4, accepted_tokens=2, drafted_steps=1
+                )
+                finished = gateway_pb2.GenerateFinished(
+                    reason=session_pb2.FINISH_REASON_STOP, receipt=receipt
+                )
+                yield gateway_pb2.GenerateResponse(finished=finished)
+        except (asyncio.CancelledError, GeneratorExit):
+            # Wherever in the script the client's goodbye finds it.
+            self.cancelled.set()
+            raise
 
     @refusals
     async def Fleet(

@@ -3,8 +3,7 @@
 Goodput: tokens per second of the whole batch. With s_1 >= s_2 >= ... the survivals of all nodes of all
 sessions, a step that verifies the best B of them yields `sessions + s_1 + ... + s_B` tokens on average and
 takes T(sessions + B rows, blocks). The budget is the B with the highest quotient; 0 is one of the choices,
-so no drafted step is expected to cost more than it brings; `goodput` holds that against what steps did
-bring. (TurboSpec, arXiv 2406.14066; the global choice by survival as in vLLM's adaptive verification and
+so no drafted step is expected to cost more than it brings. (TurboSpec, arXiv 2406.14066; the global choice by survival as in vLLM's adaptive verification and
 DSpark, arXiv 2607.05147.)
 """
 
@@ -17,7 +16,6 @@ from itertools import accumulate
 
 from paceline.tree import TokenTree
 from verifier_svc.cost import StepCost
-from verifier_svc.goodput import Goodput
 from verifier_svc.survival import Calibration
 
 # A session that should not draft drafts this much in every so many step: acceptance is to stay known.
@@ -37,7 +35,6 @@ class DraftBudget:
 
     def __init__(self, cost: StepCost, *, draft_rows: int, max_nodes: int) -> None:
         self.cost = cost
-        self.goodput = Goodput()
         self._draft_rows = draft_rows
         self._max_nodes = max_nodes
         self._drafters: dict[int, Calibration] = {}
@@ -67,8 +64,6 @@ class DraftBudget:
         )
         self._learn_curve([tree for tree in trees if tree.tokens])
         counts = [0] * len(trees)
-        if not self.goodput.drafting(len(trees)):
-            return counts
         gains = list(accumulate((math.exp(survival) for survival, _ in ranked), initial=0.0))
         chosen = self._best(len(trees), gains, blocks)
         for _, session in ranked[:chosen]:
@@ -96,8 +91,6 @@ class DraftBudget:
         """Nodes that each session's next tree may have, where `sessions` decode over `blocks` in all."""
         if sessions <= 0:
             return self._max_nodes
-        if not self.goodput.drafting(sessions):
-            return 0
         # As if every session had the mean tree.
         gains = list(accumulate((survival for survival in self._curve for _ in range(sessions)), initial=0.0))
         chosen = self._best(sessions, gains, blocks) / sessions

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 # Row counts at which kernels change: T is a staircase, and only these are measured and chosen.
 EDGES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-# Shares of a step's surprise in what all widths have in common and in its own width.
-_COMMON_WEIGHT = 0.1
-_EDGE_WEIGHT = 0.05
+# Share of a new step in the running mean of its edge.
+_WEIGHT = 0.05
 
 
 class StepCost:
-    """T(rows, blocks) = T(rows) at the next edge + blocks * seconds per block of KV + what all steps share.
+    """T(rows, blocks) = T(rows) at the next edge + blocks * seconds per block of KV that is read.
 
     After TurboSpec (arXiv 2406.14066), which fits one slope to the rows: on real machines the rows are a
     staircase, so here every edge has its own mean. Forced monotone: a wider step never counts as cheaper.
@@ -28,7 +27,6 @@ class StepCost:
         self._rows = dict(rows) or {1: 1.0}
         self._per_block = max(0.0, per_block)
         self._per_row_and_block = max(0.0, per_row_and_block)
-        self._overhead = 0.0
 
     @property
     def edges(self) -> list[int]:
@@ -43,7 +41,7 @@ class StepCost:
         step = max(self._rows[edge] for edge in edges[: place + 1])
         if place == len(edges):
             step *= rows / edges[-1]
-        return max(1e-6, step + self._per_block * max(0, blocks - 1) + self._overhead)
+        return step + self._per_block * max(0, blocks - 1)
 
     def prompt_seconds(self, rows: int, blocks: int, *, prompt_rows: int, prompt_blocks: int) -> float:
         """A step that also computes rows of a prompt behind so many blocks of it."""
@@ -51,16 +49,12 @@ class StepCost:
         return self.seconds(rows + prompt_rows, blocks) + attention
 
     def observe(self, rows: int, blocks: int, seconds: float) -> None:
-        """Refine by a step that was taken.
-
-        Most of what a step takes longer than at the start, it would take with any number of rows: more
-        sessions, a busier machine. That is learned first; what is special to a width, slowly.
-        """
-        expected = self.seconds(rows, blocks)
-        # One stall, the machine's or the interpreter's, is no news.
-        surprise = max(min(seconds, 3 * expected) - expected, -expected)
-        self._overhead += _COMMON_WEIGHT * surprise
+        """Refine by a step that was taken."""
         edges = self.edges
         place = bisect_left(edges, rows)
-        if place < len(edges):
-            self._rows[edges[place]] = max(0.0, self._rows[edges[place]] + _EDGE_WEIGHT * surprise)
+        if place == len(edges):
+            return
+        edge = edges[place]
+        # One stall, the machine's or the interpreter's, is no news.
+        seen = min(seconds - self._per_block * max(0, blocks - 1), 3 * self._rows[edge])
+        self._rows[edge] += _WEIGHT * (max(seen, 0.0) - self._rows[edge])

@@ -98,7 +98,6 @@ class StepLoop:
         self._on_failure = on_failure
         self._stopping = False
         self._step_seconds = 0.05
-        self._step_ended = 0.0
         self._reply_seconds = 0.005
         self._thread = thread
         self._ended: Future[None] | None = None
@@ -209,7 +208,7 @@ class StepLoop:
         self._compact(drawing, decisions)
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
-            self._learn(planned, started, sum(len(step.outcome.token_ids) for step in steps))
+            self._learn(planned, time.monotonic() - started)
             self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
         telemetry.STEP_SECONDS.observe(time.monotonic() - started)
         telemetry.STEP_ROWS.observe(batch.num_rows)
@@ -217,19 +216,11 @@ class StepLoop:
         telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
 
-    def _learn(self, planned: Plan, started: float, tokens: int) -> None:
+    def _learn(self, planned: Plan, seconds: float) -> None:
         """Refine the measured costs by a step without prompt rows."""
-        now, before, self._step_ended = time.monotonic(), self._step_ended, time.monotonic()
-        if not all(row.segment.wants_logits and len(row.segment.run) == 1 for row in planned.rows):
-            return
-        rows = sum(row.segment.num_rows for row in planned.rows)
-        blocks = sum(len(row.segment.blocks) for row in planned.rows)
-        self._budget.cost.observe(rows, blocks, now - started)
-        # Waiting for trees is part of what drafting costs; waiting for work is not.
-        period = now - before if started - before < 2 * self._max_draft_wait + 0.01 else now - started
-        self._budget.goodput.observe(
-            len(planned.rows), drafted=rows > len(planned.rows), tokens=tokens, seconds=period
-        )
+        if all(row.segment.wants_logits and len(row.segment.run) == 1 for row in planned.rows):
+            rows = sum(row.segment.num_rows for row in planned.rows)
+            self._budget.cost.observe(rows, sum(len(row.segment.blocks) for row in planned.rows), seconds)
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""

@@ -19,7 +19,6 @@ from verifier_svc.budget import (
     wait_seconds,
 )
 from verifier_svc.cost import StepCost
-from verifier_svc.goodput import Goodput
 from verifier_svc.survival import Calibration
 
 
@@ -97,29 +96,6 @@ def test_a_prompt_stretches_a_step_only_so_far() -> None:
     assert budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=8) == 8
 
 
-def _play(goodput: Goodput, rate_drafted: float, steps: int) -> int:
-    """Take steps at a load of 8 where plain ones give 8 tokens a second; returns how many were drafted."""
-    drafted = 0
-    for _ in range(steps):
-        drafting = goodput.drafting(8)
-        drafted += drafting
-        goodput.observe(8, drafted=drafting, tokens=8, seconds=8 / rate_drafted if drafting else 1.0)
-    return drafted
-
-
-def test_where_drafted_steps_bring_less_hardly_any_is_taken_until_that_changes() -> None:
-    goodput = Goodput()
-    assert _play(goodput, 6.0, 1000) < 80
-    assert _play(goodput, 12.0, 2000) > 1000
-    assert _play(goodput, 12.0, 1000) > 950
-
-
-def test_a_load_is_judged_by_itself() -> None:
-    goodput = Goodput()
-    _play(goodput, 6.0, 500)
-    assert goodput.drafting(1)
-
-
 def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
     calibration = Calibration()
     tree = _chain(0.9, 0.9)
@@ -148,12 +124,11 @@ def test_a_wider_step_never_counts_as_cheaper(rows: dict[int, float], per_block:
 def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
     cost = StepCost({1: 1.0, 8: 2.0}, 0.0)
     cost.observe(5, 1, 1000.0)
-    assert cost.seconds(8, 1) < 2.7
+    assert cost.seconds(8, 1) < 2.3
     for _ in range(200):
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
-    # What makes a step longer is mostly not its rows.
-    assert 1.5 < cost.seconds(1, 1) < 2.0
+    assert cost.seconds(1, 1) == 1.0
 
 
 def test_waiting_for_a_good_tree_that_is_near() -> None:
