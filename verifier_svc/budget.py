@@ -3,8 +3,8 @@
 Goodput: tokens per second of the whole batch. With s_1 >= s_2 >= ... the survivals of all nodes of all
 sessions, a step that verifies the best B of them yields `sessions + s_1 + ... + s_B` tokens on average and
 takes T(sessions + B rows, blocks). The budget is the B with the highest quotient; 0 is one of the choices,
-so no drafted step is expected to cost more than it brings. (TurboSpec, arXiv 2406.14066; the global choice by survival as in vLLM's adaptive verification and
-DSpark, arXiv 2607.05147.)
+so no drafted step is expected to cost more than it brings. (TurboSpec, arXiv 2406.14066; the global choice
+by survival as in vLLM's adaptive verification and DSpark, arXiv 2607.05147.)
 """
 
 from __future__ import annotations
