@@ -12,19 +12,21 @@ import torch
 from paceline.engine.blocks import BlockAllocator
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import Segment, tree_room
+from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
 
 
 @contextmanager
-def loaded(folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1) -> Iterator[Decoder]:
+def loaded(
+    folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1, kernels: bool | None = None
+) -> Iterator[Decoder]:
     """A decoder on so many threads. One is by far the fastest for tiny models on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield Decoder.load(folder, device=torch.device("cpu"), dtype=dtype)
+        yield Decoder.load(folder, device=torch.device("cpu"), dtype=dtype, kernels=kernels)
     finally:
         torch.set_num_threads(before)
 
@@ -72,9 +74,7 @@ class EngineLoop:
     def step(self, sessions: Sequence[Running], draft: Callable[[Running], TokenTree]) -> None:
         """One step of all sessions; those past their prompt draft."""
         trees = [
-            draft(session).best(tree_room(len(session.token_ids) - 1, BLOCK_SIZE))
-            if session.num_computed >= session.prompt_length
-            else TokenTree()
+            draft(session) if session.num_computed >= session.prompt_length else TokenTree()
             for session in sessions
         ]
         segments = [self.segment(*pair) for pair in zip(sessions, trees, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockAllocator, BlockTask, OutOfBlocksError
-from paceline.engine.rows import Segment, tree_room
+from paceline.engine.rows import Segment
 from paceline.tree import TokenTree
 from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget
@@ -106,7 +106,7 @@ def _trees(
     for session in decoding:
         # At the very end of a full pool there may be fewer slots behind the root than nodes.
         spare = len(session.blocks) * limits.block_size - session.length
-        tree, dropped = inbox.take(session, min(spare, tree_room(session.length - 1, limits.block_size)))
+        tree, dropped = inbox.take(session, spare)
         late += dropped
         offered.append(tree)
         calibrated.append(budget.calibrated(session.stream_id, tree))

@@ -11,8 +11,11 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from paceline.engine import attention
+from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
+from paceline.engine.attention_flex import FlexAttention
+from paceline.engine.attention_kernels import ELEMENTS, KernelAttention
 from paceline.engine.exact import limit_products
+from paceline.engine.kernels import LANES
 from paceline.engine.kv import KVPool
 from paceline.engine.linear import pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
@@ -62,47 +65,68 @@ def choose_device(name: str) -> torch.device:
 class Decoder:
     """The target model, its KV pool layout and its one forward."""
 
-    def __init__(self, model: PreTrainedModel, shape: ModelShape, device: torch.device) -> None:
+    def __init__(
+        self, model: PreTrainedModel, shape: ModelShape, device: torch.device, *, kernels: bool | None = None
+    ) -> None:
+        """`kernels`: attend with the CPU's own kernels or with FlexAttention; None: as the device wants."""
         self.model = model
         self.shape = shape
         self.device = device
+        on_cpu = device.type == "cpu"
+        self._kernels = on_cpu if kernels is None else kernels
+        self._attention: AttentionBackend = (
+            KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
+        )
         # Whether a token's bits are its own: known for the CPU, not claimed for other devices.
         self.exact = False
-        if device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self.exact = limit_products(pack_linears(model), model.dtype)
+        if on_cpu and torch.backends.mkldnn.is_available():
+            self.exact = limit_products(pack_linears(model), model.dtype) and self._kernels
 
     @classmethod
-    def load(cls, path: str | Path, *, device: torch.device, dtype: torch.dtype | None) -> Decoder:
-        """Load weights from a folder or hub id. dtype None keeps the checkpoint's own.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        kernels: bool | None = None,
+    ) -> Decoder:
+        """Load weights from a folder or hub id. dtype None keeps the checkpoint's own; `kernels`: see above.
 
         Raises `ModelError` where transformers cannot load the model as a causal decoder.
         """
-        AttentionInterface.register(attention.NAME, attention.ragged_attention)
-        AttentionMaskInterface.register(attention.NAME, _no_mask)
+        AttentionInterface.register(NAME, ragged_attention)
+        AttentionMaskInterface.register(NAME, _no_mask)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype or "auto", attn_implementation=attention.NAME, use_safetensors=True
+                path, dtype=dtype or "auto", attn_implementation=NAME, use_safetensors=True
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
         model.eval().requires_grad_(False).to(device)
-        return cls(model, _shape(path), device)
+        return cls(model, _shape(path), device, kernels=kernels)
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are computed in."""
         return self.model.dtype
 
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """What keys and values are kept in: the weights' type, as queries come in it."""
+        return self.dtype if self.dtype in ELEMENTS else torch.float32
+
     def kv_pool(self, blocks: int) -> KVPool:
-        """A pool of `blocks` blocks. Attention works in float32, so the CPU keeps keys in float32 too."""
+        """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
         return KVPool(
             layers=self.shape.layers,
             kv_heads=self.shape.kv_heads,
-            head_dim=self.shape.head_dim,
+            head_dim=-(-self.shape.head_dim // LANES) * LANES if self._kernels else self.shape.head_dim,
             blocks=blocks,
             block_size=BLOCK_SIZE,
-            dtype=torch.float32,
+            dtype=self.kv_dtype,
             device=self.device,
+            transposed_keys=self._kernels,
         )
 
     def batch(self, segments: Sequence[Segment]) -> RaggedBatch:
@@ -117,7 +141,7 @@ class Decoder:
             position_ids=batch.positions[None],
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paceline=attention.AttentionContext(batch, pool, heads=self.shape.heads),
+            paceline=self._attention.begin(batch, pool),
         )
         return output.logits[0].float()  # type: ignore[no-any-return]
 

@@ -53,8 +53,6 @@ class PlacedSegment:
     row: int
     # Absolute position of each row. [rows]
     positions: Tensor
-    # True where tree node `column` is row `row` itself or its ancestor. [rows, nodes]
-    ancestors: Tensor
     # Blocks of all keys the rows may see, in order of position: the tree's last.
     blocks: Sequence[int]
 
@@ -86,16 +84,6 @@ class RaggedBatch:
         return int(self.token_ids.numel())
 
 
-def _ancestor_table(num_run: int, parents: Sequence[int]) -> Tensor:
-    nodes = len(parents)
-    table = torch.zeros(num_run + nodes, nodes, dtype=torch.bool)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            table[num_run + node] = table[num_run + parent]
-        table[num_run + node, node] = True
-    return table
-
-
 def _positions(segment: Segment) -> list[int]:
     positions = list(range(segment.start, segment.start + len(segment.run)))
     run = len(segment.run)
@@ -104,26 +92,8 @@ def _positions(segment: Segment) -> list[int]:
     return positions
 
 
-def tree_room(root_position: int, block_size: int) -> int:
-    """How many tree nodes may stand behind a root: those whose slots lie in the blocks of their positions.
-
-    Attention sums block by block, so a node's key must lie where plain decoding would put it, up to the
-    slot. Node i waits in slot root + 1 + i, at or behind its position: only the edge of a block matters.
-    """
-    return -(root_position + 1) % block_size or block_size
-
-
-def _check_tree(segment: Segment, block_size: int) -> None:
-    room = tree_room(segment.root_position, block_size)
-    if len(segment.tree_tokens) > room:
-        raise ValueError(
-            f"{len(segment.tree_tokens)} tree nodes behind position {segment.root_position}: "
-            f"its block of {block_size} has room for {room}"
-        )
-
-
 def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.device) -> RaggedBatch:
-    """Lay segments end to end, in order. Raises `ValueError` for a tree beyond its `tree_room`."""
+    """Lay segments end to end, in order."""
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -132,7 +102,6 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
     roots: list[int] = []
     placed: list[PlacedSegment] = []
     for segment in segments:
-        _check_tree(segment, block_size)
         row, run = len(token_ids), len(segment.run)
         keys = segment.root_position + 1 + len(segment.tree_tokens)
         own = _positions(segment)
@@ -141,7 +110,6 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
                 segment=segment,
                 row=row,
                 positions=torch.tensor(own, device=device),
-                ancestors=_ancestor_table(run, segment.tree_parents).to(device),
                 blocks=segment.blocks[: -(-keys // block_size)],
             )
         )

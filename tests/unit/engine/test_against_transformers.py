@@ -33,8 +33,9 @@ def _by_transformers(folder: Path) -> list[list[int]]:
     return texts
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "flex"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_text_is_that_of_generate(family: str, tmp_path: Path) -> None:
+def test_greedy_text_is_that_of_generate(family: str, kernels: bool, tmp_path: Path) -> None:
     folder = make_family_model(tmp_path, family)
     expected = _by_transformers(folder)
     truth = {tuple(prompt): text for prompt, text in zip(_prompts(), expected, strict=True)}
@@ -50,7 +51,7 @@ def test_greedy_text_is_that_of_generate(family: str, tmp_path: Path) -> None:
             parent = len(tokens) - 1
         return TokenTree(tuple(tokens), tuple(parents), (-1.0,) * len(tokens))
 
-    with loaded(folder) as decoder:
+    with loaded(folder, kernels=kernels) as decoder:
         for drafter in (lambda session: TokenTree(), draft):
             sessions = [Running(prompt, len(prompt), SAMPLING) for prompt in _prompts()]
             assert generate(EngineLoop.of(decoder, 8), sessions, COUNT, drafter) == expected

@@ -14,7 +14,7 @@ from torch import Tensor
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.rows import Segment, tree_room
+from paceline.engine.rows import Segment
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
 from tests.engine_loop import EngineLoop, Running, loaded
@@ -33,7 +33,7 @@ class Alone:
     tokens: list[int]
     prompt: int
     logits: Tensor  # [positions, vocab]
-    keys: Tensor  # [positions, layers, kv_heads, d]
+    keys: Tensor  # [layers, kv_heads, positions, head_dim]
     values: Tensor
 
 
@@ -44,11 +44,11 @@ class Case:
 
 
 def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
-    """Keys and values [layers, positions, kv_heads, ...]."""
+    """Keys and values [layers, kv_heads, positions, head_dim]."""
     positions = torch.arange(session.num_computed)
     blocks = torch.tensor(session.blocks)[positions // BLOCK_SIZE]
     offsets = positions % BLOCK_SIZE
-    return pool.keys[:, blocks, :, offsets], pool.values[:, blocks, :, offsets]
+    return pool.keys[:, :, blocks, offsets], pool.values[:, :, blocks, offsets]
 
 
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
@@ -71,6 +71,7 @@ def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
         ("llama", torch.bfloat16),
         ("llama_mha", torch.float32),
         ("gemma3", torch.bfloat16),
+        ("llama", torch.float16),
     ],
     ids=lambda param: f"{param[0]}-{str(param[1]).removeprefix('torch.')}",
 )
@@ -134,9 +135,6 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(case: Case, data: st.D
             tree, path = TokenTree(), []
             if stop >= text.prompt:
                 tree, path = data.draw(_trees(text.tokens[stop : stop + data.draw(st.integers(0, 9))]))
-                room = tree_room(stop - 1, BLOCK_SIZE)
-                tree = tree.select(range(min(room, len(tree))))
-                path = [node for node in path if node < room]
             segment = loop.segment(session, tree, stop)
             segment = Segment(
                 run=segment.run,
@@ -203,10 +201,22 @@ def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
     text = case.texts[1]
     loop = EngineLoop.of(case.decoder, 2)
     loop.pool.keys.fill_(torch.inf)
-    loop.pool.values.fill_(torch.inf)
-    loop.pool.prepare([BlockTask(0)])
-    loop.pool.keys[:, 0, :, len(text.tokens) :] = 1e30
-    loop.pool.values[:, 0, :, len(text.tokens) :, : loop.pool.head_dim] = 1e30
+    loop.pool.values.fill_(torch.nan)
     segment = Segment(run=text.tokens, start=0, blocks=(0,))
     logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+    _assert_same_bits(logits[0], text.logits[-1], "logits")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_no_bit(case: Case, threads: int) -> None:
+    loop = EngineLoop.of(case.decoder, 8)
+    text = case.texts[3]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        session = Running(text.tokens, len(text.tokens), SAMPLING)
+        segment = loop.segment(session, TokenTree())
+        logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+    finally:
+        torch.set_num_threads(before)
     _assert_same_bits(logits[0], text.logits[-1], "logits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 
 
-def _pool(blocks: int = 4, block_size: int = 4) -> KVPool:
+def _pool(*, transposed: bool = False, blocks: int = 4, block_size: int = 4) -> KVPool:
     return KVPool(
         layers=2,
         kv_heads=1,
@@ -19,32 +20,40 @@ def _pool(blocks: int = 4, block_size: int = 4) -> KVPool:
         block_size=block_size,
         dtype=torch.float32,
         device=torch.device("cpu"),
+        transposed_keys=transposed,
     )
 
 
-def test_rows_are_read_back_from_a_range_and_from_scattered_blocks() -> None:
-    pool = _pool()
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_are_read_back_from_their_slots(transposed: bool) -> None:
+    pool = _pool(transposed=transposed)
     keys, values = torch.randn(1, 3, 3), torch.randn(1, 3, 3)
-    pool.prepare([BlockTask(block) for block in range(4)])
-    pool.write(1, pool.index(torch.tensor([13, 2, 7])), keys, values)
-    for blocks in (torch.tensor([3, 0, 1]), slice(0, 4)):
-        read_keys, read_values = pool.read(1, blocks)
-        of = {number: place for place, number in enumerate(torch.arange(4)[blocks].tolist())}
-        for row, slot in enumerate([13, 2, 7]):
-            assert torch.equal(read_keys[of[slot // 4], :, slot % 4], keys[:, row])
-            assert torch.equal(read_values[of[slot // 4], :, slot % 4, :3], values[:, row])
-    assert (pool.values[..., 3:] == 1).all()
+    pool.write(1, torch.tensor([13, 2, 7]), keys, values)
+    for row, slot in enumerate([13, 2, 7]):
+        assert torch.equal(pool.keys[1, :, slot // 4, slot % 4], keys[:, row])
+        assert torch.equal(pool.values[1, :, slot // 4, slot % 4], values[:, row])
     assert not pool.keys[0].any()
+    assert int(pool.values.any(dim=-1).sum()) == 3
 
 
-@given(data=st.data())
-def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject) -> None:
+def test_a_prepared_block_is_empty_or_a_copy() -> None:
     pool = _pool()
-    pool.prepare([BlockTask(block) for block in range(4)])
-    every = pool.index(torch.arange(16))
+    pool.keys.fill_(torch.inf)
+    pool.values.fill_(torch.nan)
+    pool.prepare([BlockTask(2)])
+    assert not pool.keys[:, :, 2].any()
+    pool.values[:, :, 2] = 5.0
+    pool.prepare([BlockTask(0, source=2)])
+    assert (pool.values[:, :, 0] == 5.0).all()
+    assert pool.values[:, :, 1].isnan().all()
+
+
+@given(data=st.data(), transposed=st.booleans())
+def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, transposed: bool) -> None:
+    pool = _pool(transposed=transposed)
     numbers = torch.arange(16.0)[:, None].expand(16, 3)
     for layer in range(2):
-        pool.write(layer, every, numbers[None] + 100 * layer, -numbers[None])
+        pool.write(layer, torch.arange(16), numbers[None] + 100 * layer, -numbers[None])
     targets = data.draw(st.lists(st.integers(0, 15), unique=True, max_size=8))
     sources = data.draw(st.lists(st.integers(0, 15), min_size=len(targets), max_size=len(targets)))
     pool.move(torch.tensor(sources, dtype=torch.int64), torch.tensor(targets, dtype=torch.int64))
@@ -52,8 +61,7 @@ def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject) ->
     for source, target in zip(sources, targets, strict=True):
         expected[target] = source
     for layer in range(2):
-        assert pool.keys[layer, :, 0, :, 0].flatten().tolist() == [
+        assert pool.keys[layer, 0, :, :, 0].flatten().tolist() == [
             number + 100 * layer for number in expected
         ]
-        assert (-pool.values[layer, :, 0, :, 0]).flatten().tolist() == expected
-        assert (pool.values[layer, ..., 3:] == 1).all()
+        assert (-pool.values[layer, 0, :, :, 0]).flatten().tolist() == expected

@@ -1,0 +1,149 @@
+"""Both attention backends give what attention row by row gives, whatever the batch and the head's shape."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paceline.engine.attention import AttentionBackend
+from paceline.engine.attention_flex import FlexAttention
+from paceline.engine.attention_kernels import KernelAttention
+from paceline.engine.kv import KVPool
+from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
+
+BLOCK = 16
+BLOCKS = 24
+
+
+@st.composite
+def _batches(draw: st.DrawFn) -> RaggedBatch:
+    free = draw(st.permutations(range(BLOCKS)))
+    segments: list[Segment] = []
+    for _ in range(draw(st.integers(1, 4))):
+        start, run, nodes = draw(st.integers(0, 40)), draw(st.integers(1, 30)), draw(st.integers(0, 12))
+        needed = -(-(start + run + nodes) // BLOCK)
+        blocks, free = tuple(free[:needed]), free[needed:]
+        if len(blocks) < needed:
+            break
+        parents = [draw(st.integers(-1, node - 1)) for node in range(nodes)]
+        segments.append(Segment([0] * run, start, blocks, [0] * nodes, parents))
+    return build_batch(segments, block_size=BLOCK, device=torch.device("cpu"))
+
+
+def _seen(placed: PlacedSegment, row: int, window: int | None) -> list[int]:
+    """Places, in the order of the session's keys, that a row sees."""
+    segment = placed.segment
+    run = len(segment.run)
+    if row < run:
+        return list(range(segment.start + row + 1))[-(window or 0) :]
+    path, node = [], row - run
+    while node >= 0:
+        path.append(segment.root_position + 1 + node)
+        node = segment.tree_parents[node]
+    return [*range(segment.root_position + 1), *reversed(path)][-(window or 0) :]
+
+
+def _row_by_row(
+    batch: RaggedBatch,
+    pool: KVPool,
+    layer: int,
+    query: Tensor,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    out = torch.zeros(batch.num_rows, *query.shape[::2], dtype=torch.float64)
+    group = query.shape[0] // pool.kv_heads
+    dim = query.shape[-1]
+    for placed in batch.segments:
+        for row in range(placed.segment.num_rows):
+            places = torch.tensor(_seen(placed, row, window))
+            blocks, offsets = torch.tensor(placed.blocks)[places // BLOCK], places % BLOCK
+            for head in range(query.shape[0]):
+                keys = pool.keys[layer, head // group, blocks, offsets, :dim].double()
+                values = pool.values[layer, head // group, blocks, offsets, :dim].double()
+                scores = keys @ query[head, placed.row + row].double() * scale
+                if softcap:
+                    scores = softcap * torch.tanh(scores / softcap)
+                out[placed.row + row, head] = scores.softmax(0) @ values
+    return out
+
+
+@pytest.mark.parametrize("backend", ["kernels", "flex"])
+@given(
+    batch=_batches(),
+    head_dim=st.sampled_from([16, 24, 64, 80]),
+    kv_heads=st.integers(1, 2),
+    group=st.sampled_from([1, 2, 3, 7]),
+    softcap=st.sampled_from([None, 5.0]),
+    window=st.sampled_from([None, 1, 5, 20]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=30, deadline=None)
+def test_equals_attention_row_by_row(
+    backend: str,
+    batch: RaggedBatch,
+    head_dim: int,
+    kv_heads: int,
+    group: int,
+    softcap: float | None,
+    window: int | None,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    kernels = backend == "kernels"
+    pool = KVPool(
+        layers=2,
+        kv_heads=kv_heads,
+        head_dim=-(-head_dim // 16) * 16 if kernels else head_dim,
+        blocks=BLOCKS,
+        block_size=BLOCK,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        transposed_keys=kernels,
+    )
+    for kept in (pool.keys, pool.values):
+        kept.copy_(torch.randn(kept.shape, generator=generator))
+
+    def rows(heads: int) -> Tensor:
+        # As models bring them: heads side by side in a row.
+        return torch.randn(batch.num_rows, heads, head_dim, generator=generator).to(dtype).transpose(0, 1)
+
+    query, key, value = rows(kv_heads * group), rows(kv_heads), rows(kv_heads)
+    attention: AttentionBackend = KernelAttention(heads=kv_heads * group) if kernels else FlexAttention()
+    scale = 1 / math.sqrt(head_dim)
+    got = attention.begin(batch, pool).attend(
+        1, query, key, value, scale=scale, softcap=softcap, window=window
+    )
+    expected = _row_by_row(batch, pool, 1, query, scale, softcap, window)
+    assert got.dtype == dtype
+    tolerance = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_what_nobody_sees_cannot_hurt() -> None:
+    """Infinities in slots behind a row, in rejected nodes' slots and in others' blocks."""
+    pool = KVPool(
+        layers=1,
+        kv_heads=1,
+        head_dim=16,
+        blocks=3,
+        block_size=BLOCK,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        transposed_keys=True,
+    )
+    pool.keys.fill_(torch.inf)
+    pool.values.fill_(torch.nan)
+    segment = Segment([0] * 5, 0, (1,), [0, 0], [-1, -1])
+    batch = build_batch([segment], block_size=BLOCK, device=torch.device("cpu"))
+    query = torch.randn(1, 7, 16)
+    got = KernelAttention(heads=1).begin(batch, pool)
+    assert got.attend(0, query, query, query, scale=1.0, softcap=None, window=None).isfinite().all()
