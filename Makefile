@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit check format protos protos-check bench clean
+.PHONY: help setup run test test-unit check format protos protos-check bench clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -67,3 +67,6 @@ bench: setup  ## Measure; ARGS="decode --dataset FILE" says what
 clean:  ## Remove the environment and caches (not the models in ~/.cache/paceline)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-kernels:  ## Compile the CPU's kernels anew: after a change in paceline/engine/kernels/vectors.py
+	@find paceline/engine/kernels \( -name '*.nbi' -o -name '*.nbc' \) -delete

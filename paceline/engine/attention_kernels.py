@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -13,18 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paceline.engine import kernels
+from paceline.engine.kernels import attention as kernels
+from paceline.engine.kernels.vectors import ELEMENTS
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
+from paceline.engine.team import Kernel
 
-ELEMENTS = {
-    torch.float32: kernels.FLOAT32,
-    torch.bfloat16: kernels.BFLOAT16,
-    torch.float16: kernels.FLOAT16,
-}
 # Query rows, times the heads of a group, that share one pass over a key block while it is in the cache.
 TILE_QUERIES = 24
 LOG2_E = math.log2(math.e)
+
+_write_rows, _attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
 
 
 class KernelAttention:
@@ -117,10 +113,7 @@ class _Forward:
         task["next_tile"] = task["next_thread"] = 0
         address = task.ctypes.data
         _write_rows(address)
-        if self._threads > 1 and len(self._tiles) > 1:
-            _team()(kernels.attend.address, address, self._threads, 0)
-        else:
-            _attend(address)
+        _attend(address, min(self._threads, len(self._tiles)))
         return out.to(query.dtype)
 
 
@@ -170,33 +163,3 @@ def _even_parts(placed: PlacedSegment, most: int) -> list[tuple[int, int]]:
     parts = -(-count // most)
     edges = [placed.row + count * part // parts for part in range(parts + 1)]
     return [(left, right - left) for left, right in pairwise(edges)]
-
-
-_write_rows, _attend = (
-    ctypes.CFUNCTYPE(None, ctypes.c_int64)(kernel.address) for kernel in (kernels.write_rows, kernels.attend)
-)
-
-
-def _alone(function: int, address: int, threads: int, flags: int) -> None:
-    _attend(address)
-
-
-@cache
-def _team() -> Callable[[int, int, int, int], None]:
-    """Calls a kernel on the team of threads that torch's own operators use, each with the same argument.
-
-    A second team would spin against torch's: on two cores that halves the speed of both. `GOMP_parallel` is
-    what compilers call for `#pragma omp parallel`; GNU's, LLVM's and Intel's runtimes all have it.
-    """
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        files = {line.split()[-1] for line in maps if "omp" in line.rsplit("/", 1)[-1]}
-    torch_files = sorted(files, key=lambda file: ("/torch/" not in file, file))
-    for file in torch_files:
-        try:
-            parallel = ctypes.CDLL(file).GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        parallel.restype = None
-        return parallel
-    return _alone

@@ -100,12 +100,12 @@ class SiblingLinear(nn.Module):
     def __init__(self, siblings: SiblingLinears, index: int, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._siblings = siblings
+        self.siblings = siblings
         self._index = index
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., rows, in_features] -> [..., rows, out_features]."""
-        return self._siblings.take(self._index, x)
+        return self.siblings.take(self._index, x)
 
 
 def pack_linears(model: nn.Module) -> list[PackedLinear]:

@@ -13,15 +13,20 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import ELEMENTS, KernelAttention
+from paceline.engine.attention_kernels import KernelAttention
 from paceline.engine.exact import limit_products
-from paceline.engine.kernels import LANES
+from paceline.engine.fused import FusedDecoder, fuse
+from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVPool
 from paceline.engine.linear import pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 128
+
+
+# By how much two ways to compute the same logits may differ, relative to them.
+_FUSED_ERROR = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class ModelError(ValueError):
@@ -81,6 +86,9 @@ class Decoder:
         self.exact = False
         if on_cpu and torch.backends.mkldnn.is_available():
             self.exact = limit_products(pack_linears(model), model.dtype) and self._kernels
+        self._fused: FusedDecoder | None = None
+        if self._kernels:
+            self._fused = self._agreeing(fuse(model))
 
     @classmethod
     def load(
@@ -105,6 +113,11 @@ class Decoder:
             raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
         model.eval().requires_grad_(False).to(device)
         return cls(model, _shape(path), device, kernels=kernels)
+
+    @property
+    def fused(self) -> bool:
+        """Whether it runs without transformers' modules."""
+        return self._fused is not None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,14 +149,30 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
         """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool."""
+        attention = self._attention.begin(batch, pool)
+        if self._fused is not None:
+            return self._fused.forward(batch, attention).float()
         output = self.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paceline=self._attention.begin(batch, pool),
+            paceline=attention,
         )
         return output.logits[0].float()  # type: ignore[no-any-return]
+
+    def _agreeing(self, fused: FusedDecoder | None) -> FusedDecoder | None:
+        """The fused forward if it gives what the model's modules give, but for rounding."""
+        if fused is None:
+            return None
+        pool = self.kv_pool(1)
+        tokens = [number * 7919 % self.shape.vocab_size for number in range(12)]
+        batch = self.batch([Segment(tokens[:9], 0, (0,), tokens[9:], (-1, 0, -1))])
+        expected = self.forward(batch, pool)
+        with torch.inference_mode():
+            got = fused.forward(batch, self._attention.begin(batch, pool)).float()
+        error = (got - expected).norm() / expected.norm()
+        return fused if error < _FUSED_ERROR[self.dtype] else None
 
 
 def _no_mask(*_: object, **__: object) -> None:

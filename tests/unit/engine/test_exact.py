@@ -69,7 +69,9 @@ def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
     params=[
         ("llama", torch.float32),
         ("llama", torch.bfloat16),
+        # Served by the fused forward, as its heads are wide enough.
         ("llama_mha", torch.float32),
+        ("llama_mha", torch.bfloat16),
         ("gemma3", torch.bfloat16),
         ("llama", torch.float16),
     ],

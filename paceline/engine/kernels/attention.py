@@ -1,12 +1,10 @@
-"""The CPU's attention, compiled by numba: paged keys and values, ragged rows, draft trees.
+"""The CPU's attention: paged keys and values, ragged rows, draft trees.
 
 A row's result is its own to the bit. Every score is one chain of fused multiply-adds over the head
 dimension; every output element is one such chain over the keys that the row sees, in order of position;
 weights are summed in 16 lanes by position. None of these orders depends on which rows are computed beside
 it, on how they are shared among threads, or on the slot that a draft node's key waits in: a row's ancestors
 are put in order of position before anything is summed.
-
-numba caches machine code by this file's time stamp, so all that is compiled stands in this file.
 """
 
 from __future__ import annotations
@@ -21,11 +19,20 @@ from numba import carray, cfunc, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Elements of queries, keys, values and results.
-FLOAT32, BFLOAT16, FLOAT16 = range(3)
-ELEMENT_BYTES = (4, 2, 2)
-# Positions per lane of a sum, and numbers in one vector of the kernels.
-LANES = 16
+from paceline.engine.kernels import vectors
+from paceline.engine.kernels.vectors import (
+    ADDRESS,
+    F32,
+    KINDS,
+    LANES,
+    VECTOR,
+    element_bytes,
+    fetch_add,
+    i64,
+    load_element,
+    pointer_to,
+    store_element,
+)
 
 # Addresses and counts of one layer's attention. Strides are in elements, their last dimension is dense.
 TASK = np.dtype(
@@ -81,127 +88,17 @@ TILE = np.dtype([(name, np.int64) for name in ("row", "num_rows", "kv_head", "fi
 ROW = np.dtype([(name, np.int64) for name in ("prefix", "first_ancestor", "num_ancestors")])
 
 _LOG2_E = np.float32(math.log2(math.e))
-_KINDS = (FLOAT32, BFLOAT16, FLOAT16)
-# What `_accumulate` keeps in registers: 6 rows of 64 numbers with 32 registers of 16, of 16 otherwise.
-_ROWS = (1, 3, 6)
-_WIDTH = 64 if llvm.get_host_cpu_features().get("avx512f") else LANES
-
-_F32 = ir.FloatType()
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_STORED = (_F32, _I16, ir.HalfType())
-_ADDRESS = types.int64
-
-
-def _vector(element: ir.Type) -> ir.VectorType:
-    return ir.VectorType(element, LANES)
-
-
-_VECTOR = _vector(_F32)
-
-
-def _constant(number: float) -> ir.Constant:
-    return ir.Constant(_VECTOR, [number] * LANES)
-
-
-def _at(builder: ir.IRBuilder, address: ir.Value, index: ir.Value | int, kind: ir.Type) -> ir.Value:
-    """The pointer to element `index` of `kind` behind an address."""
-    index = ir.Constant(_I64, index) if isinstance(index, int) else index
-    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
-
-
-def _widened(builder: ir.IRBuilder, stored: ir.Value, kind: int) -> ir.Value:
-    """What was stored as `kind`, one number or a vector, as float32."""
-    vector = isinstance(stored.type, ir.VectorType)
-    if kind == FLOAT32:
-        return stored
-    if kind == FLOAT16:
-        return builder.fpext(stored, _VECTOR if vector else _F32)
-    wide = _vector(_I32) if vector else _I32
-    shift = ir.Constant(wide, [16] * LANES if vector else 16)
-    return builder.bitcast(builder.shl(builder.zext(stored, wide), shift), _VECTOR if vector else _F32)
-
-
-def _load_vector(
-    builder: ir.IRBuilder, address: ir.Value, index: ir.Value | int, kind: int = FLOAT32
-) -> ir.Value:
-    pointer = _at(builder, address, index, _STORED[kind])
-    stored = builder.load(builder.bitcast(pointer, _vector(_STORED[kind]).as_pointer()), align=2)
-    return _widened(builder, stored, kind)
-
-
-def _store_vector(builder: ir.IRBuilder, vector: ir.Value, address: ir.Value, index: ir.Value | int) -> None:
-    pointer = builder.bitcast(_at(builder, address, index, _F32), _VECTOR.as_pointer())
-    builder.store(vector, pointer, align=4)
-
-
-def _splat(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    one = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(_vector(_I32), [0] * LANES))
-
-
-def _call(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Value:
-    """One of LLVM's own functions on float32, numbers or vectors."""
-    kind = arguments[0].type
-    suffix = f"v{LANES}f32" if kind == _VECTOR else "f32"
-    signature = ir.FunctionType(kind, [kind] * len(arguments))
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), arguments
-    )
-
-
-def _fold(builder: ir.IRBuilder, vector: ir.Value, name: str) -> ir.Value:
-    """The lanes of a vector taken together one by one, in order."""
-    total = builder.extract_element(vector, ir.Constant(_I32, 0))
-    for lane in range(1, LANES):
-        number = builder.extract_element(vector, ir.Constant(_I32, lane))
-        total = builder.fadd(total, number) if name == "fadd" else _call(builder, name, total, number)
-    return total
-
-
-@intrinsic
-def _load(context, element, address):
-    """The float32 value of one stored element."""
-
-    def generate(context, builder, signature, arguments):
-        element, address = arguments
-        place = cgutils.alloca_once(builder, _F32)
-        for kind in _KINDS:
-            with builder.if_then(builder.icmp_signed("==", element, ir.Constant(_I64, kind))):
-                stored = builder.load(_at(builder, address, 0, _STORED[kind]), align=2)
-                builder.store(_widened(builder, stored, kind), place)
-        return builder.load(place)
-
-    return types.float32(types.int64, _ADDRESS), generate
-
-
-@intrinsic
-def _store(context, element, address, number):
-    """Round float32 to the nearest stored element, ties to even."""
-
-    def generate(context, builder, signature, arguments):
-        element, address, number = arguments
-        for kind in _KINDS:
-            with builder.if_then(builder.icmp_signed("==", element, ir.Constant(_I64, kind))):
-                pointer = _at(builder, address, 0, _STORED[kind])
-                builder.store(_rounded(builder, number, kind), pointer, align=2)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, _ADDRESS, types.float32), generate
-
-
-def _rounded(builder: ir.IRBuilder, number: ir.Value, kind: int) -> ir.Value:
-    if kind == FLOAT32:
-        return number
-    if kind == FLOAT16:
-        return builder.fptrunc(number, ir.HalfType())
-    bits = builder.bitcast(number, _I32)
-    odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-    bits = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-    bits = builder.trunc(builder.lshr(bits, ir.Constant(_I32, 16)), _I16)
-    # Rounding must not turn a NaN into a number.
-    nan = builder.fcmp_unordered("uno", number, number)
-    return builder.select(nan, ir.Constant(_I16, 0x7FC0), bits)
+# Rows and numbers of each whose sums `_accumulate` keeps in registers: 24 of 16 numbers with AVX-512.
+_SUMS = 24 * LANES if llvm.get_host_cpu_features().get("avx512f") else 6 * LANES
+_VARIANTS = [
+    (rows, width)
+    for rows in (6, 3, 1)
+    for width in (128, 64, LANES)
+    if width == LANES or rows * width <= _SUMS
+]
+_WIDEST_OF_6, _WIDEST_OF_3, _WIDEST_OF_1 = (
+    max(width for some, width in _VARIANTS if some == rows) for rows in (6, 3, 1)
+)
 
 
 @intrinsic
@@ -210,21 +107,22 @@ def _accumulate(
 ):
     """out[r, :width] += sum over i < n of weights[r, i] * matrix[i, :width], i ascending, for r < rows.
 
-    weights and out are float32, matrix holds elements. `rows` is one of _ROWS, `width` _WIDTH or LANES.
+    weights and out are float32, matrix holds elements. `rows` and `width` are one of _VARIANTS.
     """
 
     def generate(context, builder, signature, arguments):
         chosen, operands = arguments[:3], arguments[3:]
-        for variant in product(_KINDS, _ROWS, sorted({_WIDTH, LANES})):
+        for kind, (rows, width) in product(KINDS, _VARIANTS):
+            variant = (kind, rows, width)
             wanted = ir.Constant(ir.IntType(1), 1)
             for value, constant in zip(chosen, variant, strict=True):
-                same = builder.icmp_signed("==", value, ir.Constant(_I64, constant))
+                same = builder.icmp_signed("==", value, i64(constant))
                 wanted = builder.and_(wanted, same)
             with builder.if_then(wanted):
                 _emit_products(builder, *variant, *operands)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 3, *[_ADDRESS] * 7), generate
+    return types.void(*[types.int64] * 3, *[ADDRESS] * 7), generate
 
 
 def _emit_products(
@@ -241,24 +139,24 @@ def _emit_products(
     n: ir.Value,
 ) -> None:
     """One variant of `_accumulate`, its sums in registers."""
-    starts = [ir.Constant(_I64, start) for start in range(0, width, LANES)]
+    starts = [i64(start) for start in range(0, width, LANES)]
     places = {}
     for row, (vector, start) in product(range(rows), enumerate(starts)):
-        index = builder.add(builder.mul(out_stride, ir.Constant(_I64, row)), start)
-        place = cgutils.alloca_once(builder, _VECTOR)
-        builder.store(_load_vector(builder, out, index), place)
+        index = builder.add(builder.mul(out_stride, i64(row)), start)
+        place = cgutils.alloca_once(builder, VECTOR)
+        builder.store(vectors.load(builder, out, index), place)
         places[row, vector] = place, index
     with cgutils.for_range(builder, n) as loop:
         line = builder.mul(loop.index, matrix_stride)
-        vectors = [_load_vector(builder, matrix, builder.add(line, start), kind) for start in starts]
+        columns = [vectors.load(builder, matrix, builder.add(line, start), kind) for start in starts]
         for row in range(rows):
-            index = builder.add(builder.mul(weight_stride, ir.Constant(_I64, row)), loop.index)
-            weight = _splat(builder, builder.load(_at(builder, weights, index, _F32), align=4))
-            for number, vector in enumerate(vectors):
+            index = builder.add(builder.mul(weight_stride, i64(row)), loop.index)
+            weight = vectors.splat(builder, builder.load(vectors.at(builder, weights, index, F32), align=4))
+            for number, column in enumerate(columns):
                 place, _ = places[row, number]
-                builder.store(_call(builder, "fma", weight, vector, builder.load(place)), place)
+                builder.store(vectors.call(builder, "fma", weight, column, builder.load(place)), place)
     for place, index in places.values():
-        _store_vector(builder, builder.load(place), out, index)
+        vectors.store(builder, builder.load(place), out, index)
 
 
 @intrinsic
@@ -267,26 +165,14 @@ def _highest(context, scores, count):
 
     def generate(context, builder, signature, arguments):
         scores, count = arguments
-        place = cgutils.alloca_once(builder, _VECTOR)
-        builder.store(_constant(float("-inf")), place)
-        with cgutils.for_range(builder, builder.udiv(count, ir.Constant(_I64, LANES))) as loop:
-            part = _load_vector(builder, scores, builder.mul(loop.index, ir.Constant(_I64, LANES)))
-            builder.store(_call(builder, "maxnum", builder.load(place), part), place)
-        return _fold(builder, builder.load(place), "maxnum")
+        place = cgutils.alloca_once(builder, VECTOR)
+        builder.store(vectors.constant(float("-inf")), place)
+        with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
+            part = vectors.load(builder, scores, builder.mul(loop.index, i64(LANES)))
+            builder.store(vectors.call(builder, "maxnum", builder.load(place), part), place)
+        return vectors.fold(builder, builder.load(place), "maxnum")
 
-    return types.float32(_ADDRESS, types.int64), generate
-
-
-# Of 2**x on [-0.5, 0.5], highest power first: within 2 units in the last place.
-_EXP2 = (
-    1.535336188319500e-4,
-    1.339887440266574e-3,
-    9.618437357674640e-3,
-    5.550332471162809e-2,
-    2.402264791363012e-1,
-    6.931472028550421e-1,
-    1.0,
-)
+    return types.float32(ADDRESS, types.int64), generate
 
 
 @intrinsic
@@ -295,60 +181,63 @@ def _soften(context, scores, count, highest):
 
     def generate(context, builder, signature, arguments):
         scores, count, highest = arguments
-        place = cgutils.alloca_once(builder, _VECTOR)
-        builder.store(_constant(0.0), place)
-        top = _splat(builder, highest)
-        with cgutils.for_range(builder, builder.udiv(count, ir.Constant(_I64, LANES))) as loop:
-            index = builder.mul(loop.index, ir.Constant(_I64, LANES))
-            x = builder.fsub(_load_vector(builder, scores, index), top)
-            # 2**-127 has an exponent field of zero, which is zero.
-            x = _call(builder, "maxnum", x, _constant(-127.0))
-            whole = _call(builder, "floor", builder.fadd(x, _constant(0.5)))
-            fraction = builder.fsub(x, whole)
-            power = _constant(_EXP2[0])
-            for coefficient in _EXP2[1:]:
-                power = _call(builder, "fma", power, fraction, _constant(coefficient))
-            exponent = builder.add(
-                builder.fptosi(whole, _vector(_I32)), ir.Constant(_vector(_I32), [127] * LANES)
-            )
-            exponent = builder.shl(exponent, ir.Constant(_vector(_I32), [23] * LANES))
-            weight = builder.fmul(power, builder.bitcast(exponent, _VECTOR))
-            _store_vector(builder, weight, scores, index)
+        place = cgutils.alloca_once(builder, VECTOR)
+        builder.store(vectors.constant(0.0), place)
+        top = vectors.splat(builder, highest)
+        with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
+            index = builder.mul(loop.index, i64(LANES))
+            x = builder.fsub(vectors.load(builder, scores, index), top)
+            weight = vectors.exp2(builder, x)
+            vectors.store(builder, weight, scores, index)
             builder.store(builder.fadd(builder.load(place), weight), place)
-        return _fold(builder, builder.load(place), "fadd")
+        return vectors.fold(builder, builder.load(place), "fadd")
 
-    return types.float32(_ADDRESS, types.int64, types.float32), generate
+    return types.float32(ADDRESS, types.int64, types.float32), generate
 
 
 @intrinsic
-def _fetch_add(context, address):
-    """Add one to a shared int64; returns what it was."""
+def _scale(context, element, count, numbers, factor, out):
+    """Elements times a factor, as float32; `count` is a multiple of LANES."""
 
     def generate(context, builder, signature, arguments):
-        one = ir.Constant(_I64, 1)
-        return builder.atomic_rmw("add", _at(builder, arguments[0], 0, _I64), one, "monotonic")
+        element, count, numbers, factor, out = arguments
+        factors = vectors.splat(builder, factor)
 
-    return types.int64(_ADDRESS), generate
+        def emit(kind):
+            with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
+                place = builder.mul(loop.index, i64(LANES))
+                x = builder.fmul(vectors.load(builder, numbers, place, kind), factors)
+                vectors.store(builder, x, out, place)
+
+        vectors.each_kind(builder, element, emit)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS), generate
+
+
+@intrinsic
+def _divide(context, element, count, numbers, divisor, out):
+    """float32 over a divisor, as elements; `count` is a multiple of LANES."""
+
+    def generate(context, builder, signature, arguments):
+        element, count, numbers, divisor, out = arguments
+        divisors = vectors.splat(builder, divisor)
+
+        def emit(kind):
+            with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
+                place = builder.mul(loop.index, i64(LANES))
+                x = builder.fdiv(vectors.load(builder, numbers, place), divisors)
+                vectors.store(builder, x, out, place, kind)
+
+        vectors.each_kind(builder, element, emit)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS), generate
 
 
 _TASK, _TILE, _ROW = (from_dtype(kind) for kind in (TASK, TILE, ROW))
-
-
-def _pointer_to(kind):
-    """A function of numba's that makes an address a pointer to numbers or records of `kind`."""
-
-    @intrinsic
-    def pointer(context, address):
-        def generate(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(_ADDRESS), generate
-
-    return pointer
-
-
 _task, _tiles, _rows, _floats, _integers = (
-    _pointer_to(kind) for kind in (_TASK, _TILE, _ROW, types.float32, types.int64)
+    pointer_to(kind) for kind in (_TASK, _TILE, _ROW, types.float32, types.int64)
 )
 
 
@@ -358,16 +247,21 @@ def _multiply(element, rows, width, weights, weight_stride, matrix, matrix_strid
     row = 0
     while row < rows:
         taken = 6 if rows - row >= 6 else 3 if rows - row >= 3 else 1
+        widest = _WIDEST_OF_6 if taken == 6 else _WIDEST_OF_3 if taken == 3 else _WIDEST_OF_1
         column = 0
         while column < width:
-            wide = _WIDTH if width - column >= _WIDTH else LANES
+            wide = LANES
+            if width - column >= widest:
+                wide = widest
+            elif width - column >= 64 and widest >= 64:
+                wide = 64
             _accumulate(
                 element,
                 taken,
                 wide,
                 weights + 4 * row * weight_stride,
                 weight_stride,
-                matrix + _bytes(element) * column,
+                matrix + element_bytes(element) * column,
                 matrix_stride,
                 out + 4 * (row * out_stride + column),
                 out_stride,
@@ -375,11 +269,6 @@ def _multiply(element, rows, width, weights, weight_stride, matrix, matrix_strid
             )
             column += wide
         row += taken
-
-
-@njit(inline="always")
-def _bytes(element):
-    return 4 if element == FLOAT32 else 2
 
 
 # Scratch of a tile with n = num_rows * group_heads: queries and results [n, pool_dim], sums [n], and scores
@@ -405,7 +294,7 @@ def _first_key(row, window):
 @njit(cache=True)
 def _tile_scores(task, tile, blocks, first_chunk, scratch):
     """Scale the tile's queries, clear its results, multiply with all keys that any of its rows may see."""
-    element, size, dim, group = task.element, _bytes(task.element), task.pool_dim, task.group_heads
+    element, size, dim, group = task.element, element_bytes(task.element), task.pool_dim, task.group_heads
     n = tile.num_rows * group
     floats = carray(_floats(scratch), 1 << 30)
     scale = np.float32(task.scale)
@@ -414,10 +303,14 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
             query = (tile.kv_head * group + head) * task.query_head_stride
             query = task.query + size * (query + (tile.row + row) * task.query_row_stride)
             place = (row * group + head) * dim
-            for d in range(dim):
+            floats[n * dim + place : n * dim + place + dim] = 0.0
+            whole = task.head_dim // LANES * LANES
+            _scale(element, whole, query, scale, scratch + 4 * place)
+            for d in range(whole, dim):
                 known = d < task.head_dim
-                floats[place + d] = _load(element, query + size * d) * scale if known else np.float32(0.0)
-                floats[n * dim + place + d] = 0.0
+                floats[place + d] = (
+                    load_element(element, query + size * d) * scale if known else np.float32(0.0)
+                )
     scores = _scores_at(task, tile, scratch)
     chunks = (tile.num_keys + task.block_size - 1) // task.block_size
     table = carray(_integers(blocks), chunks)
@@ -464,7 +357,7 @@ def _row_weights(task, row, start, scores):
 @njit(cache=True)
 def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
     """Add up the values by weight, divide by the weights' sums and write the results."""
-    element, size, dim, group = task.element, _bytes(task.element), task.pool_dim, task.group_heads
+    element, size, dim, group = task.element, element_bytes(task.element), task.pool_dim, task.group_heads
     results = scratch + 4 * tile.num_rows * group * dim
     scores = _scores_at(task, tile, scratch)
     chunks = (tile.num_keys + task.block_size - 1) // task.block_size
@@ -514,8 +407,10 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
         for head in range(group):
             place = number * group + head
             out = ((tile.row + number) * heads + tile.kv_head * group + head) * task.head_dim
-            for d in range(task.head_dim):
-                _store(element, task.out + size * (out + d), floats[place * dim + d] / sums[place])
+            whole = task.head_dim // LANES * LANES
+            _divide(element, whole, results + 4 * place * dim, sums[place], task.out + size * out)
+            for d in range(whole, task.head_dim):
+                store_element(element, task.out + size * (out + d), floats[place * dim + d] / sums[place])
 
 
 @cfunc(types.void(types.int64), cache=True)
@@ -523,7 +418,7 @@ def write_rows(address):
     """Put a layer's new keys and values into their slots. `address` is that of a TASK."""
     task = carray(_task(address), 1)[0]
     slots = carray(_integers(task.slots), task.num_rows)
-    element, dim, size = task.element, task.pool_dim, _bytes(task.element)
+    element, dim, size = task.element, task.pool_dim, element_bytes(task.element)
     for head in range(task.kv_heads):
         for row in range(task.num_rows):
             block, offset = slots[row] // task.block_size, slots[row] % task.block_size
@@ -532,20 +427,20 @@ def write_rows(address):
             value = task.value + size * (head * task.value_head_stride + row * task.value_row_stride)
             for d in range(task.head_dim):
                 into = page + d * task.block_size + offset
-                _store(element, task.keys + size * into, _load(element, key + size * d))
+                store_element(element, task.keys + size * into, load_element(element, key + size * d))
                 into = page + offset * dim + d
-                _store(element, task.values + size * into, _load(element, value + size * d))
+                store_element(element, task.values + size * into, load_element(element, value + size * d))
 
 
 @cfunc(types.void(types.int64), cache=True)
 def attend(address):
     """One thread's share of a layer's attention: tiles until none is left. `address` is that of a TASK."""
     task = carray(_task(address), 1)[0]
-    scratch = task.scratch + 4 * task.scratch_floats * _fetch_add(address + 8)
+    scratch = task.scratch + 4 * task.scratch_floats * fetch_add(address + 8, 1)
     tiles = carray(_tiles(task.tiles), task.num_tiles)
     rows = carray(_rows(task.rows), task.num_rows)
     while True:
-        number = _fetch_add(address)
+        number = fetch_add(address, 1)
         if number >= task.num_tiles:
             break
         tile = tiles[number]

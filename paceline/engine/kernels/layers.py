@@ -1,0 +1,206 @@
+"""The CPU's element-wise parts of a decoder layer, row by row, as transformers' Llama computes them.
+
+Every step rounds to the weights' type where transformers' operators would, so a text is that of
+transformers but for the order of the sum of squares. A row is computed from itself alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from paceline.engine.kernels import vectors
+from paceline.engine.kernels.vectors import (
+    ADDRESS,
+    LANES,
+    element_bytes,
+    fetch_add,
+    i64,
+    pointer_to,
+)
+
+# Rows that one thread takes at a time.
+SHARE = 8
+
+# `next_row` is shared by the threads. Rows are dense, `width` elements each (a multiple of LANES).
+TASK = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "next_row",
+            "num_rows",
+            "element",
+            "width",
+            # normalize: added to the residual first, or 0; rotate: cosines; gate: gates and ups.
+            "input",
+            # normalize: weights; rotate: sines.
+            "other",
+            # normalize: the residual stream, changed in place; rotate: the heads, in place.
+            "rows",
+            "out",
+            # rotate: heads to rotate, and elements from one row to the next.
+            "heads",
+            "stride",
+        )
+    ]
+    + [("epsilon", np.float64)]
+)
+_TASK = from_dtype(TASK)
+_task = pointer_to(_TASK)
+
+
+def _lines(builder, width):
+    """A loop over the vectors of `width` numbers; `.index` is each one's number."""
+    return cgutils.for_range(builder, builder.udiv(width, i64(LANES)))
+
+
+@intrinsic
+def _normalize_row(context, element, width, added, residual, weight, out, epsilon):
+    """residual += added (where it is not 0); out = weight * (residual / root mean square)."""
+
+    def generate(context, builder, signature, arguments):
+        element, width, added, residual, weight, out, epsilon = arguments
+        place = cgutils.alloca_once(builder, vectors.VECTOR)
+
+        def emit(kind):
+            builder.store(vectors.constant(0.0), place)
+            with builder.if_else(builder.icmp_signed("!=", added, i64(0))) as (add, keep):
+                with add, _lines(builder, width) as loop:
+                    at = builder.mul(loop.index, i64(LANES))
+                    x = builder.fadd(
+                        vectors.load(builder, residual, at, kind), vectors.load(builder, added, at, kind)
+                    )
+                    vectors.store(builder, x, residual, at, kind)
+                    x = vectors.through(builder, x, kind)
+                    builder.store(vectors.call(builder, "fma", x, x, builder.load(place)), place)
+                with keep, _lines(builder, width) as loop:
+                    at = builder.mul(loop.index, i64(LANES))
+                    x = vectors.load(builder, residual, at, kind)
+                    builder.store(vectors.call(builder, "fma", x, x, builder.load(place)), place)
+            squares = vectors.fold(builder, builder.load(place), "fadd")
+            mean = builder.fdiv(squares, builder.sitofp(width, vectors.F32))
+            root = vectors.call(builder, "sqrt", builder.fadd(mean, epsilon))
+            scale = vectors.splat(builder, builder.fdiv(ir.Constant(vectors.F32, 1.0), root))
+            with _lines(builder, width) as loop:
+                at = builder.mul(loop.index, i64(LANES))
+                x = builder.fmul(vectors.load(builder, residual, at, kind), scale)
+                x = vectors.through(builder, x, kind)
+                x = builder.fmul(vectors.load(builder, weight, at, kind), x)
+                vectors.store(builder, x, out, at, kind)
+
+        vectors.each_kind(builder, element, emit)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, *[ADDRESS] * 4, types.float32), generate
+
+
+@intrinsic
+def _rotate_head(context, element, half, head, cosines, sines):
+    """Rotate one head in place: x * cos + rotate_half(x) * sin (RoFormer, arXiv 2104.09864)."""
+
+    def generate(context, builder, signature, arguments):
+        element, half, head, cosines, sines = arguments
+
+        def emit(kind):
+            def product(x, factors, at):
+                return vectors.through(
+                    builder, builder.fmul(x, vectors.load(builder, factors, at, kind)), kind
+                )
+
+            with _lines(builder, half) as loop:
+                low = builder.mul(loop.index, i64(LANES))
+                high = builder.add(low, half)
+                left, right = (vectors.load(builder, head, at, kind) for at in (low, high))
+                rotated = builder.fsub(product(left, cosines, low), product(right, sines, low))
+                vectors.store(builder, rotated, head, low, kind)
+                rotated = builder.fadd(product(right, cosines, high), product(left, sines, high))
+                vectors.store(builder, rotated, head, high, kind)
+
+        vectors.each_kind(builder, element, emit)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, *[ADDRESS] * 3), generate
+
+
+@intrinsic
+def _gate_row(context, element, width, gates, ups, out):
+    """out = silu(gates) * ups."""
+
+    def generate(context, builder, signature, arguments):
+        element, width, gates, ups, out = arguments
+        log2_e = vectors.constant(-1.4426950408889634)
+
+        def emit(kind):
+            with _lines(builder, width) as loop:
+                at = builder.mul(loop.index, i64(LANES))
+                x = vectors.load(builder, gates, at, kind)
+                below = builder.fadd(vectors.constant(1.0), vectors.exp2(builder, builder.fmul(x, log2_e)))
+                x = vectors.through(builder, builder.fdiv(x, below), kind)
+                x = builder.fmul(x, vectors.load(builder, ups, at, kind))
+                vectors.store(builder, x, out, at, kind)
+
+        vectors.each_kind(builder, element, emit)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, *[ADDRESS] * 3), generate
+
+
+@cfunc(types.void(types.int64), cache=True)
+def normalize(address):
+    """One thread's share of RMSNorm (arXiv 1910.07467) and of the sum before it. A TASK's address."""
+    task = carray(_task(address), 1)[0]
+    line = element_bytes(task.element) * task.width
+    epsilon = np.float32(task.epsilon)
+    while True:
+        first = fetch_add(address, SHARE)
+        if first >= task.num_rows:
+            break
+        for row in range(first, min(first + SHARE, task.num_rows)):
+            added = task.input + row * line if task.input != 0 else 0
+            _normalize_row(
+                task.element,
+                task.width,
+                added,
+                task.rows + row * line,
+                task.other,
+                task.out + row * line,
+                epsilon,
+            )
+
+
+@cfunc(types.void(types.int64), cache=True)
+def rotate(address):
+    """One thread's share of rotary position embeddings, of `heads` heads of `width` elements in each row."""
+    task = carray(_task(address), 1)[0]
+    size = element_bytes(task.element)
+    while True:
+        first = fetch_add(address, SHARE)
+        if first >= task.num_rows:
+            break
+        for row in range(first, min(first + SHARE, task.num_rows)):
+            angles = size * row * task.width
+            for head in range(task.heads):
+                _rotate_head(
+                    task.element,
+                    task.width // 2,
+                    task.rows + size * (row * task.stride + head * task.width),
+                    task.input + angles,
+                    task.other + angles,
+                )
+
+
+@cfunc(types.void(types.int64), cache=True)
+def gate(address):
+    """One thread's share of SwiGLU (arXiv 2002.05202): `input` rows are `width` gates, then as many ups."""
+    task = carray(_task(address), 1)[0]
+    line = element_bytes(task.element) * task.width
+    while True:
+        first = fetch_add(address, SHARE)
+        if first >= task.num_rows:
+            break
+        for row in range(first, min(first + SHARE, task.num_rows)):
+            gates = task.input + 2 * row * line
+            _gate_row(task.element, task.width, gates, gates + line, task.out + row * line)
