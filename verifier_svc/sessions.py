@@ -51,6 +51,8 @@ class Session:
     tree_base: int = 0
     # When the last verdict went to the drafter, while its tree is awaited; 0 when none is.
     awaited_since: float = 0.0
+    # When the last few trees were asked for, by the length that they hang on.
+    asked_at: dict[int, float] = field(default_factory=dict)
     steps: int = 0
     drafted_steps: int = 0
     drafted_tokens: int = 0

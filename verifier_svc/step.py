@@ -26,6 +26,9 @@ from verifier_svc.sessions import Session, SessionTable
 
 log = telemetry.logger(__name__)
 
+# Trees of a session that may be on their way at once, as far as their delay is measured.
+_ASKED_TREES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class SessionStep:
@@ -130,9 +133,11 @@ class StepLoop:
     def offer_tree(self, session: Session, base: int, tree: TokenTree) -> None:
         """Hand in a checked tree; call with `lock` held."""
         inbox.put(session, base, tree)
-        if session.awaited_since and base == session.length:
-            reply = time.monotonic() - session.awaited_since
+        # Late ones too: an estimate that only learned from trees in time would stay too short for ever.
+        if asked := session.asked_at.pop(base, 0.0):
+            reply = time.monotonic() - asked
             self._reply_seconds += 0.2 * (min(reply, 1.0) - self._reply_seconds)
+        if base == session.length:
             session.awaited_since = 0.0
         self.lock.notify_all()
 
@@ -284,7 +289,11 @@ class StepLoop:
             self._retire(session)
         told = session.told_length
         nodes = self.draft_budget(session) if session.stream_id and finish is None else 0
-        session.awaited_since = time.monotonic() if nodes else 0.0
+        session.awaited_since = 0.0
+        if nodes:
+            session.awaited_since = session.asked_at[session.length] = time.monotonic()
+            if len(session.asked_at) > _ASKED_TREES:
+                del session.asked_at[min(session.asked_at)]
         # A drafter that need not draft hears of the text with the next request: many sessions' verdicts in
         # every step cost more than drafting could bring.
         speaking = bool(session.stream_id and (nodes or drafted or finish is not None))
