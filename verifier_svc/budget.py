@@ -18,9 +18,12 @@ from paceline.tree import TokenTree
 from verifier_svc.cost import StepCost
 from verifier_svc.survival import Calibration
 
-# A session that should not draft drafts this much in every so many step: acceptance is to stay known.
+# A session that should not draft drafts so many nodes once in so many steps, so that acceptance stays known.
 PROBE_NODES = 4
 PROBE_STEPS = 16
+# The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
+# verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
+LEARNING_SHARE = 0.1
 # How many times as long rows of prompts may make a step.
 PROMPT_STRETCH = 2.5
 LEAST_PROMPT_ROWS = 16
@@ -101,13 +104,15 @@ class DraftBudget:
         return min(self._max_nodes, PROBE_NODES) if step % PROBE_STEPS == 0 else 0
 
     def _best(self, sessions: int, gains: Sequence[float], blocks: int) -> int:
-        """The B with the best goodput; `gains[B]` are the tokens that the best B nodes bring."""
+        """The widest B with nearly the best goodput; `gains[B]` is what the best B nodes bring in tokens."""
         most = min(len(gains) - 1, max(0, self._draft_rows - sessions))
         at_edges = {edge - sessions for edge in self.cost.edges if 0 < edge - sessions < most}
-        return max(
-            sorted({0, most, *at_edges}),
-            key=lambda nodes: (sessions + gains[nodes]) / self.cost.seconds(sessions + nodes, blocks),
-        )
+        rates = {
+            nodes: (sessions + gains[nodes]) / self.cost.seconds(sessions + nodes, blocks)
+            for nodes in {0, most, *at_edges}
+        }
+        enough = max(rates.values()) - LEARNING_SHARE * (max(rates.values()) - rates[0])
+        return max(nodes for nodes, rate in rates.items() if rate >= enough)
 
     def _learn_curve(self, trees: Sequence[TokenTree]) -> None:
         for tree in trees:
