@@ -57,6 +57,10 @@ class _Forward:
         # Threads must not write to one cache line.
         self.scratch_floats = -(-queries * (2 * pool.head_dim + 1 + score_floats) // 16) * 16 + 16
         self._task = np.zeros((), dtype=kernels.TASK)
+        self._address = self._task.ctypes.data
+        self._strides: tuple[object, ...] = ()
+        self._keys, self._values = pool.keys.data_ptr(), pool.values.data_ptr()
+        self._layer_bytes = pool.values[0].nbytes
         for name, array in (
             ("tiles", self._tiles),
             ("rows", self._rows),
@@ -98,23 +102,36 @@ class _Forward:
         """See `LayerAttention.attend`."""
         pool, task = self._pool, self._task
         _, rows, head_dim = query.shape
-        task["head_dim"] = head_dim
         out = torch.empty(rows, self._heads, head_dim, dtype=pool.dtype)
         # Kept until the kernels are done with their memory.
-        operands = [_dense(tensor, pool.dtype) for tensor in (query, key, value)]
-        for name, tensor in zip(("query", "key", "value"), operands, strict=True):
-            task[name] = tensor.data_ptr()
-            task[f"{name}_head_stride"], task[f"{name}_row_stride"] = tensor.stride()[:2]
+        query_in, key_in, value_in = (_dense(tensor, pool.dtype) for tensor in (query, key, value))
+        strides = (head_dim, query_in.stride(), key_in.stride(), value_in.stride())
+        if strides != self._strides:
+            self._set_strides(*strides)
+        task["query"], task["key"], task["value"] = (
+            query_in.data_ptr(),
+            key_in.data_ptr(),
+            value_in.data_ptr(),
+        )
         task["out"] = out.data_ptr()
-        task["keys"], task["values"] = pool.keys[layer].data_ptr(), pool.values[layer].data_ptr()
+        task["keys"] = self._keys + layer * self._layer_bytes
+        task["values"] = self._values + layer * self._layer_bytes
         task["scale"] = scale if softcap else scale * LOG2_E
         task["softcap"] = softcap or 0.0
         task["window"] = window or 0
         task["next_tile"] = task["next_thread"] = 0
-        address = task.ctypes.data
-        _write_rows(address)
-        _attend(address, min(self._threads, len(self._tiles)))
+        _write_rows(self._address)
+        _attend(self._address, min(self._threads, len(self._tiles)))
         return out.to(query.dtype)
+
+    def _set_strides(
+        self, head_dim: int, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]
+    ) -> None:
+        """Note how the operands lie in memory, which is the same in every layer of most models."""
+        self._strides = (head_dim, query, key, value)
+        self._task["head_dim"] = head_dim
+        for name, strides in (("query", query), ("key", key), ("value", value)):
+            self._task[f"{name}_head_stride"], self._task[f"{name}_row_stride"] = strides[:2]
 
 
 def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:

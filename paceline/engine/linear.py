@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """One matrix product, whatever its rows: x [..., in_features]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
     def _filled_product(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
