@@ -36,6 +36,7 @@ class KVPool:
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         self.dtype = dtype
+        self._transposed_keys = transposed_keys
         outer = (layers, kv_heads, blocks)
         if transposed_keys:
             self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
@@ -44,10 +45,17 @@ class KVPool:
         self.values = _zeros((*outer, block_size, head_dim), dtype, device)
 
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
-        """Make blocks fit to be read before they are full: whoever held them may have left infinities."""
+        """Copy what sessions share, and make other blocks fit to be read before they are full.
+
+        Whoever held them may have left infinities, which weigh nothing and yet are read by FlexAttention; the
+        CPU's kernels never use a slot that no row sees.
+        """
         for task in tasks:
             for pool in (self.keys, self.values):
-                pool[:, :, task.block] = 0 if task.source is None else pool[:, :, task.source]
+                if task.source is not None:
+                    pool[:, :, task.block] = pool[:, :, task.source]
+                elif not self._transposed_keys:
+                    pool[:, :, task.block] = 0
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put rows, keys and values [kv_heads, rows, head_dim], into slots [rows] of one layer."""

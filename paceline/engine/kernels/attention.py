@@ -365,9 +365,28 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
     for chunk in range(first_chunk, chunks):
         page = (tile.kv_head * task.num_blocks + table[chunk]) * task.block_size * dim
         start = chunk * task.block_size
+        # Keys of this chunk that all rows of the tile see are read once for all of them.
+        shared = 0
+        if task.window == 0:
+            shared = task.block_size
+            for number in range(tile.num_rows):
+                shared = min(shared, max(0, rows[tile.row + number].prefix - start))
+        if shared > 0:
+            _multiply(
+                element,
+                tile.num_rows * group,
+                dim,
+                scores + 4 * start,
+                task.score_floats,
+                task.values + size * page,
+                dim,
+                results,
+                dim,
+                shared,
+            )
         for number in range(tile.num_rows):
             row = rows[tile.row + number]
-            first = max(0, min(_first_key(row, task.window), row.prefix) - start)
+            first = max(shared, min(_first_key(row, task.window), row.prefix) - start)
             last = min(row.prefix - start, task.block_size)
             if first < last:
                 _multiply(
