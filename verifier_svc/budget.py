@@ -25,7 +25,7 @@ PROBE_STEPS = 16
 # verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
 LEARNING_SHARE = 0.1
 # How many times as long rows of prompts may make a step.
-PROMPT_STRETCH = 2.5
+PROMPT_STRETCH = 2.0
 LEAST_PROMPT_ROWS = 16
 # Share of a new tree in the mean survivals.
 _WEIGHT = 0.05
