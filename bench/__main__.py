@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from bench.decode import Plan
+    from rich.table import Table
+
+    from bench.results import Document
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 # One-minute load above which a machine is not idle.
@@ -64,84 +66,10 @@ def _system_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@command.command()
-@_system_options
-def decode(
-    dataset: Path,
-    out_path: Path | None,
-    prompts: int,
-    max_tokens: int,
-    dtype: str,
-    model: str | None,
-    threads: int | None,
-) -> None:
-    """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
-
-    Starts Redis, a verifier, a drafter and the gateway, and lets all three answer each prompt in turn, one at
-    a time. Nothing else should run on the machine meanwhile.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from bench.dataset import DatasetError, choose
-
-    if out_path is not None and not os.access(out_path.parent, os.W_OK):
-        raise click.ClickException(f"cannot write into the folder {out_path.parent}")
-    try:
-        questions = choose(dataset, prompts)
-    except DatasetError as error:
-        raise click.ClickException(str(error)) from error
-
-    from bench.decode import ARMS, BenchFailed, Plan, run
-    from bench.report import report, table, write
-    from paceline.cli.console import cache_folder, err, out, redis_url
-    from paceline.cli.model import resolve
-
-    found = resolve(model)
-    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
-    load_before = os.getloadavg()[0]
-    if load_before > _QUIET_LOAD:
-        err.print(f"warning: load {load_before:.1f}: something else runs here, so the ratios mean nothing")
-    threads = threads or len(os.sched_getaffinity(0))
-    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn between decodes only: its own thread would take time from what is measured.
-    with Progress(*columns, console=err, auto_refresh=False) as bar:
-        shown = bar.add_task("starting", total=len(questions) * len(ARMS))
-
-        def progress(what: str, done: int) -> None:
-            bar.update(shown, description=f"{what:<30}", completed=done, refresh=True)
-
-        try:
-            measured = run(plan, progress)
-        except BenchFailed as error:
-            raise click.ClickException(str(error)) from error
-    config = {
-        "model": found.name,
-        "model_source": found.source,
-        "dataset": str(dataset),
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "dtype": dtype,
-        "threads": threads,
-        "chat_template": found.can_chat,
-        "verifiers": 1,
-        "drafters": 1,
-        "load_before": round(load_before, 2),
-        "load_after": round(os.getloadavg()[0], 2),
-    }
-    document = report(measured.answers, about=measured.about, config=config)
-    if out_path is not None:
-        try:
-            write(document, out_path)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {out_path}: {error}") from error
-        err.print(f"written to {out_path}")
-    out.print(table(document))
-
-
 def _measure(
-    measure: Callable[[Plan], dict[str, Any]],
+    measure: Callable[..., Coroutine[Any, Any, Document]],
+    table: Callable[[Document], Table] | None,
+    settings: Mapping[str, Any],
     *,
     dataset: Path,
     out_path: Path | None,
@@ -150,30 +78,69 @@ def _measure(
     dtype: str,
     model: str | None,
     threads: int | None,
-) -> dict[str, Any]:
-    """Plan, measure, print and write."""
-    import json
+) -> Document:
+    """Plan, `measure(plan, progress, **settings)`, write, print; the document with all that it ran under."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from bench import results
     from bench.dataset import DatasetError, choose
-    from bench.decode import BenchFailed, Plan
-    from paceline.cli.console import cache_folder, redis_url
+    from bench.system import BenchFailed, Plan, run
+    from paceline.cli.console import cache_folder, err, out, redis_url
     from paceline.cli.model import resolve
 
-    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads = threads or len(os.sched_getaffinity(0))
-    load_before = os.getloadavg()[0]
+    if out_path is not None and not os.access(out_path.parent, os.W_OK):
+        raise click.ClickException(f"cannot write into the folder {out_path.parent}")
     try:
         questions = choose(dataset, prompts)
-        plan = Plan(resolve(model), questions, max_tokens, dtype, threads, redis_url(), logs)
-        document = measure(plan)
-    except (DatasetError, BenchFailed) as error:
+    except DatasetError as error:
         raise click.ClickException(str(error)) from error
-    document["config"]["load_before"] = round(load_before, 2)
-    text = json.dumps(document, indent=2)
+    found = resolve(model)
+    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
+    load_before = results.load_average()
+    if load_before > _QUIET_LOAD:
+        err.print(f"warning: load {load_before:.1f}: something else runs here, so the figures mean nothing")
+    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    threads = threads or len(os.sched_getaffinity(0))
+    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Drawn between measurements only: its own thread would take time from what is measured.
+    with Progress(*columns, console=err, auto_refresh=False) as bar:
+        shown = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int = 0, of: int | None = None) -> None:
+            bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
+
+        try:
+            document = run(measure(plan, progress, **settings), plan)
+        except BenchFailed as error:
+            raise click.ClickException(str(error)) from error
+    load = {"load_before": load_before, "load_after": results.load_average()}
+    document["machine"] = results.machine()
+    document["config"] = {"dataset": str(dataset), **results.config(plan), **settings, **load}
     if out_path is not None:
-        out_path.write_text(text + "\n", "utf-8")
-    click.echo(text)
+        try:
+            results.write(document, out_path)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {out_path}: {error}") from error
+        err.print(f"written to {out_path}")
+    if table is None:
+        out.print_json(data=document)
+    else:
+        out.print(table(document))
     return document
+
+
+@command.command()
+@_system_options
+def decode(**options: Any) -> None:
+    """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
+
+    Starts Redis, a verifier, a drafter and the gateway, and lets all three answer each prompt in turn, one at
+    a time. Nothing else should run on the machine meanwhile.
+    """
+    from bench.decode import measure, table
+
+    _measure(measure, table, {}, **options)
 
 
 @command.command()
@@ -192,10 +159,9 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     Greedy, and sampled at temperature 0.8 with a seed; through the whole system. In float32 also
     against transformers. Exits with 1 if any differs.
     """
-    from bench.exact import run
-    from paceline.cli.console import err
+    from bench.exact import measure, table
 
-    document = _measure(lambda plan: run(plan, concurrency, err.print), **options)
+    document = _measure(measure, table, {"concurrencies": concurrency}, **options)
     if document["identical"]["identical"] < document["identical"]["of"]:
         raise SystemExit(1)
 
@@ -214,12 +180,10 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
 def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
     """Throughput and latency of many sessions at once, speculation on against off."""
-    from bench.load import run
-    from paceline.cli.console import err
+    from bench.load import measure
 
-    _measure(
-        lambda plan: run(plan, concurrency, window_s=window, rounds=rounds, progress=err.print), **options
-    )
+    settings = {"concurrencies": concurrency, "window_s": window, "rounds": rounds}
+    _measure(measure, None, settings, **options)
 
 
 @command.command()
@@ -229,20 +193,11 @@ def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: An
 @click.option("--speculation/--no-speculation", default=True, show_default=True)
 def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) -> None:
     """What a long prompt does to sessions that are decoding: their worst gap between tokens, in steps."""
-    from bench.stall import run
-    from paceline.cli.console import err
+    from bench.stall import measure
 
+    settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
     options["prompts"] = max(options["prompts"], sessions)
-    _measure(
-        lambda plan: run(
-            plan,
-            sessions=sessions,
-            prompt_tokens=prompt_tokens,
-            speculation=speculation,
-            progress=err.print,
-        ),
-        **options,
-    )
+    _measure(measure, None, settings, **options)
 
 
 @command.command(

@@ -7,20 +7,18 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.arms import ArmFailed
+from bench.arms import PLAIN, SPECULATIVE, TIMEOUT_S
 from bench.dataset import Question
-from bench.decode import PLAIN, SPECULATIVE, BenchFailed, Plan, system
-from paceline.client import ChatMessage, Chunk, GatewayClient, GatewayError, Generation
-from paceline.local_process import ServiceDied
-from paceline.local_redis import RedisMissing
+from bench.results import Document, quantile
+from bench.system import Plan, Progress, system
+from paceline.client import Chunk, GatewayClient
 
 # Before a window opens every session has its first token, and this has passed.
 RAMP_S = 2.0
-_TIMEOUT_S = 600.0
 
 
 @dataclass(slots=True)
@@ -52,47 +50,30 @@ class Window:
             self.begin = time.perf_counter() + RAMP_S
 
 
-def run(
-    plan: Plan, concurrencies: Sequence[int], *, window_s: float, rounds: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """The JSON document. Raises `BenchFailed`."""
-    try:
-        return asyncio.run(_run(plan, concurrencies, window_s, rounds, progress))
-    except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
-        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
-
-
-async def _run(
-    plan: Plan, concurrencies: Sequence[int], window_s: float, rounds: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
+async def measure(
+    plan: Plan, progress: Progress, *, concurrencies: Sequence[int], window_s: float, rounds: int
+) -> Document:
+    """Rates and latencies of both arms at each concurrency. Raises what `system` raises."""
     rows: list[dict[str, Any]] = []
-    async with system(plan, lambda what, _done: progress(what)) as (reference, client):
-        await reference.stop()
+    done, windows_of_all = 0, len(concurrencies) * rounds * 2
+    async with system(plan, progress) as client:
         for concurrency in concurrencies:
             windows: dict[str, list[Window]] = {PLAIN: [], SPECULATIVE: []}
             for number in range(rounds):
                 # Both arms read the same questions; who begins changes from round to round.
                 order = (PLAIN, SPECULATIVE) if number % 2 == 0 else (SPECULATIVE, PLAIN)
                 for arm in order:
-                    progress(f"{concurrency} sessions, round {number + 1}: {arm}")
+                    progress(f"{concurrency} sessions: {arm}", done, windows_of_all)
                     questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
                     windows[arm].append(
                         await _window(client, plan, questions, concurrency, arm == SPECULATIVE, window_s)
                     )
+                    done += 1
             rows.append(_row(concurrency, windows))
     return {
         "speculation_on_over_off": {str(row["concurrency"]): row["on_over_off"] for row in rows},
         "least_on_over_off": min(row["on_over_off"] for row in rows),
         "rows": rows,
-        "config": {
-            "model": plan.model.name,
-            "prompts": len(plan.questions),
-            "max_tokens": plan.max_tokens,
-            "dtype": plan.dtype,
-            "threads": plan.threads,
-            "window_s": window_s,
-            "rounds": rounds,
-        },
     }
 
 
@@ -127,18 +108,10 @@ async def _answer(
     *,
     first: bool,
 ) -> None:
-    chat = plan.model.can_chat
-    generation = Generation(
-        text=None if chat else question.text,
-        chat=(ChatMessage("user", question.text),) if chat else (),
-        max_tokens=plan.max_tokens,
-        temperature=0.0,
-        seed=0,
-        speculation=speculation,
-    )
+    generation = plan.generation(question.text, speculation=speculation)
     asked = time.perf_counter()
     last: float | None = None
-    async for event in client.generate(generation, timeout_s=_TIMEOUT_S):
+    async for event in client.generate(generation, timeout_s=TIMEOUT_S):
         now = time.perf_counter()
         if now >= seen.end:
             return  # leaving the stream cancels the session
@@ -166,15 +139,10 @@ def _row(concurrency: int, windows: dict[str, list[Window]]) -> dict[str, Any]:
         **{
             name: {
                 "tokens_per_second": round(statistics.mean(window.rate for window in arm), 1),
-                "seconds_per_token_median": _quantile([g for window in arm for g in window.gaps], 0.5),
-                "seconds_per_token_p99": _quantile([g for window in arm for g in window.gaps], 0.99),
-                "first_token_seconds_median": _quantile([f for window in arm for f in window.firsts], 0.5),
+                "seconds_per_token_median": quantile([g for window in arm for g in window.gaps], 0.5),
+                "seconds_per_token_p99": quantile([g for window in arm for g in window.gaps], 0.99),
+                "first_token_seconds_median": quantile([f for window in arm for f in window.firsts], 0.5),
             }
             for name, arm in (("plain", plain), ("speculative", speculative))
         },
     }
-
-
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4) if ordered else None

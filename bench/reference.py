@@ -82,14 +82,7 @@ def command(model: str, dtype: str, threads: int, chat: bool) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(threads)
     reference = Reference(model, dtype, chat=chat)
-    about = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": str(reference.device),
-        "gpu": torch.cuda.get_device_name() if reference.device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(about), file=answers)
+    print(json.dumps("ready"), file=answers)
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(reference.answer(asked["prompt"], asked["max_tokens"])), file=answers)

@@ -1,0 +1,99 @@
+"""What every measurement's JSON says beside its figures: the machine, the plan, the load around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.system import Plan
+from paceline import __version__
+
+Document = dict[str, Any]
+
+
+def machine() -> dict[str, object]:
+    """Where it ran, and with which libraries. Imports torch: call it when nothing is measured any more."""
+    import torch
+    import transformers
+
+    from paceline.engine.model import choose_device
+
+    device = choose_device("auto")
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "paceline": __version__,
+    }
+
+
+def load_average() -> float:
+    """Processes that wanted to run in the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
+
+
+def config(plan: Plan) -> dict[str, object]:
+    """What all measurements of one plan have in common."""
+    return {
+        "model": plan.model.name,
+        "model_source": plan.model.source,
+        "prompts": len(plan.questions),
+        "max_tokens": plan.max_tokens,
+        "dtype": plan.dtype,
+        "threads": plan.threads,
+        "chat_template": plan.model.can_chat,
+        "verifiers": 1,
+        "drafters": 1,
+    }
+
+
+def ratio(one: float, other: float) -> float:
+    """`one` over `other` to four places; 0 where `other` is."""
+    return round(per(one, other), 4)
+
+
+def per(one: float, other: float) -> float:
+    """`one` over `other`; 0 where `other` is."""
+    return one / other if other else 0.0
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The value below which `share` of all lie, to four places; None of nothing."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4) if ordered else None
+
+
+def write(document: Mapping[str, Any], path: Path) -> None:
+    """Write the JSON whole or not at all. Raises `OSError`."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)  # mkstemp keeps it from everyone else
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
