@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bench.results import Document
+    from bench.system import Progress
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_OUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+_F = TypeVar("_F", bound=Callable[..., Any])
 # One-minute load above which a machine is not idle.
 _QUIET_LOAD = 0.5
 
@@ -25,74 +29,86 @@ def command() -> None:
     """Tools that measure; each imports what it needs when it runs."""
 
 
-def _system_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every bench of the whole system takes."""
-    options = (
-        click.option(
-            "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
-        ),
-        click.option(
-            "--json",
-            "out_path",
-            type=click.Path(dir_okay=False, writable=True, path_type=Path),
-            help="Write everything measured here.",
-        ),
-        click.option(
-            "--prompts",
-            type=click.IntRange(1),
-            default=24,
-            show_default=True,
-            help="Spread over the six tasks.",
-        ),
-        click.option(
-            "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["bfloat16", "float16", "float32"]),
-            default="bfloat16",
-            show_default=True,
-            help="Of all arms.",
-        ),
-        click.option(
-            "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
-        ),
-        click.option(
-            "--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"
-        ),
+def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_model_options = _options(
+    click.option("--json", "out_path", type=_OUT_FILE, help="Write everything measured here."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        default="bfloat16",
+        show_default=True,
+        help="Of all arms.",
+    ),
+    click.option(
+        "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"),
+)
+_question_options = _options(
+    click.option(
+        "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
+    ),
+    click.option(
+        "--prompts", type=click.IntRange(1), default=24, show_default=True, help="Spread over the six tasks."
+    ),
+    click.option(
+        "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
+    ),
+)
+_plot_option = click.option("--plot", type=_OUT_FILE, help="Draw it as a PNG file (needs matplotlib).")
+
+
+def _concurrency_option(*default: int) -> Callable[[_F], _F]:
+    return click.option(
+        "--concurrency",
+        multiple=True,
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help="Sessions at once. Repeatable.",
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 def _measure(
     measure: Callable[..., Coroutine[Any, Any, Document]],
-    table: Callable[[Document], Table] | None,
     settings: Mapping[str, Any],
     *,
-    dataset: Path,
     out_path: Path | None,
-    prompts: int,
-    max_tokens: int,
     dtype: str,
     model: str | None,
     threads: int | None,
+    dataset: Path | None = None,
+    prompts: int = 0,
+    max_tokens: int = 1,
+    table: Callable[[Document], Table] | None = None,
+    plot: Path | None = None,
+    draw: Callable[[Document, Path], None] | None = None,
 ) -> Document:
-    """Plan, `measure(plan, progress, **settings)`, write, print; the document with all that it ran under."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from bench import results
+    """Plan, `measure(plan, progress, **settings)`, write, draw, print. Returns the document."""
+    from bench import plots, results
     from bench.dataset import DatasetError, choose
     from bench.system import BenchFailed, Plan, run
     from paceline.cli.console import cache_folder, err, out, redis_url
     from paceline.cli.model import resolve
 
-    if out_path is not None and not os.access(out_path.parent, os.W_OK):
-        raise click.ClickException(f"cannot write into the folder {out_path.parent}")
+    for path in (out_path, plot):
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise click.ClickException(f"cannot write into the folder {path.parent}")
     try:
-        questions = choose(dataset, prompts)
-    except DatasetError as error:
+        if plot is not None:
+            plots.require()
+        questions = choose(dataset, prompts) if dataset else []
+    except (BenchFailed, DatasetError) as error:
         raise click.ClickException(str(error)) from error
     found = resolve(model)
     # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
@@ -102,27 +118,24 @@ def _measure(
     logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     threads = threads or len(os.sched_getaffinity(0))
     plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn between measurements only: its own thread would take time from what is measured.
-    with Progress(*columns, console=err, auto_refresh=False) as bar:
-        shown = bar.add_task("starting", total=None)
-
-        def progress(what: str, done: int = 0, of: int | None = None) -> None:
-            bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
-
-        try:
+    try:
+        with _shown_progress() as progress:
             document = run(measure(plan, progress, **settings), plan)
-        except BenchFailed as error:
-            raise click.ClickException(str(error)) from error
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from error
     load = {"load_before": load_before, "load_after": results.load_average()}
     document["machine"] = results.machine()
-    document["config"] = {"dataset": str(dataset), **results.config(plan), **settings, **load}
-    if out_path is not None:
-        try:
+    data = {"dataset": str(dataset)} if dataset else {}
+    document["config"] = {**data, **results.config(plan), **settings, **load}
+    try:
+        if out_path is not None:
             results.write(document, out_path)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {out_path}: {error}") from error
-        err.print(f"written to {out_path}")
+        if plot is not None and draw is not None:
+            draw(document, plot)
+    except OSError as error:
+        raise click.ClickException(f"cannot write: {error}") from error
+    for path in filter(None, (out_path, plot)):
+        err.print(f"written to {path}")
     if table is None:
         out.print_json(data=document)
     else:
@@ -130,8 +143,33 @@ def _measure(
     return document
 
 
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """A bar that is drawn only when it is told of progress: a thread of its own would take time from what is
+    measured.
+    """
+    from rich import progress as bars
+
+    from paceline.cli.console import err
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=err, auto_refresh=False) as bar:
+        shown = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int = 0, of: int | None = None) -> None:
+            bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
+
+        yield progress
+
+
 @command.command()
-@_system_options
+@_question_options
+@_model_options
 def decode(**options: Any) -> None:
     """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
 
@@ -140,19 +178,13 @@ def decode(**options: Any) -> None:
     """
     from bench.decode import measure, table
 
-    _measure(measure, table, {}, **options)
+    _measure(measure, {}, table=table, **options)
 
 
 @command.command()
-@_system_options
-@click.option(
-    "--concurrency",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1, 16),
-    show_default=True,
-    help="Repeatable.",
-)
+@_question_options
+@_model_options
+@_concurrency_option(1, 16)
 def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     """Whether texts are the same with and without drafters, alone and many at once.
 
@@ -161,33 +193,69 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     """
     from bench.exact import measure, table
 
-    document = _measure(measure, table, {"concurrencies": concurrency}, **options)
+    document = _measure(measure, {"concurrencies": concurrency}, table=table, **options)
     if document["identical"]["identical"] < document["identical"]["of"]:
         raise SystemExit(1)
 
 
 @command.command()
-@_system_options
+@_question_options
+@_model_options
+@_concurrency_option(1, 2, 4, 8, 16, 32)
 @click.option(
-    "--concurrency",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1, 2, 4, 8, 16, 32),
+    "--arrivals",
+    "arrival",
+    type=click.Choice(["closed", "poisson"]),
+    default="closed",
     show_default=True,
-    help="Repeatable.",
+    help="Of requests: when the one before is answered, or at random times.",
+)
+@click.option(
+    "--rate",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    default=(0.25, 0.5, 1.0),
+    show_default=True,
+    help="Requests per second, for poisson. Repeatable.",
 )
 @click.option("--window", type=click.FloatRange(1), default=20.0, show_default=True, help="Seconds per arm.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
-def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
-    """Throughput and latency of many sessions at once, speculation on against off."""
-    from bench.load import measure
+@_plot_option
+def load(
+    arrival: str,
+    concurrency: tuple[int, ...],
+    rate: tuple[float, ...],
+    window: float,
+    rounds: int,
+    **options: Any,
+) -> None:
+    """Throughput and latency of many sessions at once, speculation on against off.
 
-    settings = {"concurrencies": concurrency, "window_s": window, "rounds": rounds}
-    _measure(measure, None, settings, **options)
+    In closed loop at each --concurrency, or in open loop (--arrivals poisson) at each --rate.
+    """
+    from bench.load import measure, table
+    from bench.plots import speed_up
+
+    points = {"rates": rate} if arrival == "poisson" else {"concurrencies": concurrency}
+    settings = {"arrival": arrival, **points, "window_s": window, "rounds": rounds}
+    _measure(measure, settings, table=table, draw=speed_up, **options)
 
 
 @command.command()
-@_system_options
+@_model_options
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times per step.")
+@_plot_option
+def steps(rounds: int, **options: Any) -> None:
+    """Time of the engine's forward alone: one session's rows from 1 to 256, and up to 32 sessions' rows."""
+    from bench.plots import step_cost
+    from bench.steps import measure, table
+
+    _measure(measure, {"rounds": rounds}, table=table, draw=step_cost, **options)
+
+
+@command.command()
+@_question_options
+@_model_options
 @click.option("--sessions", type=click.IntRange(1), default=8, show_default=True, help="Decoding meanwhile.")
 @click.option("--prompt-tokens", type=click.IntRange(64), default=4000, show_default=True, help="About.")
 @click.option("--speculation/--no-speculation", default=True, show_default=True)
@@ -197,7 +265,7 @@ def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) 
 
     settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
     options["prompts"] = max(options["prompts"], sessions)
-    _measure(measure, None, settings, **options)
+    _measure(measure, settings, **options)
 
 
 @command.command(

@@ -6,14 +6,14 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.system import BenchFailed, Plan, Progress
 from paceline import tether
-from paceline.client import Chunk, Finished, GatewayClient
+from paceline.client import Chunk, Finished, GatewayClient, Generation
 from paceline.session import Receipt
 
 TRANSFORMERS, PLAIN, SPECULATIVE = ARMS = ("transformers", "plain", "speculative")
@@ -78,6 +78,13 @@ class PacelineArm:
             len(chunks[0].token_ids),
             finished.receipt,
         )
+
+
+async def arrivals(client: GatewayClient, generation: Generation) -> AsyncGenerator[tuple[float, int]]:
+    """When tokens come (`time.perf_counter`), and how many. Closing it cancels the session."""
+    async for event in client.generate(generation, timeout_s=TIMEOUT_S):
+        if isinstance(event, Chunk) and event.token_ids:
+            yield time.perf_counter(), len(event.token_ids)
 
 
 class TransformersArm:

@@ -44,17 +44,21 @@ def load_average() -> float:
 
 def config(plan: Plan) -> dict[str, object]:
     """What all measurements of one plan have in common."""
-    return {
+    made: dict[str, object] = {
         "model": plan.model.name,
         "model_source": plan.model.source,
-        "prompts": len(plan.questions),
-        "max_tokens": plan.max_tokens,
         "dtype": plan.dtype,
         "threads": plan.threads,
-        "chat_template": plan.model.can_chat,
-        "verifiers": 1,
-        "drafters": 1,
     }
+    if plan.questions:
+        made |= {
+            "prompts": len(plan.questions),
+            "max_tokens": plan.max_tokens,
+            "chat_template": plan.model.can_chat,
+            "verifiers": 1,
+            "drafters": 1,
+        }
+    return made
 
 
 def ratio(one: float, other: float) -> float:

@@ -7,10 +7,10 @@ import statistics
 import time
 from itertools import pairwise
 
-from bench.arms import TIMEOUT_S
+from bench.arms import arrivals
 from bench.results import Document
 from bench.system import BenchFailed, Plan, Progress, system
-from paceline.client import Chunk, GatewayClient, Generation
+from paceline.client import GatewayClient, Generation
 
 # Undisturbed decoding before the prompt arrives, the first of them not counted.
 _QUIET_S = 6.0
@@ -29,12 +29,12 @@ async def measure(
     def request(text: str, max_tokens: int | None = None) -> Generation:
         return plan.generation(text, speculation=speculation, temperature=_TEMPERATURE, max_tokens=max_tokens)
 
-    arrivals: list[list[float]] = [[] for _ in range(sessions)]
+    seen: list[list[float]] = [[] for _ in range(sessions)]
     async with system(plan, progress) as client:
         progress(f"{sessions} sessions decode")
         readers = [
             asyncio.create_task(_read(client, request(question.text), times))
-            for question, times in zip(plan.questions, arrivals, strict=False)
+            for question, times in zip(plan.questions, seen, strict=False)
         ]
         await asyncio.sleep(_SETTLE_S + _QUIET_S)
         long_prompt = "".join(_SENTENCE.format(number) for number in range(prompt_tokens // _SENTENCE_TOKENS))
@@ -46,8 +46,8 @@ async def measure(
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-    quiet = [gap for times in arrivals for gap in _gaps(times, sent - _QUIET_S, sent)]
-    disturbed = [gap for times in arrivals for gap in _gaps(times, sent, answered + 0.5)]
+    quiet = [gap for times in seen for gap in _gaps(times, sent - _QUIET_S, sent)]
+    disturbed = [gap for times in seen for gap in _gaps(times, sent, answered + 0.5)]
     if not quiet or not disturbed:
         raise BenchFailed("the sessions ended before the prompt was answered: ask for more tokens")
     step = statistics.median(quiet)
@@ -61,11 +61,9 @@ async def measure(
     }
 
 
-async def _read(client: GatewayClient, generation: Generation, arrivals: list[float]) -> None:
-    async for event in client.generate(generation, timeout_s=TIMEOUT_S):
-        if isinstance(event, Chunk) and event.token_ids:
-            now = time.perf_counter()
-            arrivals.append(now)
+async def _read(client: GatewayClient, generation: Generation, times: list[float]) -> None:
+    async for now, _ in arrivals(client, generation):
+        times.append(now)
 
 
 def _gaps(times: list[float], begin: float, end: float) -> list[float]:
