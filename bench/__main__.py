@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.peers import ARMS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -266,6 +268,30 @@ def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) 
     settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
     options["prompts"] = max(options["prompts"], sessions)
     _measure(measure, settings, **options)
+
+
+@command.command()
+@_question_options
+@_model_options
+@_concurrency_option(1, 8, 16)
+@click.option(
+    "--arm",
+    multiple=True,
+    type=click.Choice(ARMS),
+    default=ARMS,
+    help="Only this one. Repeatable. [default: all]",
+)
+def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) -> None:
+    """Decoding speed of other servers and Paceline, one awake at a time, after `make peers`.
+
+    Prompts are as many as --prompts at each --concurrency, at least one a session, and each is asked at one
+    concurrency only. What is not installed is reported as missing.
+    """
+    from bench.peers.compare import measure, table
+
+    prompts_at = {many: max(many, options["prompts"]) for many in sorted(set(concurrency))}
+    options["prompts"] = sum(prompts_at.values())
+    _measure(measure, {"arms": arm, "prompts_at": prompts_at}, table=table, **options)
 
 
 @command.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -33,6 +34,13 @@ class Sample:
     # Tokens that arrived with the first one: no time was seen between them.
     first_tokens: int = 1
     receipt: Receipt | None = None
+    # Tokens as the server counts them, where it tells no ids.
+    counted: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 class Arm(Protocol):
@@ -88,43 +96,68 @@ async def arrivals(client: GatewayClient, generation: Generation) -> AsyncGenera
 
 
 class TransformersArm:
-    """`transformers.generate` in a process of its own (`bench.reference`), asleep between its prompts."""
+    """`transformers` in a process of its own (`bench.reference`), asleep between its prompts."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._asked = itertools.count()
+        self._answers: dict[int | None, asyncio.Future[dict[str, Any]]] = {}
+        self._ended: BenchFailed | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id, also of its session."""
+        return self._process.pid
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
         """Decode one prompt greedily. Raises `BenchFailed`."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "max_tokens": max_tokens}).encode() + b"\n")
-        with suppress(ConnectionError):  # it has ended: reading says so
+        number = next(self._asked)
+        answer = self.expect(number)
+        request = {"id": number, "prompt": prompt, "max_tokens": max_tokens}
+        with suppress(ConnectionError):  # it has ended: whoever reads says so
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             await self._process.stdin.drain()
-        made = await self._line()
+        made = await answer
         return Sample(made["text"], tuple(made["token_ids"]), made["first_s"], made["seconds"])
 
-    async def ready(self) -> None:
-        """Return when the model is loaded. Raises `BenchFailed`."""
-        await self._line()
+    def expect(self, number: int | None) -> asyncio.Future[dict[str, Any]]:
+        """The line of this number, when it comes; None is the first, which says that the model is loaded."""
+        future = asyncio.get_running_loop().create_future()
+        if self._ended is not None:
+            future.set_exception(self._ended)
+        self._answers[number] = future
+        return future
 
-    async def _line(self) -> dict[str, Any]:
+    async def read(self) -> None:
+        """Hand every line to whoever expects it, until the process ends."""
         assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line:
-            raise BenchFailed(f"the transformers process ended with status {await self._process.wait()}")
-        made: dict[str, Any] = json.loads(line)
-        return made
+        async for line in self._process.stdout:
+            made = json.loads(line)
+            answer = self._answers.pop(made["id"])
+            if not answer.done():  # whoever asked may have gone
+                answer.set_result(made)
+        status = await self._process.wait()
+        self._ended = BenchFailed(f"the transformers process ended with status {status}")
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._ended)
 
 
 @asynccontextmanager
-async def transformers_arm(plan: Plan, progress: Progress) -> AsyncIterator[TransformersArm]:
-    """The process, running; gone when the block is left. Enter it from the main thread, and before the
-    verifier starts, which sizes its KV memory by what it finds free. Raises `BenchFailed`.
+async def transformers_arm(
+    plan: Plan, progress: Progress, *flags: str, name: str = TRANSFORMERS
+) -> AsyncIterator[TransformersArm]:
+    """The process, running with these flags of `bench.reference`; gone when the block is left.
+
+    Enter it from the main thread, and before the verifier starts, which sizes its KV memory by what it finds
+    free. Raises `BenchFailed`.
     """
-    progress("starting: transformers")
+    progress(f"starting: {name}")
     command = [sys.executable, "-m", "bench.reference", "--model", str(plan.model.folder)]
-    command += ["--dtype", plan.dtype, "--threads", str(plan.threads)]
+    command += ["--dtype", plan.dtype, "--threads", str(plan.threads), *flags]
     command += ["--chat"] if plan.model.can_chat else []
-    with (plan.logs / "transformers.log").open("wb") as log:
+    with (plan.logs / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *tether.command(tuple(command)),
             stdin=asyncio.subprocess.PIPE,
@@ -133,11 +166,14 @@ async def transformers_arm(plan: Plan, progress: Progress) -> AsyncIterator[Tran
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
+    arm = TransformersArm(process)
+    loaded = arm.expect(None)
+    reader = asyncio.create_task(arm.read())
     try:
-        arm = TransformersArm(process)
-        await arm.ready()
+        await loaded
         yield arm
     finally:
+        reader.cancel()
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
