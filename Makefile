@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit check format protos protos-check bench clean clean-kernels
+.PHONY: help setup run test test-unit check format protos protos-check bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -64,7 +64,10 @@ protos-check: setup
 bench: setup  ## Measure; ARGS="decode --dataset FILE" says what
 	@$(BIN)/paceline bench $(ARGS)
 
-clean:  ## Remove the environment and caches (not the models in ~/.cache/paceline)
+peers: setup  ## Install the servers that `paceline bench peers` compares with; ARGS="--index-url URL"
+	@$(BIN)/python -m bench.peers.install $(ARGS)
+
+clean:  ## Remove the environment and caches (not what is in ~/.cache/paceline)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

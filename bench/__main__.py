@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.peers import ARMS
+
 if TYPE_CHECKING:
-    from bench.decode import Plan
+    from rich.table import Table
+
+    from bench.results import Document
+    from bench.system import Progress
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_OUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+_F = TypeVar("_F", bound=Callable[..., Any])
 # One-minute load above which a machine is not idle.
 _QUIET_LOAD = 0.5
 
@@ -23,226 +31,267 @@ def command() -> None:
     """Tools that measure; each imports what it needs when it runs."""
 
 
-def _system_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What every bench of the whole system takes."""
-    options = (
-        click.option(
-            "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
-        ),
-        click.option(
-            "--json",
-            "out_path",
-            type=click.Path(dir_okay=False, writable=True, path_type=Path),
-            help="Write everything measured here.",
-        ),
-        click.option(
-            "--prompts",
-            type=click.IntRange(1),
-            default=24,
-            show_default=True,
-            help="Spread over the six tasks.",
-        ),
-        click.option(
-            "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["bfloat16", "float16", "float32"]),
-            default="bfloat16",
-            show_default=True,
-            help="Of all arms.",
-        ),
-        click.option(
-            "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
-        ),
-        click.option(
-            "--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"
-        ),
+def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_model_options = _options(
+    click.option("--json", "out_path", type=_OUT_FILE, help="Write everything measured here."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        default="bfloat16",
+        show_default=True,
+        help="Of all arms.",
+    ),
+    click.option(
+        "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"),
+)
+_question_options = _options(
+    click.option(
+        "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
+    ),
+    click.option(
+        "--prompts", type=click.IntRange(1), default=24, show_default=True, help="Spread over the six tasks."
+    ),
+    click.option(
+        "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
+    ),
+)
+_plot_option = click.option("--plot", type=_OUT_FILE, help="Draw it as a PNG file (needs matplotlib).")
+
+
+def _concurrency_option(*default: int) -> Callable[[_F], _F]:
+    return click.option(
+        "--concurrency",
+        multiple=True,
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help="Sessions at once. Repeatable.",
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
-@command.command()
-@_system_options
-def decode(
-    dataset: Path,
+def _measure(
+    measure: Callable[..., Coroutine[Any, Any, Document]],
+    settings: Mapping[str, Any],
+    *,
     out_path: Path | None,
-    prompts: int,
-    max_tokens: int,
     dtype: str,
     model: str | None,
     threads: int | None,
-) -> None:
+    dataset: Path | None = None,
+    prompts: int = 0,
+    max_tokens: int = 1,
+    table: Callable[[Document], Table] | None = None,
+    plot: Path | None = None,
+    draw: Callable[[Document, Path], None] | None = None,
+) -> Document:
+    """Plan, `measure(plan, progress, **settings)`, write, draw, print. Returns the document."""
+    from bench import plots, results
+    from bench.dataset import DatasetError, choose
+    from bench.system import BenchFailed, Plan, run
+    from paceline.cli.console import cache_folder, err, out, redis_url
+    from paceline.cli.model import resolve
+
+    for path in (out_path, plot):
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise click.ClickException(f"cannot write into the folder {path.parent}")
+    try:
+        if plot is not None:
+            plots.require()
+        questions = choose(dataset, prompts) if dataset else []
+    except (BenchFailed, DatasetError) as error:
+        raise click.ClickException(str(error)) from error
+    found = resolve(model)
+    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
+    load_before = results.load_average()
+    if load_before > _QUIET_LOAD:
+        err.print(f"warning: load {load_before:.1f}: something else runs here, so the figures mean nothing")
+    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    threads = threads or len(os.sched_getaffinity(0))
+    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
+    try:
+        with _shown_progress() as progress:
+            document = run(measure(plan, progress, **settings), plan)
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from error
+    load = {"load_before": load_before, "load_after": results.load_average()}
+    document["machine"] = results.machine()
+    data = {"dataset": str(dataset)} if dataset else {}
+    document["config"] = {**data, **results.config(plan), **settings, **load}
+    try:
+        if out_path is not None:
+            results.write(document, out_path)
+        if plot is not None and draw is not None:
+            draw(document, plot)
+    except OSError as error:
+        raise click.ClickException(f"cannot write: {error}") from error
+    for path in filter(None, (out_path, plot)):
+        err.print(f"written to {path}")
+    if table is None:
+        out.print_json(data=document)
+    else:
+        out.print(table(document))
+    return document
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """A bar that is drawn only when it is told of progress: a thread of its own would take time from what is
+    measured.
+    """
+    from rich import progress as bars
+
+    from paceline.cli.console import err
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=err, auto_refresh=False) as bar:
+        shown = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int = 0, of: int | None = None) -> None:
+            bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
+
+        yield progress
+
+
+@command.command()
+@_question_options
+@_model_options
+def decode(**options: Any) -> None:
     """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
 
     Starts Redis, a verifier, a drafter and the gateway, and lets all three answer each prompt in turn, one at
     a time. Nothing else should run on the machine meanwhile.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from bench.decode import measure, table
 
-    from bench.dataset import DatasetError, choose
-
-    if out_path is not None and not os.access(out_path.parent, os.W_OK):
-        raise click.ClickException(f"cannot write into the folder {out_path.parent}")
-    try:
-        questions = choose(dataset, prompts)
-    except DatasetError as error:
-        raise click.ClickException(str(error)) from error
-
-    from bench.decode import ARMS, BenchFailed, Plan, run
-    from bench.report import report, table, write
-    from paceline.cli.console import cache_folder, err, out, redis_url
-    from paceline.cli.model import resolve
-
-    found = resolve(model)
-    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
-    load_before = os.getloadavg()[0]
-    if load_before > _QUIET_LOAD:
-        err.print(f"warning: load {load_before:.1f}: something else runs here, so the ratios mean nothing")
-    threads = threads or len(os.sched_getaffinity(0))
-    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn between decodes only: its own thread would take time from what is measured.
-    with Progress(*columns, console=err, auto_refresh=False) as bar:
-        shown = bar.add_task("starting", total=len(questions) * len(ARMS))
-
-        def progress(what: str, done: int) -> None:
-            bar.update(shown, description=f"{what:<30}", completed=done, refresh=True)
-
-        try:
-            measured = run(plan, progress)
-        except BenchFailed as error:
-            raise click.ClickException(str(error)) from error
-    config = {
-        "model": found.name,
-        "model_source": found.source,
-        "dataset": str(dataset),
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "dtype": dtype,
-        "threads": threads,
-        "chat_template": found.can_chat,
-        "verifiers": 1,
-        "drafters": 1,
-        "load_before": round(load_before, 2),
-        "load_after": round(os.getloadavg()[0], 2),
-    }
-    document = report(measured.answers, about=measured.about, config=config)
-    if out_path is not None:
-        try:
-            write(document, out_path)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {out_path}: {error}") from error
-        err.print(f"written to {out_path}")
-    out.print(table(document))
-
-
-def _measure(
-    measure: Callable[[Plan], dict[str, Any]],
-    *,
-    dataset: Path,
-    out_path: Path | None,
-    prompts: int,
-    max_tokens: int,
-    dtype: str,
-    model: str | None,
-    threads: int | None,
-) -> dict[str, Any]:
-    """Plan, measure, print and write."""
-    import json
-
-    from bench.dataset import DatasetError, choose
-    from bench.decode import BenchFailed, Plan
-    from paceline.cli.console import cache_folder, redis_url
-    from paceline.cli.model import resolve
-
-    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads = threads or len(os.sched_getaffinity(0))
-    load_before = os.getloadavg()[0]
-    try:
-        questions = choose(dataset, prompts)
-        plan = Plan(resolve(model), questions, max_tokens, dtype, threads, redis_url(), logs)
-        document = measure(plan)
-    except (DatasetError, BenchFailed) as error:
-        raise click.ClickException(str(error)) from error
-    document["config"]["load_before"] = round(load_before, 2)
-    text = json.dumps(document, indent=2)
-    if out_path is not None:
-        out_path.write_text(text + "\n", "utf-8")
-    click.echo(text)
-    return document
+    _measure(measure, {}, table=table, **options)
 
 
 @command.command()
-@_system_options
-@click.option(
-    "--concurrency",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1, 16),
-    show_default=True,
-    help="Repeatable.",
-)
+@_question_options
+@_model_options
+@_concurrency_option(1, 16)
 def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     """Whether texts are the same with and without drafters, alone and many at once.
 
     Greedy, and sampled at temperature 0.8 with a seed; through the whole system. In float32 also
     against transformers. Exits with 1 if any differs.
     """
-    from bench.exact import run
-    from paceline.cli.console import err
+    from bench.exact import measure, table
 
-    document = _measure(lambda plan: run(plan, concurrency, err.print), **options)
+    document = _measure(measure, {"concurrencies": concurrency}, table=table, **options)
     if document["identical"]["identical"] < document["identical"]["of"]:
         raise SystemExit(1)
 
 
 @command.command()
-@_system_options
+@_question_options
+@_model_options
+@_concurrency_option(1, 2, 4, 8, 16, 32)
 @click.option(
-    "--concurrency",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(1, 2, 4, 8, 16, 32),
+    "--arrivals",
+    "arrival",
+    type=click.Choice(["closed", "poisson"]),
+    default="closed",
     show_default=True,
-    help="Repeatable.",
+    help="Of requests: when the one before is answered, or at random times.",
+)
+@click.option(
+    "--rate",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    default=(0.25, 0.5, 1.0),
+    show_default=True,
+    help="Requests per second, for poisson. Repeatable.",
 )
 @click.option("--window", type=click.FloatRange(1), default=20.0, show_default=True, help="Seconds per arm.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
-def load(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
-    """Throughput and latency of many sessions at once, speculation on against off."""
-    from bench.load import run
-    from paceline.cli.console import err
+@_plot_option
+def load(
+    arrival: str,
+    concurrency: tuple[int, ...],
+    rate: tuple[float, ...],
+    window: float,
+    rounds: int,
+    **options: Any,
+) -> None:
+    """Throughput and latency of many sessions at once, speculation on against off.
 
-    _measure(
-        lambda plan: run(plan, concurrency, window_s=window, rounds=rounds, progress=err.print), **options
-    )
+    In closed loop at each --concurrency, or in open loop (--arrivals poisson) at each --rate.
+    """
+    from bench.load import measure, table
+    from bench.plots import speed_up
+
+    points = {"rates": rate} if arrival == "poisson" else {"concurrencies": concurrency}
+    settings = {"arrival": arrival, **points, "window_s": window, "rounds": rounds}
+    _measure(measure, settings, table=table, draw=speed_up, **options)
 
 
 @command.command()
-@_system_options
+@_model_options
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times per step.")
+@_plot_option
+def steps(rounds: int, **options: Any) -> None:
+    """Time of the engine's forward alone: one session's rows from 1 to 256, and up to 32 sessions' rows."""
+    from bench.plots import step_cost
+    from bench.steps import measure, table
+
+    _measure(measure, {"rounds": rounds}, table=table, draw=step_cost, **options)
+
+
+@command.command()
+@_question_options
+@_model_options
 @click.option("--sessions", type=click.IntRange(1), default=8, show_default=True, help="Decoding meanwhile.")
 @click.option("--prompt-tokens", type=click.IntRange(64), default=4000, show_default=True, help="About.")
 @click.option("--speculation/--no-speculation", default=True, show_default=True)
 def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) -> None:
     """What a long prompt does to sessions that are decoding: their worst gap between tokens, in steps."""
-    from bench.stall import run
-    from paceline.cli.console import err
+    from bench.stall import measure
 
+    settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
     options["prompts"] = max(options["prompts"], sessions)
-    _measure(
-        lambda plan: run(
-            plan,
-            sessions=sessions,
-            prompt_tokens=prompt_tokens,
-            speculation=speculation,
-            progress=err.print,
-        ),
-        **options,
-    )
+    _measure(measure, settings, **options)
+
+
+@command.command()
+@_question_options
+@_model_options
+@_concurrency_option(1, 8, 16)
+@click.option(
+    "--arm",
+    multiple=True,
+    type=click.Choice(ARMS),
+    default=ARMS,
+    help="Only this one. Repeatable. [default: all]",
+)
+def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) -> None:
+    """Decoding speed of other servers and Paceline, one awake at a time, after `make peers`.
+
+    Prompts are as many as --prompts at each --concurrency, at least one a session, and each is asked at one
+    concurrency only. What is not installed is reported as missing.
+    """
+    from bench.peers.compare import measure, table
+
+    prompts_at = {many: max(many, options["prompts"]) for many in sorted(set(concurrency))}
+    options["prompts"] = sum(prompts_at.values())
+    _measure(measure, {"arms": arm, "prompts_at": prompts_at}, table=table, **options)
 
 
 @command.command(

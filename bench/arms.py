@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol
 
+from bench.system import BenchFailed, Plan, Progress
 from paceline import tether
-from paceline.client import ChatMessage, Chunk, Finished, GatewayClient, Generation
-from paceline.model_store import LocalModel
+from paceline.client import Chunk, Finished, GatewayClient, Generation
 from paceline.session import Receipt
 
-_TIMEOUT_S = 600.0
+TRANSFORMERS, PLAIN, SPECULATIVE = ARMS = ("transformers", "plain", "speculative")
+
+TIMEOUT_S = 600.0
 _LINE_LIMIT = 1 << 24
-
-
-class ArmFailed(Exception):
-    """An arm could not answer; the message is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +34,42 @@ class Sample:
     # Tokens that arrived with the first one: no time was seen between them.
     first_tokens: int = 1
     receipt: Receipt | None = None
+    # Tokens as the server counts them, where it tells no ids.
+    counted: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 class Arm(Protocol):
     """One way of decoding."""
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `ArmFailed`."""
+        """Decode one prompt greedily. Raises `BenchFailed`."""
 
 
 class PacelineArm:
     """The whole system through the gateway's gRPC API, with speculation or without."""
 
     def __init__(
-        self, client: GatewayClient, *, speculation: bool, chat: bool, temperature: float = 0.0
+        self, client: GatewayClient, plan: Plan, *, speculation: bool, temperature: float = 0.0
     ) -> None:
         self._client = client
-        self._temperature = temperature
+        self._plan = plan
         self._speculation = speculation
-        self._chat = chat
+        self._temperature = temperature
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt, with seed 0. Raises `ArmFailed` and `GatewayError`."""
-        generation = Generation(
-            text=None if self._chat else prompt,
-            chat=(ChatMessage("user", prompt),) if self._chat else (),
-            max_tokens=max_tokens,
-            temperature=self._temperature,
-            seed=0,
-            speculation=self._speculation,
+        """Decode one prompt, with seed 0. Raises `BenchFailed` and `GatewayError`."""
+        generation = self._plan.generation(
+            prompt, speculation=self._speculation, temperature=self._temperature, max_tokens=max_tokens
         )
         chunks: list[Chunk] = []
         finished: Finished | None = None
         begin = first = last = time.perf_counter()
-        async for event in self._client.generate(generation, timeout_s=_TIMEOUT_S):
+        async for event in self._client.generate(generation, timeout_s=TIMEOUT_S):
             if isinstance(event, Chunk):
                 last = time.perf_counter()
                 first = last if not chunks else first
@@ -76,7 +77,7 @@ class PacelineArm:
             elif isinstance(event, Finished):
                 finished = event
         if finished is None or not chunks:
-            raise ArmFailed("the gateway ended a stream before its text was finished")
+            raise BenchFailed("the gateway ended a stream before its text was finished")
         return Sample(
             "".join(chunk.text for chunk in chunks),
             tuple(token for chunk in chunks for token in chunk.token_ids),
@@ -87,18 +88,76 @@ class PacelineArm:
         )
 
 
+async def arrivals(client: GatewayClient, generation: Generation) -> AsyncGenerator[tuple[float, int]]:
+    """When tokens come (`time.perf_counter`), and how many. Closing it cancels the session."""
+    async for event in client.generate(generation, timeout_s=TIMEOUT_S):
+        if isinstance(event, Chunk) and event.token_ids:
+            yield time.perf_counter(), len(event.token_ids)
+
+
 class TransformersArm:
-    """`transformers.generate` in a process of its own (`bench.reference`), asleep between its prompts."""
+    """`transformers` in a process of its own (`bench.reference`), asleep between its prompts."""
 
-    def __init__(self, process: asyncio.subprocess.Process, about: Mapping[str, object]) -> None:
-        self.about = about
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._asked = itertools.count()
+        self._answers: dict[int | None, asyncio.Future[dict[str, Any]]] = {}
+        self._ended: BenchFailed | None = None
 
-    @classmethod
-    async def start(cls, model: LocalModel, *, dtype: str, threads: int, log: IO[bytes]) -> Self:
-        """Start it and wait until the model is loaded. Call from the main thread. Raises `ArmFailed`."""
-        command = [sys.executable, "-m", "bench.reference", "--model", str(model.folder), "--dtype", dtype]
-        command += ["--threads", str(threads)] + (["--chat"] if model.can_chat else [])
+    @property
+    def pid(self) -> int:
+        """Process id, also of its session."""
+        return self._process.pid
+
+    async def answer(self, prompt: str, max_tokens: int) -> Sample:
+        """Decode one prompt greedily. Raises `BenchFailed`."""
+        assert self._process.stdin is not None
+        number = next(self._asked)
+        answer = self.expect(number)
+        request = {"id": number, "prompt": prompt, "max_tokens": max_tokens}
+        with suppress(ConnectionError):  # it has ended: whoever reads says so
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            await self._process.stdin.drain()
+        made = await answer
+        return Sample(made["text"], tuple(made["token_ids"]), made["first_s"], made["seconds"])
+
+    def expect(self, number: int | None) -> asyncio.Future[dict[str, Any]]:
+        """The line of this number, when it comes; None is the first, which says that the model is loaded."""
+        future = asyncio.get_running_loop().create_future()
+        if self._ended is not None:
+            future.set_exception(self._ended)
+        self._answers[number] = future
+        return future
+
+    async def read(self) -> None:
+        """Hand every line to whoever expects it, until the process ends."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            made = json.loads(line)
+            answer = self._answers.pop(made["id"])
+            if not answer.done():  # whoever asked may have gone
+                answer.set_result(made)
+        status = await self._process.wait()
+        self._ended = BenchFailed(f"the transformers process ended with status {status}")
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._ended)
+
+
+@asynccontextmanager
+async def transformers_arm(
+    plan: Plan, progress: Progress, *flags: str, name: str = TRANSFORMERS
+) -> AsyncIterator[TransformersArm]:
+    """The process, running with these flags of `bench.reference`; gone when the block is left.
+
+    Enter it from the main thread, and before the verifier starts, which sizes its KV memory by what it finds
+    free. Raises `BenchFailed`.
+    """
+    progress(f"starting: {name}")
+    command = [sys.executable, "-m", "bench.reference", "--model", str(plan.model.folder)]
+    command += ["--dtype", plan.dtype, "--threads", str(plan.threads), *flags]
+    command += ["--chat"] if plan.model.can_chat else []
+    with (plan.logs / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *tether.command(tuple(command)),
             stdin=asyncio.subprocess.PIPE,
@@ -107,33 +166,14 @@ class TransformersArm:
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
-        arm = cls(process, {})
-        try:
-            arm.about = await arm._line()
-        except BaseException:
-            await arm.stop()
-            raise
-        return arm
-
-    async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `ArmFailed`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "max_tokens": max_tokens}).encode() + b"\n")
-        with suppress(ConnectionError):  # it has ended: reading says so
-            await self._process.stdin.drain()
-        made = await self._line()
-        return Sample(made["text"], tuple(made["token_ids"]), made["first_s"], made["seconds"])
-
-    async def stop(self) -> None:
-        """End the process; returns when it is gone."""
+    arm = TransformersArm(process)
+    loaded = arm.expect(None)
+    reader = asyncio.create_task(arm.read())
+    try:
+        await loaded
+        yield arm
+    finally:
+        reader.cancel()
         with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-
-    async def _line(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line:
-            raise ArmFailed(f"the transformers process ended with status {await self._process.wait()}")
-        made: dict[str, Any] = json.loads(line)
-        return made
+            process.kill()
+        await process.wait()

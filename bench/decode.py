@@ -7,46 +7,37 @@ the warm-up prompt and learn from one prompt for the next, as in production; pla
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from bench.arms import Arm, ArmFailed, PacelineArm, Sample, TransformersArm
-from bench.dataset import Question
-from paceline import local_redis
-from paceline.client import GatewayClient, GatewayError
-from paceline.local_fleet import LocalFleet, ServiceState
-from paceline.local_plan import choose_addresses, plan_fleet
-from paceline.local_process import Service, ServiceDied
-from paceline.local_redis import RedisMissing
-from paceline.model_store import LocalModel
+from rich import box
+from rich.table import Table
 
-TRANSFORMERS, PLAIN, SPECULATIVE = ARMS = ("transformers", "plain", "speculative")
+from bench.arms import ARMS, PLAIN, SPECULATIVE, TRANSFORMERS, Arm, PacelineArm, Sample, transformers_arm
+from bench.dataset import TASKS, Question
+from bench.results import Document, per, ratio
+from bench.system import Plan, Progress, system
+
+NOTE = (
+    "Each prompt once per arm, one decode at a time, the order of arms rotating. Times from the request, "
+    "prefill included, to the last token; ratios of total tokens over total time. The drafter's tables start "
+    "empty but for the warm-up prompt, which is in no dataset, and carry over from prompt to prompt."
+)
 # In no dataset, so that nothing of a measured prompt is known before it is asked.
 WARM_UP = "List the days of the week, then list them again."
 _WARM_UP_TOKENS = 24
 # Longer than the threads of what ran before spin for new work.
 _PAUSE_S = 0.2
-
-
-class BenchFailed(Exception):
-    """The run is no measurement; the message is for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run. `dtype` and `threads` hold for all arms."""
-
-    model: LocalModel
-    questions: Sequence[Question]
-    max_tokens: int
-    dtype: str
-    threads: int
-    redis_url: str | None
-    logs: Path
+_HEADERS = (
+    "prompts",
+    "transf.\ntok/s",
+    "plain\ntok/s",
+    "specul.\ntok/s",
+    "plain/\ntransf.",
+    "specul./\nplain",
+    "accept.\nlength",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +49,29 @@ class Answered:
     samples: Mapping[str, Sample]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """All answers, and what the reference process says of its libraries and device."""
-
-    answers: Sequence[Answered]
-    about: Mapping[str, object]
-
-
-def run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
-    """Start everything, measure, stop everything. Raises `BenchFailed`.
-
-    `progress` gets what comes next and how many decodes are done; it is called between decodes only.
-    """
-    try:
-        return asyncio.run(_run(plan, progress))
-    except asyncio.CancelledError:
-        raise BenchFailed("stopped") from None
-    except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
-        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
+async def measure(plan: Plan, progress: Progress) -> Document:
+    """Start everything, measure, stop everything. Raises what `system` and the arms raise."""
+    async with transformers_arm(plan, progress) as reference, system(plan, progress) as client:
+        arms: dict[str, Arm] = {
+            TRANSFORMERS: reference,
+            PLAIN: PacelineArm(client, plan, speculation=False),
+            SPECULATIVE: PacelineArm(client, plan, speculation=True),
+        }
+        return report(await take_turns(arms, plan.questions, plan.max_tokens, progress))
 
 
-async def measure(
+async def take_turns(
     arms: Mapping[str, Arm],
     questions: Sequence[Question],
     max_tokens: int,
-    progress: Callable[[str, int], None],
+    progress: Progress,
     *,
     pause_s: float = _PAUSE_S,
 ) -> list[Answered]:
     """Every arm once per question, one after another; who begins moves on from question to question."""
     names = list(arms)
     for name in names:
-        progress(f"warming up: {name}", 0)
+        progress(f"warming up: {name}", 0, len(questions) * len(names))
         await arms[name].answer(WARM_UP, min(_WARM_UP_TOKENS, max_tokens))
     answers: list[Answered] = []
     for number, question in enumerate(questions):
@@ -106,61 +87,108 @@ async def measure(
     return answers
 
 
-@asynccontextmanager
-async def system(
-    plan: Plan, progress: Callable[[str, int], None]
-) -> AsyncIterator[tuple[TransformersArm, GatewayClient]]:
-    """The whole system and the reference process, running; stopped when the block is left.
-
-    Raises `BenchFailed` when a service has ended meanwhile: without its drafter the system goes on, slower,
-    and nothing else would tell.
-    """
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    plan.logs.mkdir(parents=True, exist_ok=True)
-    async with AsyncExitStack() as stack:
-        progress("starting: transformers", 0)
-        # Before the verifier, which sizes its KV memory by what it finds free.
-        log = stack.enter_context((plan.logs / "transformers.log").open("wb"))
-        reference = await TransformersArm.start(plan.model, dtype=plan.dtype, threads=plan.threads, log=log)
-        stack.push_async_callback(reference.stop)
-        progress("starting: paceline", 0)
-        addresses = choose_addresses(http_port=0, grpc_port=0, verifiers=1, drafters=1)
-        url, server = plan.redis_url, None
-        if url is None:
-            folder = local_redis.data_folder()
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            server = local_redis.private_server(local_redis.find_server(), folder)
-            url = server.url
-        waves = plan_fleet(plan.model, addresses, redis_url=url, redis=server)
-        fleet = LocalFleet([[_set(service, plan) for service in wave] for wave in waves], plan.logs, _quiet)
-        stack.push_async_callback(fleet.stop)
-        await fleet.start()
-        started = fleet.pids
-        yield reference, await stack.enter_async_context(GatewayClient(addresses.grpc))
-        if ended := sorted(started.keys() - fleet.pids.keys()):
-            raise BenchFailed(f"ended during the run: {', '.join(ended)}\nlogs: {plan.logs}")
+def report(answers: Sequence[Answered]) -> Document:
+    """The JSON document: figures of all, of each task, and every sample."""
+    groups = {task: [answered for answered in answers if answered.question.task == task] for task in TASKS}
+    identical = sum(_identical(answered) for answered in answers)
+    same_ids = sum(
+        answered.samples[PLAIN].token_ids == answered.samples[TRANSFORMERS].token_ids for answered in answers
+    )
+    return {
+        **_figures(answers),
+        "identical": {"of": len(answers), "identical": identical},
+        "same_as_transformers": {"of": len(answers), "same": same_ids},
+        "per_task": [{"task": task, **_figures(group)} for task, group in groups.items() if group],
+        "note": NOTE,
+        "samples": [_sample(answered) for answered in answers],
+    }
 
 
-async def _run(plan: Plan, progress: Callable[[str, int], None]) -> Run:
-    chat = plan.model.can_chat
-    async with system(plan, progress) as (reference, client):
-        arms: dict[str, Arm] = {
-            TRANSFORMERS: reference,
-            PLAIN: PacelineArm(client, speculation=False, chat=chat),
-            SPECULATIVE: PacelineArm(client, speculation=True, chat=chat),
-        }
-        return Run(await measure(arms, plan.questions, plan.max_tokens, progress), reference.about)
+def table(document: Mapping[str, Any]) -> Table:
+    """One row per task and one of all."""
+    made = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_verdict(document), caption_justify="left"
+    )
+    made.add_column("task", no_wrap=True)
+    for header in _HEADERS:
+        made.add_column(header, justify="right")
+    for row in document["per_task"]:
+        made.add_row(row["task"], *_cells(row))
+    made.add_section()
+    made.add_row("all", *_cells(document), style="bold")
+    return made
 
 
-def _set(service: Service, plan: Plan) -> Service:
-    if not service.name.startswith("verifier"):
-        return service
-    # Every arm reads every prompt anew: the second to be asked must not find the first one's KV.
-    flags = ("--dtype", plan.dtype, "--threads", str(plan.threads), "--prefix-cache", "false")
-    return replace(service, command=(*service.command, *flags))
+def _figures(answers: Sequence[Answered]) -> dict[str, Any]:
+    rates = {arm: _rate([answered.samples[arm] for answered in answers]) for arm in ARMS}
+    decode = {arm: _decode_rate([answered.samples[arm] for answered in answers]) for arm in ARMS}
+    receipts = [receipt for answered in answers if (receipt := answered.samples[SPECULATIVE].receipt)]
+    steps = sum(receipt.steps for receipt in receipts)
+    return {
+        "speculative_over_plain": ratio(rates[SPECULATIVE], rates[PLAIN]),
+        "plain_over_transformers": ratio(rates[PLAIN], rates[TRANSFORMERS]),
+        "acceptance_length": ratio(sum(receipt.committed_tokens for receipt in receipts), steps),
+        "prompts": len(answers),
+        "tokens_per_second": {arm: round(rate, 4) for arm, rate in rates.items()},
+        "decode_tokens_per_second": {arm: round(rate, 4) for arm, rate in decode.items()},
+        "decode_speculative_over_plain": ratio(decode[SPECULATIVE], decode[PLAIN]),
+        "decode_plain_over_transformers": ratio(decode[PLAIN], decode[TRANSFORMERS]),
+    }
 
 
-def _quiet(name: str, state: ServiceState, detail: str = "") -> None:
-    pass
+def _rate(samples: Sequence[Sample]) -> float:
+    return per(sum(len(sample.token_ids) for sample in samples), sum(sample.seconds for sample in samples))
+
+
+def _decode_rate(samples: Sequence[Sample]) -> float:
+    """Tokens after the first arrival over the time they took."""
+    tokens = sum(len(sample.token_ids) - sample.first_tokens for sample in samples)
+    return per(tokens, sum(sample.seconds - sample.first_s for sample in samples))
+
+
+def _identical(answered: Answered) -> bool:
+    """Whether speculation changed nothing: neither a token nor the text that reached the client."""
+    plain, speculative = answered.samples[PLAIN], answered.samples[SPECULATIVE]
+    return plain.token_ids == speculative.token_ids and plain.text == speculative.text
+
+
+def _sample(answered: Answered) -> dict[str, Any]:
+    question = answered.question
+    return {
+        "question_id": question.id,
+        "task": question.task,
+        "category": question.category,
+        "order": list(answered.order),
+        "identical": _identical(answered),
+        **{arm: _arm_sample(sample) for arm, sample in answered.samples.items()},
+    }
+
+
+def _arm_sample(sample: Sample) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "tokens": len(sample.token_ids),
+        "seconds": round(sample.seconds, 5),
+        "first_token_seconds": round(sample.first_s, 5),
+        "text": sample.text,
+    }
+    if sample.receipt is not None:
+        fields["receipt"] = asdict(sample.receipt)
+    return fields
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    same, reference = document["identical"], document["same_as_transformers"]
+    return (
+        f"with and without speculation identical: {same['identical']} of {same['of']}; "
+        f"plain equals transformers: {reference['same']} of {reference['of']}"
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        str(row["prompts"]),
+        *(f"{row['tokens_per_second'][arm]:.1f}" for arm in ARMS),
+        f"{row['plain_over_transformers']:.2f}x",
+        f"{row['speculative_over_plain']:.2f}x",
+        f"{row['acceptance_length']:.2f}",
+    ]

@@ -3,78 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
-from bench.arms import Arm, ArmFailed, PacelineArm
+from rich import box
+from rich.table import Table
+
+from bench.arms import PLAIN, SPECULATIVE, TRANSFORMERS, Arm, PacelineArm, transformers_arm
 from bench.dataset import Question
-from bench.decode import BenchFailed, Plan, system
-from paceline.client import GatewayError
-from paceline.local_process import ServiceDied
-from paceline.local_redis import RedisMissing
+from bench.results import Document
+from bench.system import Plan, Progress, system
 
 TEMPERATURES = (0.0, 0.8)
 Texts = list[tuple[int, ...]]
 
 
-def run(plan: Plan, concurrencies: Sequence[int], progress: Callable[[str], None]) -> dict[str, Any]:
-    """Compare token ids: how many prompts of how many are the same, by comparison. Raises `BenchFailed`."""
-    try:
-        return asyncio.run(_run(plan, concurrencies, progress))
-    except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
-        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
+async def measure(plan: Plan, progress: Progress, *, concurrencies: Sequence[int]) -> Document:
+    """Compare token ids: how many prompts of how many are the same, by comparison.
 
-
-async def _run(plan: Plan, concurrencies: Sequence[int], progress: Callable[[str], None]) -> dict[str, Any]:
+    Greedy float32 text is also compared with transformers', the only one that can be expected to be
+    another engine's. Raises what `system` and the arms raise.
+    """
     comparisons: dict[str, dict[str, int]] = {}
-    async with system(plan, lambda what, _done: progress(what)) as (reference, client):
+    async with AsyncExitStack() as stack:
+        reference: Arm | None = None
+        if plan.dtype == "float32":
+            reference = await stack.enter_async_context(transformers_arm(plan, progress))
+        client = await stack.enter_async_context(system(plan, progress))
         for temperature in TEMPERATURES:
-            name = f"temperature {temperature}"
-            plain = PacelineArm(client, speculation=False, chat=plan.model.can_chat, temperature=temperature)
-            speculative = PacelineArm(
-                client, speculation=True, chat=plan.model.can_chat, temperature=temperature
+            plain, speculative = (
+                PacelineArm(client, plan, speculation=on, temperature=temperature) for on in (False, True)
             )
+            name = f"temperature {temperature}"
             progress(f"{name}: plain, one at a time")
-            expected = await _texts(plain, plan.questions, plan.max_tokens, 1)
-            # Only float32 text can be expected to be another engine's.
-            if temperature == 0 and plan.dtype == "float32":
-                progress(f"{name}: transformers")
-                theirs = await _texts(reference, plan.questions, plan.max_tokens, 1)
-                comparisons["plain equals transformers, greedy"] = _same(expected, theirs)
+            expected = await _texts(plain, plan, 1)
+            asked: list[tuple[str, Arm, int]] = []
+            if temperature == 0 and reference is not None:
+                asked.append((TRANSFORMERS, reference, 1))
             for concurrency in concurrencies:
-                for kind, arm in (("plain", plain), ("speculative", speculative)):
-                    if arm is plain and concurrency == 1:
-                        continue
-                    progress(f"{name}: {kind}, {concurrency} at once")
-                    texts = await _texts(arm, plan.questions, plan.max_tokens, concurrency)
-                    label = f"{kind} at concurrency {concurrency} equals plain alone, {name}"
-                    comparisons[label] = _same(expected, texts)
+                asked += [(PLAIN, plain, concurrency)] if concurrency > 1 else []
+                asked.append((SPECULATIVE, speculative, concurrency))
+            for kind, arm, concurrency in asked:
+                progress(f"{name}: {kind}, {concurrency} at once")
+                texts = await _texts(arm, plan, concurrency)
+                label = f"{kind} at concurrency {concurrency} equals plain alone, {name}"
+                comparisons[label] = {
+                    "of": len(expected),
+                    "identical": sum(map(tuple.__eq__, expected, texts)),
+                }
     return {
         "identical": {
             "of": sum(row["of"] for row in comparisons.values()),
             "identical": sum(row["identical"] for row in comparisons.values()),
         },
         "comparisons": comparisons,
-        "config": {
-            "model": plan.model.name,
-            "prompts": len(plan.questions),
-            "max_tokens": plan.max_tokens,
-            "dtype": plan.dtype,
-            "threads": plan.threads,
-            "concurrencies": list(concurrencies),
-        },
     }
 
 
-async def _texts(arm: Arm, questions: Sequence[Question], max_tokens: int, concurrency: int) -> Texts:
+def table(document: Mapping[str, Any]) -> Table:
+    """One row per comparison."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("comparison")
+    made.add_column("identical", justify="right")
+    for label, row in document["comparisons"].items():
+        made.add_row(label, f"{row['identical']} of {row['of']}")
+    return made
+
+
+async def _texts(arm: Arm, plan: Plan, concurrency: int) -> Texts:
     gate = asyncio.Semaphore(concurrency)
 
     async def one(question: Question) -> tuple[int, ...]:
         async with gate:
-            return (await arm.answer(question.text, max_tokens)).token_ids
+            return (await arm.answer(question.text, plan.max_tokens)).token_ids
 
-    return list(await asyncio.gather(*(one(question) for question in questions)))
-
-
-def _same(expected: Texts, texts: Texts) -> dict[str, int]:
-    return {"of": len(expected), "identical": sum(map(tuple.__eq__, expected, texts))}
+    return list(await asyncio.gather(*(one(question) for question in plan.questions)))

@@ -1,180 +1,136 @@
-"""Throughput under load, speculation on against off: closed-loop sessions, the arms in turns."""
+"""Throughput and latency under load, speculation on against off, the arms in turns."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from bench.arms import ArmFailed
-from bench.dataset import Question
-from bench.decode import PLAIN, SPECULATIVE, BenchFailed, Plan, system
-from paceline.client import ChatMessage, Chunk, GatewayClient, GatewayError, Generation
-from paceline.local_process import ServiceDied
-from paceline.local_redis import RedisMissing
+from rich import box
+from rich.table import Table
 
-# Before a window opens every session has its first token, and this has passed.
-RAMP_S = 2.0
-_TIMEOUT_S = 600.0
+from bench.arms import PLAIN, SPECULATIVE, arrivals
+from bench.results import Document, quantile
+from bench.system import Plan, Progress, system
+from bench.windows import Window, closed, poisson
 
-
-@dataclass(slots=True)
-class Window:
-    """What clients saw in one window. It opens when all sessions decode."""
-
-    seconds: float
-    waiting: int
-    begin: float = math.inf
-    tokens: int = 0
-    # Seconds between two arrivals of one session, per token that the later one brought.
-    gaps: list[float] = field(default_factory=list)
-    firsts: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second of all sessions together."""
-        return self.tokens / self.seconds
-
-    @property
-    def end(self) -> float:
-        """When it closes."""
-        return self.begin + self.seconds
-
-    def decoding(self) -> None:
-        """One more of the sessions that it waits for has its first token."""
-        self.waiting -= 1
-        if self.waiting == 0:
-            self.begin = time.perf_counter() + RAMP_S
+CLOSED, POISSON = ARRIVALS = ("closed", "poisson")
+# What `on_over_off` is a ratio of.
+NOTES = {
+    CLOSED: "on_over_off: of the tokens per second of all sessions, as many as `concurrency` at any time.",
+    POISSON: "on_over_off: of one session's tokens per second after its first, at `rate` requests a second.",
+}
 
 
-def run(
-    plan: Plan, concurrencies: Sequence[int], *, window_s: float, rounds: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """The JSON document. Raises `BenchFailed`."""
-    try:
-        return asyncio.run(_run(plan, concurrencies, window_s, rounds, progress))
-    except (ArmFailed, GatewayError, RedisMissing, ServiceDied) as error:
-        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
+async def measure(
+    plan: Plan,
+    progress: Progress,
+    *,
+    arrival: str,
+    window_s: float,
+    rounds: int,
+    concurrencies: Sequence[int] = (),
+    rates: Sequence[float] = (),
+) -> Document:
+    """Rates and latencies of both arms at each concurrency, or with Poisson arrivals at each rate.
 
-
-async def _run(
-    plan: Plan, concurrencies: Sequence[int], window_s: float, rounds: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
+    Raises what `system` raises.
+    """
+    key, points = ("rate", rates) if arrival == POISSON else ("concurrency", concurrencies)
     rows: list[dict[str, Any]] = []
-    async with system(plan, lambda what, _done: progress(what)) as (reference, client):
-        await reference.stop()
-        for concurrency in concurrencies:
+    done, of = 0, len(points) * rounds * 2
+    async with system(plan, progress) as client:
+
+        async def window(arm: str, point: float, number: int) -> Window:
+            questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
+
+            def ask() -> AsyncGenerator[tuple[float, int]]:
+                text = next(questions).text
+                return arrivals(client, plan.generation(text, speculation=arm == SPECULATIVE))
+
+            if arrival == POISSON:
+                return await poisson(ask, point, window_s, seed=number)
+            return await closed(ask, int(point), window_s)
+
+        for point in points:
             windows: dict[str, list[Window]] = {PLAIN: [], SPECULATIVE: []}
             for number in range(rounds):
                 # Both arms read the same questions; who begins changes from round to round.
-                order = (PLAIN, SPECULATIVE) if number % 2 == 0 else (SPECULATIVE, PLAIN)
-                for arm in order:
-                    progress(f"{concurrency} sessions, round {number + 1}: {arm}")
-                    questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
-                    windows[arm].append(
-                        await _window(client, plan, questions, concurrency, arm == SPECULATIVE, window_s)
-                    )
-            rows.append(_row(concurrency, windows))
+                for arm in (PLAIN, SPECULATIVE) if number % 2 == 0 else (SPECULATIVE, PLAIN):
+                    progress(f"{key} {point:g}: {arm}", done, of)
+                    windows[arm].append(await window(arm, point, number))
+                    done += 1
+            rows.append({key: point, **_row(windows, arrival)})
+    progress("done", of)
     return {
-        "speculation_on_over_off": {str(row["concurrency"]): row["on_over_off"] for row in rows},
+        "speculation_on_over_off": {f"{row[key]:g}": row["on_over_off"] for row in rows},
         "least_on_over_off": min(row["on_over_off"] for row in rows),
         "rows": rows,
-        "config": {
-            "model": plan.model.name,
-            "prompts": len(plan.questions),
-            "max_tokens": plan.max_tokens,
-            "dtype": plan.dtype,
-            "threads": plan.threads,
-            "window_s": window_s,
-            "rounds": rounds,
-        },
+        "note": NOTES[arrival],
     }
 
 
-async def _window(
-    client: GatewayClient,
-    plan: Plan,
-    questions: Iterator[Question],
-    concurrency: int,
-    speculation: bool,
-    window_s: float,
-) -> Window:
-    seen = Window(seconds=window_s, waiting=concurrency)
-
-    async def session() -> None:
-        first = True
-        while time.perf_counter() < seen.end:
-            await _answer(client, plan, next(questions), speculation, seen, first=first)
-            first = False
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(session())
-    return seen
-
-
-async def _answer(
-    client: GatewayClient,
-    plan: Plan,
-    question: Question,
-    speculation: bool,
-    seen: Window,
-    *,
-    first: bool,
-) -> None:
-    chat = plan.model.can_chat
-    generation = Generation(
-        text=None if chat else question.text,
-        chat=(ChatMessage("user", question.text),) if chat else (),
-        max_tokens=plan.max_tokens,
-        temperature=0.0,
-        seed=0,
-        speculation=speculation,
-    )
-    asked = time.perf_counter()
-    last: float | None = None
-    async for event in client.generate(generation, timeout_s=_TIMEOUT_S):
-        now = time.perf_counter()
-        if now >= seen.end:
-            return  # leaving the stream cancels the session
-        if not isinstance(event, Chunk) or not event.token_ids:
-            continue
-        if first and last is None:
-            seen.decoding()
-        if now >= seen.begin:
-            seen.tokens += len(event.token_ids)
-            if last is None:
-                seen.firsts.append(now - asked)
-            else:
-                seen.gaps += [(now - last) / len(event.token_ids)] * len(event.token_ids)
-        last = now
+def table(document: Mapping[str, Any]) -> Table:
+    """Two rows, one an arm, for each concurrency or rate."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    key = "rate" if "rate" in document["rows"][0] else "concurrency"
+    for header in (
+        "requests/s" if key == "rate" else "sessions",
+        "speculation",
+        "tok/s",
+        "first token s\nmedian",
+        "\np99",
+        "ms/token\nmedian",
+        "\np99",
+        "on/off",
+    ):
+        made.add_column(header, justify="right")
+    for row in document["rows"]:
+        for arm, name, over in ((PLAIN, "off", ""), (SPECULATIVE, "on", f"{row['on_over_off']:.2f}x")):
+            figures = row[arm]
+            made.add_row(
+                f"{row[key]:g}" if arm == PLAIN else "",
+                name,
+                f"{figures['tokens_per_second']:.1f}",
+                *(_shown(figures[f"first_token_seconds_{share}"], 1) for share in ("median", "p99")),
+                *(_shown(figures[f"seconds_per_token_{share}"], 1e3) for share in ("median", "p99")),
+                over,
+            )
+    return made
 
 
-def _row(concurrency: int, windows: dict[str, list[Window]]) -> dict[str, Any]:
-    plain, speculative = windows[PLAIN], windows[SPECULATIVE]
-    ratios = [on.rate / off.rate for on, off in zip(speculative, plain, strict=True)]
+def _row(windows: Mapping[str, Sequence[Window]], arrival: str) -> dict[str, Any]:
+    def ratio(on: Window, off: Window) -> float:
+        one, other = (on.session_rate, off.session_rate) if arrival == POISSON else (on.rate, off.rate)
+        return one / other if other else 0.0
+
+    ratios = [ratio(on, off) for on, off in zip(windows[SPECULATIVE], windows[PLAIN], strict=True)]
     return {
-        "concurrency": concurrency,
         "on_over_off": round(statistics.mean(ratios), 3),
         # The run's noise: the ratio of each round.
         "on_over_off_by_round": [round(ratio, 3) for ratio in ratios],
-        **{
-            name: {
-                "tokens_per_second": round(statistics.mean(window.rate for window in arm), 1),
-                "seconds_per_token_median": _quantile([g for window in arm for g in window.gaps], 0.5),
-                "seconds_per_token_p99": _quantile([g for window in arm for g in window.gaps], 0.99),
-                "first_token_seconds_median": _quantile([f for window in arm for f in window.firsts], 0.5),
-            }
-            for name, arm in (("plain", plain), ("speculative", speculative))
-        },
+        **{arm: _figures(seen, arrival) for arm, seen in windows.items()},
     }
 
 
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4) if ordered else None
+def _figures(windows: Sequence[Window], arrival: str) -> dict[str, Any]:
+    gaps = [gap for window in windows for gap in window.gaps]
+    firsts = [first for window in windows for first in window.firsts]
+    figures: dict[str, Any] = {
+        "tokens_per_second": round(statistics.mean(window.rate for window in windows), 1),
+        "seconds_per_token_median": quantile(gaps, 0.5),
+        "seconds_per_token_p99": quantile(gaps, 0.99),
+        "first_token_seconds_median": quantile(firsts, 0.5),
+        "first_token_seconds_p99": quantile(firsts, 0.99),
+    }
+    if arrival == POISSON:
+        figures["requests"] = sum(window.requests for window in windows)
+        figures["unfinished"] = sum(window.unfinished for window in windows)
+    return figures
+
+
+def _shown(value: float | None, scale: float) -> str:
+    if value is None:
+        return "-"
+    return f"{value * scale:.2f}" if scale == 1 else f"{value * scale:.0f}"

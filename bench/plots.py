@@ -1,0 +1,82 @@
+"""Figures as PNG files, drawn with matplotlib, which only they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.system import BenchFailed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SIZE = (7.0, 4.2)
+_DPI = 150
+
+
+def require() -> None:
+    """Raise `BenchFailed` where nothing can be drawn; before a measurement, not after it."""
+    if find_spec("matplotlib") is None:
+        raise BenchFailed("a plot needs matplotlib, which is not installed: pip install 'paceline[bench]'")
+
+
+def speed_up(document: Mapping[str, Any], path: Path) -> None:
+    """Speculation on over off against concurrency or rate: the mean as a line, each round as a point."""
+    rows = document["rows"]
+    key, label = ("rate", "requests per second") if "rate" in rows[0] else ("concurrency", "sessions")
+
+    def draw(axes: Axes) -> None:
+        points = [row[key] for row in rows]
+        axes.axhline(1.0, color="0.6", linewidth=1)
+        axes.plot(points, [row["on_over_off"] for row in rows], marker="_", label="mean")
+        rounds = [(row[key], ratio) for row in rows for ratio in row["on_over_off_by_round"]]
+        axes.scatter(*zip(*rounds, strict=True), s=14, color="black", alpha=0.6, label="one round")
+        axes.set_ylabel("speculation on / off")
+        axes.set_ylim(bottom=0)
+        _log_axis(axes, points, label)
+
+    _save(draw, document, path)
+
+
+def step_cost(document: Mapping[str, Any], path: Path) -> None:
+    """Time of a step against its rows: those of one session, and those of many."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in document["rows"]:
+        each = row["rows_per_session"]
+        point = (row["sessions"] * each, row["milliseconds"])
+        if row["sessions"] == 1:
+            series.setdefault("one session", []).append(point)
+        if each <= document["most_rows_of_many"]:
+            series.setdefault(f"{each} a session", []).append(point)
+
+    def draw(axes: Axes) -> None:
+        for name, points in series.items():
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set_ylabel("milliseconds of a step")
+        axes.set_ylim(bottom=0)
+        _log_axis(axes, sorted({rows for points in series.values() for rows, _ in points}), "rows of a step")
+
+    _save(draw, document, path)
+
+
+def _log_axis(axes: Axes, values: list[Any], label: str) -> None:
+    axes.set_xscale("log", base=2)
+    powers = [value for value in values if value == values[0] or len(values) < 10 or not value & (value - 1)]
+    axes.set_xticks(powers, [f"{value:g}" for value in powers])
+    axes.set_xlabel(label)
+
+
+def _save(draw: Any, document: Mapping[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    config, machine = document["config"], document["machine"]
+    where = machine["gpu"] or f"{config['threads']} threads of {machine['cpu']}"
+    axes.set_title(f"{config['model']}, {config['dtype']}; {where}", fontsize=9)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=_DPI, format="png")

@@ -1,0 +1,96 @@
+"""What one forward of the engine takes: against its rows, of one session and of many; no service runs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from bench.results import Document
+from bench.system import Plan, Progress
+
+ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+SESSIONS = (1, 2, 4, 8, 16, 32)
+ROWS_OF_MANY = (1, 2, 4, 8)
+CONTEXT_TOKENS = 256
+
+
+def shapes() -> list[tuple[int, int]]:
+    """(sessions, rows of each) of every step that is timed."""
+    one = [(1, rows) for rows in ROWS]
+    return one + [(sessions, rows) for rows in ROWS_OF_MANY for sessions in SESSIONS if sessions > 1]
+
+
+async def measure(plan: Plan, progress: Progress, *, rounds: int) -> Document:
+    """Each shape once a round, the first round not counted. Raises `ModelError` of the engine.
+
+    A session's rows are a draft tree whose root stands behind `CONTEXT_TOKENS`.
+    """
+    import torch
+
+    from paceline.engine.blocks import BlockTask
+    from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
+    from paceline.engine.rows import Segment
+
+    def segment(session: int, rows: int) -> Segment:
+        nodes = rows - 1
+        return Segment(
+            run=[0],
+            start=CONTEXT_TOKENS,
+            blocks=range(session * blocks, (session + 1) * blocks),
+            tree_tokens=[0] * nodes,
+            tree_parents=[(node + 1) // 2 - 1 for node in range(nodes)],
+        )
+
+    progress("loading the model", 0, rounds + 1)
+    torch.set_num_threads(plan.threads)
+    decoder = Decoder.load(plan.model.folder, device=choose_device("auto"), dtype=getattr(torch, plan.dtype))
+    asked = shapes()
+    blocks = (CONTEXT_TOKENS + max(ROWS)) // BLOCK_SIZE + 1
+    pool = decoder.kv_pool(max(SESSIONS) * blocks)
+    pool.prepare([BlockTask(block) for block in range(max(SESSIONS) * blocks)])
+    times: dict[tuple[int, int], list[float]] = {shape: [] for shape in asked}
+    for number in range(rounds + 1):
+        progress(f"round {number}" if number else "warming up", number)
+        for sessions, rows in asked:
+            segments = [segment(session, rows) for session in range(sessions)]
+            started = time.perf_counter()
+            # Reading a logit waits for the device.
+            decoder.forward(decoder.batch(segments), pool)[0, 0].item()
+            if number:
+                times[sessions, rows].append(time.perf_counter() - started)
+    progress("done", rounds + 1)
+    return {
+        "context_tokens": CONTEXT_TOKENS,
+        "most_rows_of_many": max(ROWS_OF_MANY),
+        "rows": [
+            {
+                "sessions": sessions,
+                "rows_per_session": rows,
+                "milliseconds": round(statistics.median(seen) * 1e3, 2),
+                "fastest_milliseconds": round(min(seen) * 1e3, 2),
+            }
+            for (sessions, rows), seen in times.items()
+        ],
+    }
+
+
+def table(document: Mapping[str, Any]) -> Table:
+    """One row per shape."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header in ("sessions", "rows each", "ms", "fastest", "ms/row"):
+        made.add_column(header, justify="right")
+    for row in document["rows"]:
+        rows = row["sessions"] * row["rows_per_session"]
+        made.add_row(
+            str(row["sessions"]),
+            str(row["rows_per_session"]),
+            f"{row['milliseconds']:.1f}",
+            f"{row['fastest_milliseconds']:.1f}",
+            f"{row['milliseconds'] / rows:.2f}",
+        )
+    return made
