@@ -32,7 +32,8 @@ def speed_up(document: Mapping[str, Any], path: Path) -> None:
         axes.axhline(1.0, color="0.6", linewidth=1)
         axes.plot(points, [row["on_over_off"] for row in rows], marker="_", label="mean")
         rounds = [(row[key], ratio) for row in rows for ratio in row["on_over_off_by_round"]]
-        axes.scatter(*zip(*rounds, strict=True), s=14, color="black", alpha=0.6, label="one round")
+        at, ratios = zip(*rounds, strict=True)
+        axes.scatter(at, ratios, s=14, color="black", alpha=0.6, label="one round")
         axes.set_ylabel("speculation on / off")
         axes.set_ylim(bottom=0)
         _log_axis(axes, points, label)

@@ -173,11 +173,11 @@ def report(tallies: Tallies, missing: Mapping[str, str]) -> Document:
         }
 
     at = {concurrency: ratios(concurrency) for _, concurrency in tallies}
-    alone = dict(at.get(1, {}))
-    alone.pop("speculative_over_best_peer", None)
+    alone = ratios(1)
+    del alone["speculative_over_best_peer"]
     return {
         **alone,
-        "speculative_over_best_peer_at_16": at.get(16, {}).get("speculative_over_best_peer"),
+        "speculative_over_best_peer_at_16": ratios(16)["speculative_over_best_peer"],
         "at_concurrency": {str(concurrency): figures for concurrency, figures in at.items()},
         "rows": rows,
         "missing": dict(missing),

@@ -82,6 +82,13 @@ def test_ratios_are_alone_but_for_the_best_peer_at_16() -> None:
     assert document["at_concurrency"]["16"]["speculative_over_vllm_ngram"] == 2.5
 
 
+def test_what_was_not_measured_is_none_and_not_left_out() -> None:
+    document = report({(VLLM, 8): tally(100, 1.0), (PACELINE, 8): tally(100, 2.0)}, missing={})
+    assert document["plain_over_vllm"] is None
+    assert document["speculative_over_best_peer_at_16"] is None
+    assert document["at_concurrency"]["8"]["plain_over_vllm"] == 0.5
+
+
 def test_counts_texts_that_equal_plain_pacelines() -> None:
     document = report({(PACELINE, 1): tally(1, 1.0), (VLLM, 1): tally(1, 1.0, text="b")}, missing={})
     assert {row["arm"]: row["same_text"] for row in document["rows"]} == {PACELINE: 1, VLLM: 0}
