@@ -41,6 +41,8 @@ class DraftBudget:
         self._draft_rows = draft_rows
         self._max_nodes = max_nodes
         self._drafters: dict[int, Calibration] = {}
+        # Nodes of all sessions in the last step.
+        self._allotted = 0
         # Mean survival of a tree's best node, second best ...; hopeful before any tree was seen.
         self._curve = [0.7 * 0.9**rank for rank in range(max_nodes)]
 
@@ -71,21 +73,22 @@ class DraftBudget:
         chosen = self._best(len(trees), gains, blocks)
         for _, session in ranked[:chosen]:
             counts[session] += 1
+        self._allotted = chosen
         return counts
 
     def prompt_rows(self, sessions: int, *, blocks: int, prompt_blocks: int, most: int) -> int:
         """Rows of prompts that the next step may compute beside `sessions` decoding ones, at least a few.
 
-        A step stays within `PROMPT_STRETCH` times its length without them, so that a long prompt slows the
-        other sessions down and never stops them. `prompt_blocks` lie before the prompt's rows.
+        The others are taken to draft as much as in the last step. A step stays within `PROMPT_STRETCH` times
+        its length without prompts, so that a long one slows the other sessions down and never stops them.
+        `prompt_blocks` lie before the prompt's rows.
         """
         if not sessions:
             return most
-        limit = PROMPT_STRETCH * self.cost.seconds(sessions, blocks)
+        others = sessions + self._allotted
+        limit = PROMPT_STRETCH * self.cost.seconds(others, blocks)
         for rows in range(most, LEAST_PROMPT_ROWS, -LEAST_PROMPT_ROWS):
-            seconds = self.cost.prompt_seconds(
-                sessions, blocks, prompt_rows=rows, prompt_blocks=prompt_blocks
-            )
+            seconds = self.cost.prompt_seconds(others, blocks, prompt_rows=rows, prompt_blocks=prompt_blocks)
             if seconds <= limit:
                 return rows
         return min(most, LEAST_PROMPT_ROWS)

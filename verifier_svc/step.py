@@ -26,6 +26,8 @@ from verifier_svc.sessions import Session, SessionTable
 
 log = telemetry.logger(__name__)
 
+# A tree is overdue after so many mean delays.
+_PATIENCE = 3
 # Trees of a session that may be on their way at once, as far as their delay is measured.
 _ASKED_TREES = 4
 
@@ -183,7 +185,7 @@ class StepLoop:
             awaited = [
                 Awaited(
                     gain_tokens=session.mean_accepted,
-                    expected_in=session.awaited_since + self._reply_seconds * 2 - now,
+                    expected_in=session.awaited_since + self._reply_seconds * _PATIENCE - now,
                 )
                 for session in running
                 if session.awaited_since and session.stream_id and now - session.awaited_since < 0.25

@@ -42,6 +42,9 @@ def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> 
         return StepCost(rows, 0.0)
     long = Segment(run=[0], start=usable * BLOCK_SIZE - 1, blocks=tuple(range(usable)))
     per_block = (seconds([long]) - rows[1]) / (usable - 1)
+    # Blocks of many sessions lie apart, and each is read for few rows.
+    many = [Segment(run=[0], start=BLOCK_SIZE - 1, blocks=(block,)) for block in range(usable)]
+    per_block = max(per_block, (seconds(many) - seconds(rows_of(usable))) / (usable - 1))
     start = (usable - 1) * BLOCK_SIZE
     prompt = Segment(run=[0] * BLOCK_SIZE, start=start, blocks=tuple(range(usable)))
     per_row_and_block = (seconds([prompt]) - seconds(rows_of(BLOCK_SIZE))) / (BLOCK_SIZE * (usable - 1))

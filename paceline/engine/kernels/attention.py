@@ -15,7 +15,7 @@ from itertools import product
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -29,7 +29,9 @@ from paceline.engine.kernels.vectors import (
     element_bytes,
     fetch_add,
     i64,
+    kernel,
     load_element,
+    part,
     pointer_to,
     store_element,
 )
@@ -241,7 +243,7 @@ _task, _tiles, _rows, _floats, _integers = (
 )
 
 
-@njit(cache=True)
+@part
 def _multiply(element, rows, width, weights, weight_stride, matrix, matrix_stride, out, out_stride, n):
     """`_accumulate` for any number of rows and any width that is a multiple of LANES."""
     row = 0
@@ -291,7 +293,7 @@ def _first_key(row, window):
     return max(0, row.prefix + row.num_ancestors - window)
 
 
-@njit(cache=True)
+@part
 def _tile_scores(task, tile, blocks, first_chunk, scratch):
     """Scale the tile's queries, clear its results, multiply with all keys that any of its rows may see."""
     element, size, dim, group = task.element, element_bytes(task.element), task.pool_dim, task.group_heads
@@ -334,7 +336,7 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
         )
 
 
-@njit(cache=True)
+@part
 def _row_weights(task, row, start, scores):
     """Turn one row's scores by slot, from `start` on, into weights by position; returns their sum."""
     floats = carray(_floats(scores), task.score_floats)
@@ -354,7 +356,7 @@ def _row_weights(task, row, start, scores):
     return _soften(here, end - start, _highest(here, end - start))
 
 
-@njit(cache=True)
+@part
 def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
     """Add up the values by weight, divide by the weights' sums and write the results."""
     element, size, dim, group = task.element, element_bytes(task.element), task.pool_dim, task.group_heads
@@ -432,7 +434,7 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
                 store_element(element, task.out + size * (out + d), floats[place * dim + d] / sums[place])
 
 
-@cfunc(types.void(types.int64), cache=True)
+@kernel
 def write_rows(address):
     """Put a layer's new keys and values into their slots. `address` is that of a TASK."""
     task = carray(_task(address), 1)[0]
@@ -451,7 +453,7 @@ def write_rows(address):
                 store_element(element, task.values + size * into, load_element(element, value + size * d))
 
 
-@cfunc(types.void(types.int64), cache=True)
+@kernel
 def attend(address):
     """One thread's share of a layer's attention: tiles until none is left. `address` is that of a TASK."""
     task = carray(_task(address), 1)[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -19,6 +19,7 @@ from paceline.engine.kernels.vectors import (
     element_bytes,
     fetch_add,
     i64,
+    kernel,
     pointer_to,
 )
 
@@ -148,7 +149,7 @@ def _gate_row(context, element, width, gates, ups, out):
     return types.void(types.int64, types.int64, *[ADDRESS] * 3), generate
 
 
-@cfunc(types.void(types.int64), cache=True)
+@kernel
 def normalize(address):
     """One thread's share of RMSNorm (arXiv 1910.07467) and of the sum before it. A TASK's address."""
     task = carray(_task(address), 1)[0]
@@ -171,7 +172,7 @@ def normalize(address):
             )
 
 
-@cfunc(types.void(types.int64), cache=True)
+@kernel
 def rotate(address):
     """One thread's share of rotary position embeddings, of `heads` heads of `width` elements in each row."""
     task = carray(_task(address), 1)[0]
@@ -192,7 +193,7 @@ def rotate(address):
                 )
 
 
-@cfunc(types.void(types.int64), cache=True)
+@kernel
 def gate(address):
     """One thread's share of SwiGLU (arXiv 2002.05202): `input` rows are `width` gates, then as many ups."""
     task = carray(_task(address), 1)[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -194,6 +194,23 @@ def fetch_add(context, address, number):
         return builder.atomic_rmw("add", at(builder, address, i64(0), I64), number, "monotonic")
 
     return types.int64(ADDRESS, types.int64), generate
+
+
+def kernel(function):
+    """Compile a kernel, which gets the address of its task; from the cache where there is one."""
+    return _cached(cfunc(types.void(types.int64), cache=True), cfunc(types.void(types.int64)), function)
+
+
+def part(function):
+    """Compile a function that kernels call; from the cache where there is one."""
+    return _cached(njit(cache=True), njit, function)
+
+
+def _cached(with_cache, without, function):
+    try:
+        return with_cache(function)
+    except RuntimeError:  # no folder that numba may write to
+        return without(function)
 
 
 def pointer_to(kind):
