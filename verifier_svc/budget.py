@@ -19,8 +19,10 @@ from verifier_svc.cost import StepCost
 from verifier_svc.survival import Calibration
 
 # A session that should not draft drafts so many nodes once in so many steps, so that acceptance stays known.
-PROBE_NODES = 4
+PROBE_NODES = 8
 PROBE_STEPS = 16
+# Few sessions' drafts cost next to nothing, so they probe more often: once in so many steps for each session.
+PROBE_STEPS_PER_SESSION = 2
 # The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
 # verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
 LEARNING_SHARE = 0.1
@@ -102,9 +104,10 @@ class DraftBudget:
         chosen = self._best(sessions, gains, blocks) / sessions
         return min(self._max_nodes, math.ceil(chosen * _SPARE)) if chosen >= 1 else 0
 
-    def probe(self, step: int) -> int:
+    def probe(self, step: int, *, sessions: int) -> int:
         """Nodes that a session which should not draft may have in its own step of this number."""
-        return min(self._max_nodes, PROBE_NODES) if step % PROBE_STEPS == 0 else 0
+        every = min(PROBE_STEPS, PROBE_STEPS_PER_SESSION * max(1, sessions))
+        return min(self._max_nodes, PROBE_NODES) if step % every == 0 else 0
 
     def _best(self, sessions: int, gains: Sequence[float], blocks: int) -> int:
         """The widest B with nearly the best goodput; `gains[B]` is what the best B nodes bring in tokens."""

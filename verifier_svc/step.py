@@ -145,7 +145,7 @@ class StepLoop:
 
     def draft_budget(self, session: Session) -> int:
         """Nodes a session's next tree may have."""
-        return self._asked or self._budget.probe(session.steps)
+        return self._asked or self._budget.probe(session.steps, sessions=len(self.table))
 
     def _run(self) -> None:
         try:

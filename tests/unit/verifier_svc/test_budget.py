@@ -84,9 +84,11 @@ def test_a_tenth_of_the_gain_buys_wider_trees() -> None:
 def test_under_saturation_a_session_drafts_now_and_then_and_recovers() -> None:
     budget = _budget(LINEAR)
     assert budget.ask(8, blocks=8) == 0
-    asked = [budget.probe(step) for step in range(2 * PROBE_STEPS)]
+    asked = [budget.probe(step, sessions=8) for step in range(2 * PROBE_STEPS)]
     assert asked.count(0) == 2 * PROBE_STEPS - 2
     assert asked[0] == asked[PROBE_STEPS] == PROBE_NODES
+    # A single session has the machine to itself.
+    assert [budget.probe(step, sessions=1) for step in range(4)] == [PROBE_NODES, 0, PROBE_NODES, 0]
     budget.cost = FLAT
     assert budget.ask(8, blocks=8) == 32
 
