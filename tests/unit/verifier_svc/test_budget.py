@@ -73,7 +73,7 @@ def test_an_allotment_never_lowers_the_expected_goodput(data: st.DataObject) -> 
     assert drafted >= plain * (1 - 1e-9)
 
 
-def test_a_tenth_of_the_gain_buys_wider_trees() -> None:
+def test_a_fifth_of_the_gain_buys_wider_trees() -> None:
     tree = _chain(0.9, 0.5, 0.4, 0.4)
     # Verifying one node gains 0.9 of a token a step; all four, 1.6 tokens in a step that is a bit too long.
     near, far = StepCost({1: 1.0, 2: 1.0, 5: 1.42}, 0.0), StepCost({1: 1.0, 2: 1.0, 5: 1.6}, 0.0)
