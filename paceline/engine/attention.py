@@ -1,7 +1,7 @@
 """Attention of a ragged batch: each row sees its own session's prefix and its own ancestors.
 
 transformers' modules call `ragged_attention` in every layer, which hands on to one of the backends:
-`KernelAttention` on the CPU, `ProductAttention` elsewhere.
+`KernelAttention` on the CPU, `FlexAttention` elsewhere.
 """
 
 from __future__ import annotations
