@@ -28,13 +28,7 @@ log = telemetry.logger(__name__)
 
 async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
-    blocks = kv_blocks(
-        decoder.shape,
-        decoder.device,
-        decoder.kv_dtype,
-        kv_tokens=settings.kv_tokens,
-        max_sessions=settings.max_sessions,
-    )
+    blocks = kv_blocks(decoder, kv_tokens=settings.kv_tokens, max_sessions=settings.max_sessions)
     served = describe(
         decoder, model=settings.model, model_name=settings.model_name, port=settings.port, kv_blocks=blocks
     )

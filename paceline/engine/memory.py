@@ -6,16 +6,11 @@ import os
 
 import torch
 
-from paceline.engine.model import BLOCK_SIZE, ModelError, ModelShape
+from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError
 
 # Share of what is free after the weights were loaded. A CPU's memory also serves everybody else.
 CPU_SHARE = 0.4
 GPU_SHARE = 0.85
-
-
-def block_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
-    """Bytes of one KV block: keys and values of all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * BLOCK_SIZE * dtype.itemsize
 
 
 def free_bytes(device: torch.device) -> int:
@@ -25,20 +20,18 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def kv_blocks(
-    shape: ModelShape, device: torch.device, dtype: torch.dtype, *, kv_tokens: int, max_sessions: int
-) -> int:
+def kv_blocks(decoder: Decoder, *, kv_tokens: int, max_sessions: int) -> int:
     """Blocks to allocate: `kv_tokens` rounded up, or (0) what memory allows and the sessions can use.
 
     Raises `ModelError` when not even one block fits.
     """
     if kv_tokens:
         return -(-kv_tokens // BLOCK_SIZE)
-    share = GPU_SHARE if device.type == "cuda" else CPU_SHARE
-    fitting = int(free_bytes(device) * share) // block_bytes(shape, dtype)
+    share = GPU_SHARE if decoder.device.type == "cuda" else CPU_SHARE
+    fitting = int(free_bytes(decoder.device) * share) // decoder.block_bytes
     if fitting < 1:
         raise ModelError(
-            f"no memory left for KV on {device}: one block of {BLOCK_SIZE} tokens takes "
-            f"{block_bytes(shape, dtype) >> 20} MiB; take a smaller model, another dtype or a larger machine"
+            f"no memory left for KV on {decoder.device}: one block of {BLOCK_SIZE} tokens takes "
+            f"{decoder.block_bytes >> 20} MiB; take a smaller model, another dtype or a larger machine"
         )
-    return min(fitting, max_sessions * -(-shape.max_context // BLOCK_SIZE))
+    return min(fitting, max_sessions * -(-decoder.shape.max_context // BLOCK_SIZE))

@@ -129,12 +129,23 @@ class Decoder:
         """What keys and values are kept in: the weights' type, as queries come in it."""
         return self.dtype if self.dtype in ELEMENTS else torch.float32
 
+    @property
+    def kv_head_dim(self) -> int:
+        """Numbers of one head's key or value in the pool: the CPU's kernels fill vectors up."""
+        return -(-self.shape.head_dim // LANES) * LANES if self._kernels else self.shape.head_dim
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one KV block: keys and values of all layers."""
+        numbers = self.shape.layers * self.shape.kv_heads * self.kv_head_dim * BLOCK_SIZE
+        return 2 * numbers * self.kv_dtype.itemsize
+
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
         return KVPool(
             layers=self.shape.layers,
             kv_heads=self.shape.kv_heads,
-            head_dim=-(-self.shape.head_dim // LANES) * LANES if self._kernels else self.shape.head_dim,
+            head_dim=self.kv_head_dim,
             blocks=blocks,
             block_size=BLOCK_SIZE,
             dtype=self.kv_dtype,
