@@ -71,5 +71,5 @@ clean:  ## Remove the environment and caches (not what is in ~/.cache/paceline)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-kernels:  ## Compile the CPU's kernels anew: after a change in paceline/engine/kernels/vectors.py
+clean-kernels:  ## Compile the CPU's kernels anew: after a change in what they import
 	@find paceline/engine/kernels \( -name '*.nbi' -o -name '*.nbc' \) -delete

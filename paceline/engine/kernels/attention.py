@@ -10,25 +10,16 @@ are put in order of position before anything is summed.
 from __future__ import annotations
 
 import math
-from itertools import product
 
-import llvmlite.binding as llvm
 import numpy as np
-from llvmlite import ir
 from numba import carray, from_dtype, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
+from paceline.engine.kernels import operations
 from paceline.engine.kernels.vectors import (
-    ADDRESS,
-    F32,
-    KINDS,
+    FLOAT32,
     LANES,
-    VECTOR,
     element_bytes,
     fetch_add,
-    i64,
     kernel,
     load_element,
     part,
@@ -90,187 +81,10 @@ TILE = np.dtype([(name, np.int64) for name in ("row", "num_rows", "kv_head", "fi
 ROW = np.dtype([(name, np.int64) for name in ("prefix", "first_ancestor", "num_ancestors")])
 
 _LOG2_E = np.float32(math.log2(math.e))
-# Rows and numbers of each whose sums `_accumulate` keeps in registers: 24 of 16 numbers with AVX-512.
-_SUMS = 24 * LANES if llvm.get_host_cpu_features().get("avx512f") else 6 * LANES
-_VARIANTS = [
-    (rows, width)
-    for rows in (6, 3, 1)
-    for width in (128, 64, LANES)
-    if width == LANES or rows * width <= _SUMS
-]
-_WIDEST_OF_6, _WIDEST_OF_3, _WIDEST_OF_1 = (
-    max(width for some, width in _VARIANTS if some == rows) for rows in (6, 3, 1)
-)
-
-
-@intrinsic
-def _accumulate(
-    context, element, rows, width, weights, weight_stride, matrix, matrix_stride, out, out_stride, n
-):
-    """out[r, :width] += sum over i < n of weights[r, i] * matrix[i, :width], i ascending, for r < rows.
-
-    weights and out are float32, matrix holds elements. `rows` and `width` are one of _VARIANTS.
-    """
-
-    def generate(context, builder, signature, arguments):
-        chosen, operands = arguments[:3], arguments[3:]
-        for kind, (rows, width) in product(KINDS, _VARIANTS):
-            variant = (kind, rows, width)
-            wanted = ir.Constant(ir.IntType(1), 1)
-            for value, constant in zip(chosen, variant, strict=True):
-                same = builder.icmp_signed("==", value, i64(constant))
-                wanted = builder.and_(wanted, same)
-            with builder.if_then(wanted):
-                _emit_products(builder, *variant, *operands)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3, *[ADDRESS] * 7), generate
-
-
-def _emit_products(
-    builder: ir.IRBuilder,
-    kind: int,
-    rows: int,
-    width: int,
-    weights: ir.Value,
-    weight_stride: ir.Value,
-    matrix: ir.Value,
-    matrix_stride: ir.Value,
-    out: ir.Value,
-    out_stride: ir.Value,
-    n: ir.Value,
-) -> None:
-    """One variant of `_accumulate`, its sums in registers."""
-    starts = [i64(start) for start in range(0, width, LANES)]
-    places = {}
-    for row, (vector, start) in product(range(rows), enumerate(starts)):
-        index = builder.add(builder.mul(out_stride, i64(row)), start)
-        place = cgutils.alloca_once(builder, VECTOR)
-        builder.store(vectors.load(builder, out, index), place)
-        places[row, vector] = place, index
-    with cgutils.for_range(builder, n) as loop:
-        line = builder.mul(loop.index, matrix_stride)
-        columns = [vectors.load(builder, matrix, builder.add(line, start), kind) for start in starts]
-        for row in range(rows):
-            index = builder.add(builder.mul(weight_stride, i64(row)), loop.index)
-            weight = vectors.splat(builder, builder.load(vectors.at(builder, weights, index, F32), align=4))
-            for number, column in enumerate(columns):
-                place, _ = places[row, number]
-                builder.store(vectors.call(builder, "fma", weight, column, builder.load(place)), place)
-    for place, index in places.values():
-        vectors.store(builder, builder.load(place), out, index)
-
-
-@intrinsic
-def _highest(context, scores, count):
-    """The highest of `count` float32 scores, a multiple of LANES."""
-
-    def generate(context, builder, signature, arguments):
-        scores, count = arguments
-        place = cgutils.alloca_once(builder, VECTOR)
-        builder.store(vectors.constant(float("-inf")), place)
-        with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
-            part = vectors.load(builder, scores, builder.mul(loop.index, i64(LANES)))
-            builder.store(vectors.call(builder, "maxnum", builder.load(place), part), place)
-        return vectors.fold(builder, builder.load(place), "maxnum")
-
-    return types.float32(ADDRESS, types.int64), generate
-
-
-@intrinsic
-def _soften(context, scores, count, highest):
-    """Replace scores by 2**(score - highest); returns their sum. A score of -inf weighs exactly nothing."""
-
-    def generate(context, builder, signature, arguments):
-        scores, count, highest = arguments
-        place = cgutils.alloca_once(builder, VECTOR)
-        builder.store(vectors.constant(0.0), place)
-        top = vectors.splat(builder, highest)
-        with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
-            index = builder.mul(loop.index, i64(LANES))
-            x = builder.fsub(vectors.load(builder, scores, index), top)
-            weight = vectors.exp2(builder, x)
-            vectors.store(builder, weight, scores, index)
-            builder.store(builder.fadd(builder.load(place), weight), place)
-        return vectors.fold(builder, builder.load(place), "fadd")
-
-    return types.float32(ADDRESS, types.int64, types.float32), generate
-
-
-@intrinsic
-def _scale(context, element, count, numbers, factor, out):
-    """Elements times a factor, as float32; `count` is a multiple of LANES."""
-
-    def generate(context, builder, signature, arguments):
-        element, count, numbers, factor, out = arguments
-        factors = vectors.splat(builder, factor)
-
-        def emit(kind):
-            with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
-                place = builder.mul(loop.index, i64(LANES))
-                x = builder.fmul(vectors.load(builder, numbers, place, kind), factors)
-                vectors.store(builder, x, out, place)
-
-        vectors.each_kind(builder, element, emit)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS), generate
-
-
-@intrinsic
-def _divide(context, element, count, numbers, divisor, out):
-    """float32 over a divisor, as elements; `count` is a multiple of LANES."""
-
-    def generate(context, builder, signature, arguments):
-        element, count, numbers, divisor, out = arguments
-        divisors = vectors.splat(builder, divisor)
-
-        def emit(kind):
-            with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
-                place = builder.mul(loop.index, i64(LANES))
-                x = builder.fdiv(vectors.load(builder, numbers, place), divisors)
-                vectors.store(builder, x, out, place, kind)
-
-        vectors.each_kind(builder, element, emit)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS), generate
-
-
 _TASK, _TILE, _ROW = (from_dtype(kind) for kind in (TASK, TILE, ROW))
 _task, _tiles, _rows, _floats, _integers = (
     pointer_to(kind) for kind in (_TASK, _TILE, _ROW, types.float32, types.int64)
 )
-
-
-@part
-def _multiply(element, rows, width, weights, weight_stride, matrix, matrix_stride, out, out_stride, n):
-    """`_accumulate` for any number of rows and any width that is a multiple of LANES."""
-    row = 0
-    while row < rows:
-        taken = 6 if rows - row >= 6 else 3 if rows - row >= 3 else 1
-        widest = _WIDEST_OF_6 if taken == 6 else _WIDEST_OF_3 if taken == 3 else _WIDEST_OF_1
-        column = 0
-        while column < width:
-            wide = LANES
-            if width - column >= widest:
-                wide = widest
-            elif width - column >= 64 and widest >= 64:
-                wide = 64
-            _accumulate(
-                element,
-                taken,
-                wide,
-                weights + 4 * row * weight_stride,
-                weight_stride,
-                matrix + element_bytes(element) * column,
-                matrix_stride,
-                out + 4 * (row * out_stride + column),
-                out_stride,
-                n,
-            )
-            column += wide
-        row += taken
 
 
 # Scratch of a tile with n = num_rows * group_heads: queries and results [n, pool_dim], sums [n], and scores
@@ -307,7 +121,7 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
             place = (row * group + head) * dim
             floats[n * dim + place : n * dim + place + dim] = 0.0
             whole = task.head_dim // LANES * LANES
-            _scale(element, whole, query, scale, scratch + 4 * place)
+            operations.scale(element, whole, query, scale, scratch + 4 * place)
             for d in range(whole, dim):
                 known = d < task.head_dim
                 floats[place + d] = (
@@ -322,7 +136,8 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
         for place in range(n):
             part = carray(_floats(into + 4 * place * task.score_floats), task.block_size)
             part[:] = 0.0
-        _multiply(
+        operations.multiply(
+            FLOAT32,
             element,
             n,
             task.block_size,
@@ -353,7 +168,7 @@ def _row_weights(task, row, start, scores):
     end = start + (length - start + LANES - 1) // LANES * LANES
     floats[length:end] = -np.inf
     here = scores + 4 * start
-    return _soften(here, end - start, _highest(here, end - start))
+    return operations.soften(here, end - start, operations.highest(here, end - start))
 
 
 @part
@@ -374,7 +189,8 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
             for number in range(tile.num_rows):
                 shared = min(shared, max(0, rows[tile.row + number].prefix - start))
         if shared > 0:
-            _multiply(
+            operations.multiply(
+                FLOAT32,
                 element,
                 tile.num_rows * group,
                 dim,
@@ -391,7 +207,8 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
             first = max(shared, min(_first_key(row, task.window), row.prefix) - start)
             last = min(row.prefix - start, task.block_size)
             if first < last:
-                _multiply(
+                operations.multiply(
+                    FLOAT32,
                     element,
                     group,
                     dim,
@@ -412,7 +229,8 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
         for depth in range(skipped, row.num_ancestors):
             slot = ancestors[row.first_ancestor + depth]
             page = (tile.kv_head * task.num_blocks + table[slot // task.block_size]) * task.block_size * dim
-            _multiply(
+            operations.multiply(
+                FLOAT32,
                 element,
                 group,
                 dim,
@@ -429,7 +247,7 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
             place = number * group + head
             out = ((tile.row + number) * heads + tile.kv_head * group + head) * task.head_dim
             whole = task.head_dim // LANES * LANES
-            _divide(element, whole, results + 4 * place * dim, sums[place], task.out + size * out)
+            operations.divide(element, whole, results + 4 * place * dim, sums[place], task.out + size * out)
             for d in range(whole, task.head_dim):
                 store_element(element, task.out + size * (out + d), floats[place * dim + d] / sums[place])
 

@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 from paceline.engine.kernels import vectors
 from paceline.engine.kernels.vectors import (
     ADDRESS,
-    LANES,
     element_bytes,
     fetch_add,
     i64,
@@ -53,11 +52,6 @@ _TASK = from_dtype(TASK)
 _task = pointer_to(_TASK)
 
 
-def _lines(builder, width):
-    """A loop over the vectors of `width` numbers; `.index` is each one's number."""
-    return cgutils.for_range(builder, builder.udiv(width, i64(LANES)))
-
-
 @intrinsic
 def _normalize_row(context, element, width, added, residual, weight, out, epsilon):
     """residual += added (where it is not 0); out = weight * (residual / root mean square)."""
@@ -69,24 +63,21 @@ def _normalize_row(context, element, width, added, residual, weight, out, epsilo
         def emit(kind):
             builder.store(vectors.constant(0.0), place)
             with builder.if_else(builder.icmp_signed("!=", added, i64(0))) as (add, keep):
-                with add, _lines(builder, width) as loop:
-                    at = builder.mul(loop.index, i64(LANES))
+                with add, vectors.each_vector(builder, width) as at:
                     x = builder.fadd(
                         vectors.load(builder, residual, at, kind), vectors.load(builder, added, at, kind)
                     )
                     vectors.store(builder, x, residual, at, kind)
                     x = vectors.through(builder, x, kind)
                     builder.store(vectors.call(builder, "fma", x, x, builder.load(place)), place)
-                with keep, _lines(builder, width) as loop:
-                    at = builder.mul(loop.index, i64(LANES))
+                with keep, vectors.each_vector(builder, width) as at:
                     x = vectors.load(builder, residual, at, kind)
                     builder.store(vectors.call(builder, "fma", x, x, builder.load(place)), place)
             squares = vectors.fold(builder, builder.load(place), "fadd")
             mean = builder.fdiv(squares, builder.sitofp(width, vectors.F32))
             root = vectors.call(builder, "sqrt", builder.fadd(mean, epsilon))
             scale = vectors.splat(builder, builder.fdiv(ir.Constant(vectors.F32, 1.0), root))
-            with _lines(builder, width) as loop:
-                at = builder.mul(loop.index, i64(LANES))
+            with vectors.each_vector(builder, width) as at:
                 x = builder.fmul(vectors.load(builder, residual, at, kind), scale)
                 x = vectors.through(builder, x, kind)
                 x = builder.fmul(vectors.load(builder, weight, at, kind), x)
@@ -111,8 +102,7 @@ def _rotate_head(context, element, half, head, cosines, sines):
                     builder, builder.fmul(x, vectors.load(builder, factors, at, kind)), kind
                 )
 
-            with _lines(builder, half) as loop:
-                low = builder.mul(loop.index, i64(LANES))
+            with vectors.each_vector(builder, half) as low:
                 high = builder.add(low, half)
                 left, right = (vectors.load(builder, head, at, kind) for at in (low, high))
                 rotated = builder.fsub(product(left, cosines, low), product(right, sines, low))
@@ -135,8 +125,7 @@ def _gate_row(context, element, width, gates, ups, out):
         log2_e = vectors.constant(-1.4426950408889634)
 
         def emit(kind):
-            with _lines(builder, width) as loop:
-                at = builder.mul(loop.index, i64(LANES))
+            with vectors.each_vector(builder, width) as at:
                 x = vectors.load(builder, gates, at, kind)
                 below = builder.fadd(vectors.constant(1.0), vectors.exp2(builder, builder.fmul(x, log2_e)))
                 x = vectors.through(builder, builder.fdiv(x, below), kind)

@@ -5,6 +5,8 @@ numba alone would leave it to LLVM whether a loop becomes vector code, and in wh
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
 from llvmlite import ir
 from numba import cfunc, njit, types
@@ -101,6 +103,13 @@ def store(
     vector = rounded(builder, vector, kind)
     pointer = at(builder, address, place, STORED[kind])
     builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=2)
+
+
+@contextmanager
+def each_vector(builder, count):
+    """A loop over `count` numbers, a multiple of LANES; gives the index of each vector's first."""
+    with cgutils.for_range(builder, builder.udiv(count, i64(LANES))) as loop:
+        yield builder.mul(loop.index, i64(LANES))
 
 
 def splat(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
