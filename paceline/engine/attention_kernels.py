@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from paceline.engine.team import Kernel
 TILE_QUERIES = 24
 LOG2_E = math.log2(math.e)
 
-_write_rows, _attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
+write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
 
 
 class KernelAttention:
@@ -30,47 +31,33 @@ class KernelAttention:
         self._heads = heads
         self._scratch = np.empty(0, dtype=np.float32)
 
-    def begin(self, batch: RaggedBatch, pool: KVPool) -> _Forward:
+    def begin(self, batch: RaggedBatch, pool: KVPool) -> PagedForward:
         """Lay out the batch's tiles, and scratch for each thread."""
-        forward = _Forward(batch, pool, self._heads)
-        threads = torch.get_num_threads()
-        needed = threads * forward.scratch_floats
-        if needed > self._scratch.size:
-            self._scratch = np.empty(needed, dtype=np.float32)
-        forward.use(self._scratch, threads)
-        return forward
-
-
-class _Forward:
-    def __init__(self, batch: RaggedBatch, pool: KVPool, heads: int) -> None:
-        self._pool = pool
-        self._heads = heads
-        self._threads = 1
-        group = heads // pool.kv_heads
-        self._rows, self._ancestors = _visible(batch)
-        self._blocks = np.array([block for placed in batch.segments for block in placed.blocks])
-        self._tiles = _tiles(batch, self._rows, pool.kv_heads, max(1, TILE_QUERIES // group))
-        self._slots = batch.slots.numpy()
-        queries = int(self._tiles["num_rows"].max(initial=0)) * group
+        group = self._heads // pool.kv_heads
+        rows, ancestors = _visible(batch)
+        tiles = _tiles(batch, rows, pool.kv_heads, max(1, TILE_QUERIES // group))
+        queries = int(tiles["num_rows"].max(initial=0)) * group
         # Whole blocks: a product fills them.
-        score_floats = -(-int(self._tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
+        score_floats = -(-int(tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
         # Threads must not write to one cache line.
-        self.scratch_floats = -(-queries * (2 * pool.head_dim + 1 + score_floats) // 16) * 16 + 16
-        self._task = np.zeros((), dtype=kernels.TASK)
-        self._address = self._task.ctypes.data
-        self._strides: tuple[object, ...] = ()
-        self._keys, self._values = pool.keys.data_ptr(), pool.values.data_ptr()
-        self._layer_bytes = pool.values[0].nbytes
-        for name, array in (
-            ("tiles", self._tiles),
-            ("rows", self._rows),
-            ("ancestors", self._ancestors),
-            ("blocks", self._blocks),
-            ("slots", self._slots),
-        ):
-            self._task[name] = array.ctypes.data
+        scratch_floats = -(-queries * (2 * pool.head_dim + 1 + score_floats) // 16) * 16 + 16
+        threads = torch.get_num_threads()
+        if threads * scratch_floats > self._scratch.size:
+            self._scratch = np.empty(threads * scratch_floats, dtype=np.float32)
+        blocks = np.array([block for placed in batch.segments for block in placed.blocks])
+        task = np.zeros((), dtype=kernels.TASK)
+        arrays = {
+            "tiles": tiles,
+            "rows": rows,
+            "ancestors": ancestors,
+            "blocks": blocks,
+            "slots": batch.slots.numpy(),
+            "scratch": self._scratch,
+        }
+        for name, array in arrays.items():
+            task[name] = array.ctypes.data
         for name, number in (
-            ("num_tiles", len(self._tiles)),
+            ("num_tiles", len(tiles)),
             ("num_rows", batch.num_rows),
             ("num_blocks", pool.num_blocks),
             ("block_size", pool.block_size),
@@ -79,14 +66,49 @@ class _Forward:
             ("pool_dim", pool.head_dim),
             ("element", ELEMENTS[pool.dtype]),
             ("score_floats", score_floats),
-            ("scratch_floats", self.scratch_floats),
+            ("scratch_floats", scratch_floats),
         ):
-            self._task[name] = number
+            task[name] = number
+        return PagedForward(pool, task, tuple(arrays.values()), heads=self._heads, threads=threads)
 
-    def use(self, scratch: NDArray[np.float32], threads: int) -> None:
-        """Compute on so many threads, each with its share of `scratch`, which this keeps alive."""
-        self._threads, self._scratch = threads, scratch
-        self._task["scratch"] = scratch.ctypes.data
+
+class PagedForward:
+    """One forward's attention, layer by layer or all layers' tasks at once."""
+
+    def __init__(
+        self,
+        pool: KVPool,
+        task: NDArray[np.void],
+        arrays: tuple[NDArray[Any], ...],
+        *,
+        heads: int,
+        threads: int,
+    ) -> None:
+        """`task` points into `arrays`, which this keeps alive."""
+        self._pool, self._task, self._arrays = pool, task, arrays
+        self._heads, self._threads = heads, threads
+        self._address = task.ctypes.data
+        self._strides: tuple[object, ...] = ()
+        self._keys, self._values = pool.keys.data_ptr(), pool.values.data_ptr()
+        self._layer_bytes = pool.values[0].nbytes
+
+    def layer_tasks(
+        self, query: Tensor, key: Tensor, value: Tensor, out: Tensor, scale: float
+    ) -> NDArray[np.void]:
+        """The TASK of every layer [layers], for `kernels.write_rows` and `kernels.attend`.
+
+        All layers read the same memory, in the pool's dtype: query [heads, rows, head_dim], key and value
+        [kv_heads, rows, head_dim], dense in their last dimension; out [rows, heads * head_dim]. No window.
+        """
+        self._set_strides(query.shape[-1], query.stride(), key.stride(), value.stride())
+        task = self._task
+        for name, tensor in (("query", query), ("key", key), ("value", value), ("out", out)):
+            task[name] = tensor.data_ptr()
+        task["scale"] = scale * LOG2_E
+        tasks = np.repeat(task, len(self._pool.keys))
+        offsets = np.arange(len(tasks)) * self._layer_bytes
+        tasks["keys"], tasks["values"] = self._keys + offsets, self._values + offsets
+        return tasks
 
     def attend(
         self,
@@ -119,9 +141,9 @@ class _Forward:
         task["scale"] = scale if softcap else scale * LOG2_E
         task["softcap"] = softcap or 0.0
         task["window"] = window or 0
-        task["next_tile"] = task["next_thread"] = 0
-        _write_rows(self._address)
-        _attend(self._address, min(self._threads, len(self._tiles)))
+        task["next_tile"] = task["next_thread"] = task["next_row"] = 0
+        write_rows(self._address, self._threads if rows > kernels.SHARE else 1)
+        attend(self._address, min(self._threads, int(task["num_tiles"])))
         return out.to(query.dtype)
 
     def _set_strides(

@@ -1,4 +1,4 @@
-"""Llama's decoder layer without the overhead of modules: four matrix products and five kernels a layer.
+"""Llama's decoder layer without modules: its kernels, of all layers, in one call.
 
 transformers' modules stay the truth: `fuse` takes a model only if its modules have Llama's names and this
 forward gives what they give. SmolLM, Llama, Mistral (without a window) and Qwen2 are such models; others
@@ -13,21 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from paceline.engine.attention import LayerAttention
+from paceline.engine import attention_kernels
+from paceline.engine.attention_kernels import KernelAttention
 from paceline.engine.kernels import layers as kernels
+from paceline.engine.kernels import products, sequence
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
-from paceline.engine.linear import PackedLinear, SiblingLinear
+from paceline.engine.kv import KVPool
+from paceline.engine.linear import PackedLinear, SiblingLinear, multiply, tile_configs
 from paceline.engine.rows import RaggedBatch
-from paceline.engine.team import Kernel
+from paceline.engine.team import Kernel, run_in_order
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-# From so many rows on, kernels share them among threads.
-_TEAM_ROWS = 2 * kernels.SHARE
 
 _normalize, _rotate, _gate = (
     Kernel(kernel.address) for kernel in (kernels.normalize, kernels.rotate, kernels.gate)
@@ -39,6 +41,20 @@ class _Norm:
     weight: Tensor
     epsilon: float
 
+    def describe(self, task: NDArray[np.void]) -> None:
+        """Fill in what a kernel's NORM says of this norm."""
+        task["weight"], task["epsilon"] = self.weight.data_ptr(), self.epsilon
+
+    def normalize(self, rows: Tensor) -> Tensor:
+        """Norms of [rows, width]."""
+        out = torch.empty_like(rows)
+        task = np.zeros((), dtype=kernels.NORM)
+        self.describe(task)
+        task["element"], (task["num_rows"], task["width"]) = ELEMENTS[rows.dtype], rows.shape
+        task["residual"], task["out"] = rows.data_ptr(), out.data_ptr()
+        _normalize(task.ctypes.data)
+        return out
+
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
@@ -49,11 +65,24 @@ class _Layer:
     gate_up: PackedLinear
     down: PackedLinear
 
+    @property
+    def linears(self) -> tuple[PackedLinear, ...]:
+        """In the order of their use."""
+        return self.qkv, self.output, self.gate_up, self.down
+
 
 class FusedDecoder:
-    """The forward of a Llama-like model on the CPU."""
+    """The forward of a Llama-like model on the CPU. One at a time."""
 
-    def __init__(self, model: Any, layers: list[_Layer], norm: _Norm, head: PackedLinear) -> None:
+    def __init__(
+        self,
+        model: Any,
+        attention: KernelAttention,
+        layers: list[_Layer],
+        norm: _Norm,
+        head: PackedLinear,
+    ) -> None:
+        self._attention = attention
         config = model.config
         self._embed: Callable[[Tensor], Tensor] = model.model.embed_tokens
         self._rotary: Callable[..., tuple[Tensor, Tensor]] = model.model.rotary_emb
@@ -61,89 +90,104 @@ class FusedDecoder:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = layers[0].output.in_features // self._heads
         self._scale: float = model.model.layers[0].self_attn.scaling
+        self._width, self._inner = config.hidden_size, config.intermediate_size
+        element = ELEMENTS[model.dtype]
+        count = len(layers)
+        self._norms = np.zeros((count, 2), dtype=kernels.NORM)
+        self._rotations = np.zeros(count, dtype=kernels.ROTATION)
+        self._gates = np.zeros(count, dtype=kernels.GATE)
+        self._products = np.zeros((count, 4), dtype=products.TASK)
+        for tasks, width in (
+            (self._norms, self._width),
+            (self._rotations, self._head_dim),
+            (self._gates, self._inner),
+        ):
+            tasks["element"], tasks["width"] = element, width
+        self._rotations["heads"] = self._heads + self._kv_heads
+        self._rotations["row_stride"] = layers[0].qkv.out_features
+        for number, layer in enumerate(layers):
+            for tasks, norm in zip(
+                self._norms[number], (layer.before_attention, layer.before_mlp), strict=True
+            ):
+                norm.describe(tasks)
+            linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
+            for tasks, linear in zip(self._products[number], linears, strict=True):
+                linear.describe(tasks)
+        self._steps = self._program()
 
-    def forward(self, batch: RaggedBatch, attention: LayerAttention) -> Tensor:
-        """Logits [logit rows, vocab] in the weights' type; fills the pool through `attention`."""
+    def _program(self) -> NDArray[np.void]:
+        """Every layer's steps in order [layers, steps]; attention's tasks are filled in by each forward."""
+        norms, linears = self._norms, self._products
+        none = np.zeros(len(self._layers), dtype=np.int64)
+        order: tuple[tuple[Kernel, NDArray[np.int64]], ...] = (
+            (_normalize, _addresses(norms[:, 0])),
+            (multiply, _addresses(linears[:, 0])),
+            (_rotate, _addresses(self._rotations)),
+            (attention_kernels.write_rows, none),
+            (attention_kernels.attend, none),
+            (multiply, _addresses(linears[:, 1])),
+            (_normalize, _addresses(norms[:, 1])),
+            (multiply, _addresses(linears[:, 2])),
+            (_gate, _addresses(self._gates)),
+            (multiply, _addresses(linears[:, 3])),
+        )
+        steps = np.zeros((len(self._layers), len(order)), dtype=sequence.STEP)
+        for number, (kernel, tasks) in enumerate(order):
+            steps["kernel"][:, number], steps["task"][:, number] = kernel.address, tasks
+        self._attention_steps = [
+            number
+            for number, (kernel, _) in enumerate(order)
+            if kernel in (attention_kernels.write_rows, attention_kernels.attend)
+        ]
+        return steps
+
+    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
+        """Logits [logit rows, vocab] in the weights' type; fills the pool."""
+        rows = batch.num_rows
         residual = self._embed(batch.token_ids)
-        run = _Rows(residual)
         cos, sin = (angles[0].contiguous() for angles in self._rotary(residual[None], batch.positions[None]))
-        parts = (self._heads, self._kv_heads, self._kv_heads)
-        added: Tensor | None = None
-        for number, layer in enumerate(self._layers):
-            # `forward` itself: nn.Module's call costs a third of what a kernel does.
-            qkv = layer.qkv.forward(run.normalize(residual, added, layer.before_attention))
-            run.rotate(qkv, cos, sin, heads=self._heads + self._kv_heads)
-            by_head = qkv.view(batch.num_rows, -1, self._head_dim).transpose(0, 1)
-            query, key, value = by_head.split(parts)
-            attended = attention.attend(
-                number, query, key, value, scale=self._scale, softcap=None, window=None
-            )
-            added = layer.output.forward(attended.view(batch.num_rows, -1))
-            both = layer.gate_up.forward(run.normalize(residual, added, layer.before_mlp))
-            added = layer.down.forward(run.gate(both))
-        assert added is not None
+        heads, kv_heads = self._heads, self._kv_heads
+        normed, added = torch.empty_like(residual), torch.empty_like(residual)
+        qkv = residual.new_empty(rows, heads + 2 * kv_heads, self._head_dim)
+        attended = residual.new_empty(rows, heads * self._head_dim)
+        both, gated = residual.new_empty(rows, 2 * self._inner), residual.new_empty(rows, self._inner)
+
+        for tasks in (self._norms, self._rotations, self._gates):
+            tasks["next_row"], tasks["num_rows"] = 0, rows
+        self._norms["residual"], self._norms["added"] = residual.data_ptr(), added.data_ptr()
+        self._norms["added"][0, 0] = 0
+        self._norms["out"] = normed.data_ptr()
+        self._rotations["rows"] = qkv.data_ptr()
+        self._rotations["cosines"], self._rotations["sines"] = cos.data_ptr(), sin.data_ptr()
+        self._gates["both"], self._gates["out"] = both.data_ptr(), gated.data_ptr()
+        self._products["next_block"], self._products["rows"] = 0, rows
+        self._products["configs"] = tile_configs(rows)
+        self._products["x"] = [tensor.data_ptr() for tensor in (normed, attended, normed, gated)]
+        self._products["out"] = [tensor.data_ptr() for tensor in (qkv, added, both, added)]
+        query, key, value = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))
+        attention = self._attention.begin(batch, pool)
+        layer_tasks = attention.layer_tasks(query, key, value, attended, scale=self._scale)
+        for number in self._attention_steps:
+            self._steps["task"][:, number] = _addresses(layer_tasks)
+        run_in_order(self._steps.reshape(-1), torch.get_num_threads())
+
         wanted = (residual + added)[batch.logit_rows]
-        logits: Tensor = self._head(_Rows(wanted).normalize(wanted, None, self._norm))
+        logits: Tensor = self._head(self._norm.normalize(wanted))
         return logits
 
 
-class _Rows:
-    """The kernels of `kernels.layers` for rows of one width."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._task = np.zeros((), dtype=kernels.TASK)
-        self._task["element"] = ELEMENTS[like.dtype]
-        self._task["num_rows"] = rows = like.shape[0]
-        self._threads = torch.get_num_threads() if rows >= _TEAM_ROWS else 1
-        self._address = self._task.ctypes.data
-
-    def _call(self, kernel: Kernel, **fields: float) -> None:
-        task = self._task
-        task["next_row"] = 0
-        for name, value in fields.items():
-            task[name] = value
-        kernel(self._address, self._threads)
-
-    def normalize(self, residual: Tensor, added: Tensor | None, norm: _Norm) -> Tensor:
-        """Add [rows, width] to the residual, in place, and return its norm."""
-        out = torch.empty_like(residual)
-        self._call(
-            _normalize,
-            width=residual.shape[1],
-            input=0 if added is None else added.data_ptr(),
-            other=norm.weight.data_ptr(),
-            rows=residual.data_ptr(),
-            out=out.data_ptr(),
-            epsilon=norm.epsilon,
-        )
-        return out
-
-    def rotate(self, rows: Tensor, cos: Tensor, sin: Tensor, *, heads: int) -> None:
-        """Rotate the first `heads` heads of each row in place; cos and sin are [rows, head_dim]."""
-        self._call(
-            _rotate,
-            width=cos.shape[1],
-            input=cos.data_ptr(),
-            other=sin.data_ptr(),
-            rows=rows.data_ptr(),
-            heads=heads,
-            stride=rows.shape[1],
-        )
-
-    def gate(self, both: Tensor) -> Tensor:
-        """[rows, 2 * width] gates and ups -> [rows, width]."""
-        out = both.new_empty(both.shape[0], both.shape[1] // 2)
-        self._call(_gate, width=out.shape[1], input=both.data_ptr(), out=out.data_ptr())
-        return out
+def _addresses(tasks: NDArray[np.void]) -> NDArray[np.int64]:
+    """Of every task in a vector of them."""
+    return np.asarray(tasks.ctypes.data + np.arange(len(tasks)) * tasks.strides[0])
 
 
-def fuse(model: PreTrainedModel) -> FusedDecoder | None:
+def fuse(model: PreTrainedModel, attention: KernelAttention) -> FusedDecoder | None:
     """The fused forward of a model whose linears are packed; None where its modules are not Llama's.
 
     Whether it computes what they compute, the caller has to try.
     """
     try:
-        return _fused(model)
+        return _fused(model, attention)
     except (AttributeError, _OtherModel):
         return None
 
@@ -152,7 +196,7 @@ class _OtherModel(Exception):
     """Some part is not as Llama has it."""
 
 
-def _fused(model: Any) -> FusedDecoder:
+def _fused(model: Any, attention: KernelAttention) -> FusedDecoder:
     config = model.config
     windows = set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}
     _require(not windows and model.dtype in ELEMENTS and config.hidden_act == "silu")
@@ -163,7 +207,9 @@ def _fused(model: Any) -> FusedDecoder:
     # Kernels work in whole vectors, rotation in whole halves of heads.
     widths = (config.hidden_size, config.intermediate_size, head_dim // 2)
     _require(not odd and all(width % LANES == 0 for width in widths))
-    return FusedDecoder(model, layers, _norm(model.model.norm), _packed(model.lm_head))
+    linears = [linear for layer in layers for linear in layer.linears]
+    _require(all(linear.inputs == linear.in_features for linear in linears))
+    return FusedDecoder(model, attention, layers, _norm(model.model.norm), _packed(model.lm_head))
 
 
 def _layer(module: Any) -> _Layer:

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
+from typing import TypeGuard
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from paceline.engine.kernels import products as kernels
+from paceline.engine.kernels.vectors import ELEMENTS
+from paceline.engine.team import Kernel
 
 # Layers that transformers' decoders call one after the other with the same input.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
+multiply = Kernel(kernels.multiply.address)
+# By rows left over: configurations for whole blocks and for these.
+_CONFIGS = np.stack(
+    [
+        np.frombuffer(kernels.tile_config(kernels.ROWS) + kernels.tile_config(left or kernels.ROWS), np.uint8)
+        for left in range(kernels.ROWS)
+    ]
+)
 
-@dataclass(frozen=True, slots=True)
-class ProductRows:
-    """How many rows one matrix product may have.
 
-    Matrix kernels differ by row count, and with them the order of summation. Within these bounds they
-    agree on this machine, which `engine.exact` finds out.
-    """
+@cache
+def matrix_unit() -> bool:
+    """Whether this process may use Intel AMX: Linux grants its tiles to who asks."""
+    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
 
-    least: int = 1
-    most: int = 1 << 30
+
+def tile_configs(rows: int) -> int:
+    """The address of the tile configurations for so many rows."""
+    return _CONFIGS.ctypes.data + rows % kernels.ROWS * _CONFIGS.strides[0]
 
 
 class PackedLinear(nn.Module):
-    """A linear layer in products of `rows` rows, its weight laid out once for the CPU's matrix units.
-
-    oneDNN's layout (`mkldnn._reorder_linear_weight`) saves the reordering in every call.
-    """
+    """A linear layer by `kernels.products`, its weight laid out once as that reads it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -37,34 +49,71 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.rows = ProductRows()
-        # Laid out for one row: the only layout whose kernels were seen to agree over many row counts.
-        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
-        self.register_buffer("weight", packed, persistent=False)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+        weight = linear.weight.detach()
+        self.tiled = weight.dtype == torch.bfloat16 and matrix_unit()
+        # Inputs of a row as the kernel reads it: filled up to whole tiles.
+        self.inputs = _whole(self.in_features, kernels.DEPTH) if self.tiled else self.in_features
+        self.register_buffer("weight", _tiles(weight) if self.tiled else _columns(weight), persistent=False)
+        bias = None if linear.bias is None else linear.bias.detach().contiguous()
+        self.register_buffer("bias", bias, persistent=False)
+
+    def describe(self, task: NDArray[np.void]) -> None:
+        """Fill in what a kernel's TASK says of this layer."""
+        for name, number in (
+            ("inputs", self.inputs),
+            ("outputs", self.out_features),
+            ("element", ELEMENTS[self.weight.dtype]),
+            ("tiled", self.tiled),
+            ("weight", self.weight.data_ptr()),
+            ("bias", 0 if self.bias is None else self.bias.data_ptr()),
+        ):
+            task[name] = number
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., rows, in_features] -> [..., rows, out_features]."""
-        rows = x.numel() // self.in_features
-        if self.rows.least <= rows <= self.rows.most:
-            return self.product(x)
-        flat = x.reshape(-1, self.in_features)
-        if rows == 0:
-            product = flat.new_empty(0, self.out_features)
-        else:
-            product = torch.cat([self._filled_product(part) for part in flat.split(self.rows.most)])
-        return product.view(*x.shape[:-1], self.out_features)
+        """x [..., in_features] -> [..., out_features]."""
+        rows = x.reshape(-1, self.in_features)
+        rows = nn.functional.pad(rows, (0, self.inputs - self.in_features)).contiguous()
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        if not len(rows):
+            return out
+        task = np.zeros((), dtype=kernels.TASK)
+        self.describe(task)
+        task["rows"] = len(rows)
+        task["x"], task["out"] = rows.data_ptr(), out.data_ptr()
+        task["configs"] = tile_configs(len(rows))
+        multiply(task.ctypes.data, torch.get_num_threads())
+        return out
 
-    def product(self, x: Tensor) -> Tensor:
-        """One matrix product, whatever its rows: x [..., in_features]."""
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
-    def _filled_product(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        filling = self.rows.least - rows
-        if filling > 0:
-            x = nn.functional.pad(x, (0, 0, 0, filling))
-        return self.product(x)[:rows]
+def _whole(number: int, part: int) -> int:
+    return -(-number // part) * part
+
+
+def _tiles(weight: Tensor) -> Tensor:
+    """[outputs, inputs] -> [blocks, depth, 2 tiles, 16 pairs of inputs, 16 outputs, 2], zeros at the ends."""
+    weight = _filled(weight, kernels.TILE_COLUMNS, kernels.DEPTH)
+    outputs, inputs = weight.shape
+    tiles = weight.view(outputs // kernels.TILE_COLUMNS, 2, 16, inputs // kernels.DEPTH, 16, 2)
+    return _aligned(tiles.permute(0, 3, 1, 4, 2, 5))
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """[outputs, inputs] -> [blocks, inputs, outputs of a block], zeros at the end."""
+    weight = _filled(weight, kernels.VECTOR_COLUMNS, 1)
+    return _aligned(weight.view(-1, kernels.VECTOR_COLUMNS, weight.shape[1]).transpose(1, 2))
+
+
+def _filled(weight: Tensor, outputs: int, inputs: int) -> Tensor:
+    """With zeros up to multiples of both."""
+    missing = [_whole(size, part) - size for size, part in zip(weight.shape, (outputs, inputs), strict=True)]
+    return nn.functional.pad(weight, (0, missing[1], 0, missing[0]))
+
+
+def _aligned(weight: Tensor) -> Tensor:
+    """A dense copy that starts on a cache line."""
+    room = torch.empty(weight.numel() + 64 // weight.itemsize, dtype=weight.dtype)
+    first = -room.data_ptr() % 64 // weight.itemsize
+    return room[first : first + weight.numel()].view(weight.shape).copy_(weight)
 
 
 class SiblingLinears:
@@ -108,27 +157,26 @@ class SiblingLinear(nn.Module):
         return self.siblings.take(self._index, x)
 
 
-def pack_linears(model: nn.Module) -> list[PackedLinear]:
-    """Replace every plain `nn.Linear` of `model` in place; returns the products that are left.
+def pack_linears(model: nn.Module) -> None:
+    """Replace every plain `nn.Linear` of `model` in place.
 
     Quantised linears are subclasses or other modules and are left to their library.
     """
-    packed: list[PackedLinear] = []
     for module in list(model.modules()):
-        children = {name: child for name, child in module.named_children() if type(child) is nn.Linear}
+        children = {name: child for name, child in module.named_children() if _packable(child)}
         for names in SIBLINGS:
             layers = [children[name] for name in names if name in children]
             if len(layers) < len(names) or not _alike(layers):
                 continue
             siblings = SiblingLinears(layers)
-            packed.append(siblings.product)
             for index, name in enumerate(names):
                 setattr(module, name, SiblingLinear(siblings, index, children.pop(name)))
         for name, child in children.items():
-            layer = PackedLinear(child)
-            setattr(module, name, layer)
-            packed.append(layer)
-    return packed
+            setattr(module, name, PackedLinear(child))
+
+
+def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and module.weight.dtype in ELEMENTS
 
 
 def _alike(layers: Sequence[nn.Linear]) -> bool:

@@ -14,7 +14,6 @@ from transformers.masking_utils import AttentionMaskInterface
 from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
 from paceline.engine.attention_flex import FlexAttention
 from paceline.engine.attention_kernels import KernelAttention
-from paceline.engine.exact import limit_products
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVPool
@@ -79,16 +78,15 @@ class Decoder:
         self.device = device
         on_cpu = device.type == "cpu"
         self._kernels = on_cpu if kernels is None else kernels
-        self._attention: AttentionBackend = (
-            KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
-        )
-        # Whether a token's bits are its own: known for the CPU, not claimed for other devices.
-        self.exact = False
-        if on_cpu and torch.backends.mkldnn.is_available():
-            self.exact = limit_products(pack_linears(model), model.dtype) and self._kernels
+        attention = KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
+        self._attention: AttentionBackend = attention
+        # Whether a token's bits are its own: known of the CPU's kernels, not claimed for other devices.
+        self.exact = self._kernels and model.dtype in ELEMENTS
+        if on_cpu:
+            pack_linears(model)
         self._fused: FusedDecoder | None = None
-        if self._kernels:
-            self._fused = self._agreeing(fuse(model))
+        if isinstance(attention, KernelAttention):
+            self._fused = self._agreeing(fuse(model, attention))
 
     @classmethod
     def load(
@@ -160,15 +158,14 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
         """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool."""
-        attention = self._attention.begin(batch, pool)
         if self._fused is not None:
-            return self._fused.forward(batch, attention).float()
+            return self._fused.forward(batch, pool).float()
         output = self.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paceline=attention,
+            paceline=self._attention.begin(batch, pool),
         )
         return output.logits[0].float()  # type: ignore[no-any-return]
 
@@ -181,7 +178,7 @@ class Decoder:
         batch = self.batch([Segment(tokens[:9], 0, (0,), tokens[9:], (-1, 0, -1))])
         expected = self.forward(batch, pool)
         with torch.inference_mode():
-            got = fused.forward(batch, self._attention.begin(batch, pool)).float()
+            got = fused.forward(batch, pool).float()
         error = (got - expected).norm() / expected.norm()
         return fused if error < _FUSED_ERROR[self.dtype] else None
 

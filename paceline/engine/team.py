@@ -8,7 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.engine.kernels import sequence
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
@@ -17,20 +23,42 @@ class Kernel:
     """A function of one address in machine code."""
 
     def __init__(self, address: int) -> None:
-        self._address = address
+        self.address = address
         self._alone = _SIGNATURE(address)
 
     def __call__(self, task: int, threads: int = 1) -> None:
         """Run with the address of its task, by so many threads at once."""
-        if threads > 1 and (parallel := _parallel()) is not None:
-            parallel(self._address, task, threads, 0)
+        if threads > 1 and (team := _team()) is not None:
+            team.run(self.address, task, threads, 0)
         else:
             self._alone(task)
 
 
+_run = Kernel(sequence.run.address)
+
+
+def run_in_order(steps: NDArray[np.void], threads: int) -> None:
+    """Run kernels by so many threads at once, each when all threads are done with the one before.
+
+    `steps` are `sequence.STEP`s: each kernel's address and its task's.
+    """
+    task = np.zeros((), dtype=sequence.TASK)
+    task["steps"], task["num_steps"] = steps.ctypes.data, len(steps)
+    if threads > 1 and (team := _team()) is not None:
+        task["team_size"], task["give_way"] = team.size_function, _yield_function()
+    _run(task.ctypes.data, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Team:
+    # What compilers call for `#pragma omp parallel`, and the address of omp_get_num_threads.
+    run: Callable[[int, int, int, int], None]
+    size_function: int
+
+
 @cache
-def _parallel() -> Callable[[int, int, int, int], None] | None:
-    """What compilers call for `#pragma omp parallel`; GNU's, LLVM's and Intel's runtimes all have it."""
+def _team() -> _Team | None:
+    """Of the OpenMP runtime that torch uses: GNU's, LLVM's and Intel's have the same functions."""
     if not os.path.exists("/proc/self/maps"):
         return None
     with open("/proc/self/maps", encoding="utf-8") as maps:
@@ -38,10 +66,20 @@ def _parallel() -> Callable[[int, int, int, int], None] | None:
     # torch's own first: other libraries bring theirs.
     for file in sorted(files, key=lambda file: ("/torch/" not in file, file)):
         try:
-            parallel = ctypes.CDLL(file).GOMP_parallel
+            library = ctypes.CDLL(file)
+            parallel, size_function = library.GOMP_parallel, _address(library.omp_get_num_threads)
         except (OSError, AttributeError):
             continue
         parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         parallel.restype = None
-        return parallel
+        return _Team(parallel, size_function)
     return None
+
+
+@cache
+def _yield_function() -> int:
+    return _address(ctypes.CDLL(None).sched_yield)
+
+
+def _address(function: object) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]

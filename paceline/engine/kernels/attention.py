@@ -27,14 +27,19 @@ from paceline.engine.kernels.vectors import (
     store_element,
 )
 
+# Rows that one thread writes at a time.
+SHARE = 16
+
 # Addresses and counts of one layer's attention. Strides are in elements, their last dimension is dense.
 TASK = np.dtype(
     [
         (name, np.int64)
         for name in (
-            # Counters that the threads share: the next tile to compute, and threads that have begun.
+            # Counters that the threads share: the next tile to compute, threads that have begun, and the
+            # next row to write.
             "next_tile",
             "next_thread",
+            "next_row",
             "tiles",
             "num_tiles",
             "rows",
@@ -254,21 +259,25 @@ def _tile_values(task, tile, rows, blocks, first_chunk, scratch):
 
 @kernel
 def write_rows(address):
-    """Put a layer's new keys and values into their slots. `address` is that of a TASK."""
+    """One thread's share of a layer's new keys and values, into their slots. `address` is that of a TASK."""
     task = carray(_task(address), 1)[0]
     slots = carray(_integers(task.slots), task.num_rows)
     element, dim, size = task.element, task.pool_dim, element_bytes(task.element)
-    for head in range(task.kv_heads):
-        for row in range(task.num_rows):
-            block, offset = slots[row] // task.block_size, slots[row] % task.block_size
-            page = (head * task.num_blocks + block) * task.block_size * dim
-            key = task.key + size * (head * task.key_head_stride + row * task.key_row_stride)
-            value = task.value + size * (head * task.value_head_stride + row * task.value_row_stride)
-            for d in range(task.head_dim):
-                into = page + d * task.block_size + offset
-                store_element(element, task.keys + size * into, load_element(element, key + size * d))
-                into = page + offset * dim + d
-                store_element(element, task.values + size * into, load_element(element, value + size * d))
+    while True:
+        first = fetch_add(address + 16, SHARE)
+        if first >= task.num_rows:
+            break
+        for head in range(task.kv_heads):
+            for row in range(first, min(first + SHARE, task.num_rows)):
+                block, offset = slots[row] // task.block_size, slots[row] % task.block_size
+                page = (head * task.num_blocks + block) * task.block_size * dim
+                key = task.key + size * (head * task.key_head_stride + row * task.key_row_stride)
+                value = task.value + size * (head * task.value_head_stride + row * task.value_row_stride)
+                for d in range(task.head_dim):
+                    into = page + d * task.block_size + offset
+                    store_element(element, task.keys + size * into, load_element(element, key + size * d))
+                    into = page + offset * dim + d
+                    store_element(element, task.values + size * into, load_element(element, value + size * d))
 
 
 @kernel

@@ -25,31 +25,19 @@ from paceline.engine.kernels.vectors import (
 # Rows that one thread takes at a time.
 SHARE = 8
 
-# `next_row` is shared by the threads. Rows are dense, `width` elements each (a multiple of LANES).
-TASK = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "next_row",
-            "num_rows",
-            "element",
-            "width",
-            # normalize: added to the residual first, or 0; rotate: cosines; gate: gates and ups.
-            "input",
-            # normalize: weights; rotate: sines.
-            "other",
-            # normalize: the residual stream, changed in place; rotate: the heads, in place.
-            "rows",
-            "out",
-            # rotate: heads to rotate, and elements from one row to the next.
-            "heads",
-            "stride",
-        )
-    ]
-    + [("epsilon", np.float64)]
-)
-_TASK = from_dtype(TASK)
-_task = pointer_to(_TASK)
+
+def _task_of(*fields):
+    """A kernel's task: addresses and counts; `next_row` is shared by the threads."""
+    return np.dtype([(name, np.int64) for name in ("next_row", "num_rows", "element", "width", *fields)])
+
+
+# Rows are dense, `width` elements each (a multiple of LANES).
+NORM = np.dtype([*_task_of("residual", "added", "weight", "out").descr, ("epsilon", np.float64)])
+# `width` elements a head; `row_stride` from one row's first head to the next's.
+ROTATION = _task_of("heads", "row_stride", "rows", "cosines", "sines")
+# Rows of `both` are `width` gates, then as many ups.
+GATE = _task_of("both", "out")
+_norm, _rotation, _gate = (pointer_to(from_dtype(task)) for task in (NORM, ROTATION, GATE))
 
 
 @intrinsic
@@ -140,8 +128,8 @@ def _gate_row(context, element, width, gates, ups, out):
 
 @kernel
 def normalize(address):
-    """One thread's share of RMSNorm (arXiv 1910.07467) and of the sum before it. A TASK's address."""
-    task = carray(_task(address), 1)[0]
+    """One thread's share of RMSNorm (arXiv 1910.07467); `added`, if any, is added to the residual before."""
+    task = carray(_norm(address), 1)[0]
     line = element_bytes(task.element) * task.width
     epsilon = np.float32(task.epsilon)
     while True:
@@ -149,22 +137,15 @@ def normalize(address):
         if first >= task.num_rows:
             break
         for row in range(first, min(first + SHARE, task.num_rows)):
-            added = task.input + row * line if task.input != 0 else 0
-            _normalize_row(
-                task.element,
-                task.width,
-                added,
-                task.rows + row * line,
-                task.other,
-                task.out + row * line,
-                epsilon,
-            )
+            added = task.added + row * line if task.added != 0 else 0
+            residual, out = task.residual + row * line, task.out + row * line
+            _normalize_row(task.element, task.width, added, residual, task.weight, out, epsilon)
 
 
 @kernel
 def rotate(address):
-    """One thread's share of rotary position embeddings, of `heads` heads of `width` elements in each row."""
-    task = carray(_task(address), 1)[0]
+    """One thread's share of rotary position embeddings, in place."""
+    task = carray(_rotation(address), 1)[0]
     size = element_bytes(task.element)
     while True:
         first = fetch_add(address, SHARE)
@@ -176,21 +157,21 @@ def rotate(address):
                 _rotate_head(
                     task.element,
                     task.width // 2,
-                    task.rows + size * (row * task.stride + head * task.width),
-                    task.input + angles,
-                    task.other + angles,
+                    task.rows + size * (row * task.row_stride + head * task.width),
+                    task.cosines + angles,
+                    task.sines + angles,
                 )
 
 
 @kernel
 def gate(address):
-    """One thread's share of SwiGLU (arXiv 2002.05202): `input` rows are `width` gates, then as many ups."""
-    task = carray(_task(address), 1)[0]
+    """One thread's share of SwiGLU (arXiv 2002.05202)."""
+    task = carray(_gate(address), 1)[0]
     line = element_bytes(task.element) * task.width
     while True:
         first = fetch_add(address, SHARE)
         if first >= task.num_rows:
             break
         for row in range(first, min(first + SHARE, task.num_rows)):
-            gates = task.input + 2 * row * line
+            gates = task.both + 2 * row * line
             _gate_row(task.element, task.width, gates, gates + line, task.out + row * line)
