@@ -157,9 +157,9 @@ class Decoder:
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """Logits [logit rows, vocab] float32 of `batch.logit_rows`; fills the pool."""
+        """Logits [logit rows, vocab] of `batch.logit_rows`, in the model's own type; fills the pool."""
         if self._fused is not None:
-            return self._fused.forward(batch, pool).float()
+            return self._fused.forward(batch, pool)
         output = self.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],
@@ -167,7 +167,7 @@ class Decoder:
             logits_to_keep=batch.logit_rows,
             paceline=self._attention.begin(batch, pool),
         )
-        return output.logits[0].float()  # type: ignore[no-any-return]
+        return output.logits[0]  # type: ignore[no-any-return]
 
     def _agreeing(self, fused: FusedDecoder | None) -> FusedDecoder | None:
         """The fused forward if it gives what the model's modules give, but for rounding."""
@@ -176,7 +176,7 @@ class Decoder:
         pool = self.kv_pool(1)
         tokens = [number * 7919 % self.shape.vocab_size for number in range(12)]
         batch = self.batch([Segment(tokens[:9], 0, (0,), tokens[9:], (-1, 0, -1))])
-        expected = self.forward(batch, pool)
+        expected = self.forward(batch, pool).float()
         with torch.inference_mode():
             got = fused.forward(batch, pool).float()
         error = (got - expected).norm() / expected.norm()

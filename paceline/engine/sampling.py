@@ -10,37 +10,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paceline.engine import noise
+from paceline.engine.ranking import highest
 from paceline.session import SamplingParams
 
 # Stands for infinity among scores; differences of two stay finite.
 _HUGE = 1e300
 
 
-def targets(logits: Tensor, sampling: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
-    """The token each row draws: logits [rows, vocab] float32, `positions` where the tokens will stand.
+def targets(
+    logits: Tensor,
+    sampling: Sequence[SamplingParams],
+    positions: Sequence[int],
+    likeliest: NDArray[np.int64] | None = None,
+) -> list[int]:
+    """The token each row draws: logits [rows, vocab], `positions` where the tokens will stand.
 
     T = 0: the largest logit, ties to the lowest id. T > 0: the largest logit / T + Gumbel noise keyed
     by (seed, position, token) among the tokens that top_k, then top_p, then min_p leave, which draws
     from exactly the processed distribution (Maddison et al. 2014, "A* sampling", section 2). A row
-    depends on nothing but itself. NaN counts as the lowest logit.
+    depends on nothing but itself. NaN counts as the lowest logit. `likeliest` [rows] are the largest
+    logits' ids, where the caller has them.
     """
     sampled = [row for row, params in enumerate(sampling) if params.temperature > 0]
-    drawn = _greedy(logits) if len(sampled) < len(sampling) else [0] * len(sampling)
+    if len(sampled) == len(sampling):
+        drawn = [0] * len(sampled)
+    else:
+        drawn = (highest(logits, 1)[:, 0] if likeliest is None else likeliest).tolist()
     for row in sampled:
         scores = _scores(logits[row], sampling[row].temperature)
         drawn[row] = _draw(scores, sampling[row], positions[row])
     return drawn
-
-
-def _greedy(logits: Tensor) -> list[int]:
-    # numpy's argmax is vectorised: on a CPU it takes a tenth of torch's time.
-    on_cpu = logits.device.type == "cpu"
-    best = torch.from_numpy(logits.numpy().argmax(axis=-1)) if on_cpu else logits.argmax(dim=-1)
-    # Both take NaN for the largest.
-    if logits.gather(1, best[:, None]).isnan().any():
-        best = torch.nan_to_num(logits, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=-1)
-    ids: list[int] = best.tolist()
-    return ids
 
 
 def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:

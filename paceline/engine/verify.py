@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from paceline.engine.accept import walk
+from paceline.engine.ranking import highest
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.sampling import targets
 from paceline.session import SamplingParams
@@ -36,32 +37,26 @@ def decide(
     owner = [session for session, size in enumerate(sizes) for _ in range(size)]
     positions = batch.positions[batch.logit_rows].tolist()
 
+    # Feedback's first id is what a greedy row draws.
+    count = max(feedback_top_k, default=0)
+    if any(params.temperature <= 0 for params in sampling):
+        count = max(count, 1)
+    ranked = highest(logits, count) if count else None
+
     def draw(rows: list[int]) -> list[int]:
         return targets(
             logits if len(rows) == logits.shape[0] else logits[rows],
             [sampling[owner[row]] for row in rows],
             [positions[row] + 1 for row in rows],
+            None if ranked is None else ranked[rows, 0],
         )
 
     walks = walk(
         batch.token_ids[batch.logit_rows].cpu().numpy(), batch.logit_parents.cpu().numpy(), roots, draw
     )
-    feedback = _feedback(logits, roots, sizes, feedback_top_k)
-    return [
-        Decision(tuple(row - root - 1 for row in walked.rows), walked.bonus, ids, len(ids) // size)
-        for walked, root, size, ids in zip(walks, roots, sizes, feedback, strict=True)
-    ]
-
-
-def _feedback(
-    logits: Tensor, roots: Sequence[int], sizes: Sequence[int], wanted: Sequence[int]
-) -> list[tuple[int, ...]]:
-    most = max(wanted, default=0)
-    if not most:
-        return [()] * len(roots)
-    # Which of equal ids comes first does not matter here: feedback only ranks guesses.
-    ids = logits.topk(min(most, logits.shape[1]), dim=-1).indices
-    return [
-        tuple(torch.flatten(ids[root : root + size, :top_k]).tolist()) if top_k else ()
-        for root, size, top_k in zip(roots, sizes, wanted, strict=True)
-    ]
+    decisions: list[Decision] = []
+    for walked, root, size, wanted in zip(walks, roots, sizes, feedback_top_k, strict=True):
+        top = ranked[root : root + size, :wanted] if ranked is not None else np.empty((size, 0), np.int64)
+        path = tuple(row - root - 1 for row in walked.rows)
+        decisions.append(Decision(path, walked.bonus, tuple(top.ravel().tolist()), top.shape[1]))
+    return decisions

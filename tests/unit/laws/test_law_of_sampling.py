@@ -203,19 +203,21 @@ def test_with_any_drafter_the_law_is_the_models_and_the_tokens_are_the_same(
 
 
 def _greedy_in_one_session_of_five(
-    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]
+    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
 ) -> list[int]:
     biased = [replace(each, temperature=0.0) if each.seed % 5 == 0 else each for each in sampling]
     return targets(logits, biased, positions)
 
 
 def _same_noise_at_every_position(
-    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]
+    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
 ) -> list[int]:
     return targets(logits, sampling, [0] * len(positions))
 
 
-def _without_filters(logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int]) -> list[int]:
+def _without_filters(
+    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
+) -> list[int]:
     return targets(logits, [replace(each, top_p=1.0) for each in sampling], positions)
 
 
