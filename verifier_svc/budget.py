@@ -1,4 +1,4 @@
-"""How many nodes each session may verify and draft, and how long a step may wait for trees.
+"""How many nodes each session may verify and draft.
 
 Goodput: tokens per second of the whole batch. With s_1 >= s_2 >= ... the survivals of all nodes of all
 sessions, a step that verifies the best B of them yields `sessions + s_1 + ... + s_B` tokens on average and
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from paceline.tree import TokenTree
@@ -125,36 +124,3 @@ class DraftBudget:
             survivals = sorted((math.exp(survival) for survival in tree.survivals()), reverse=True)
             for rank, survival in enumerate(survivals[: self._max_nodes]):
                 self._curve[rank] += _WEIGHT * (survival - self._curve[rank])
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """A session whose tree is on its way."""
-
-    # Accepted nodes that a tree of this session brings on average.
-    gain_tokens: float
-    # Seconds until it is expected; negative when it is overdue.
-    expected_in: float
-
-
-def wait_seconds(
-    awaited: Sequence[Awaited], *, ready_gain: float, sessions: int, step_seconds: float, limit: float
-) -> float:
-    """How long the next step may wait for trees; 0 when waiting costs more than the trees bring.
-
-    A step that starts now yields one token per session plus `ready_gain` accepted nodes; every
-    second of waiting costs that rate. Trees are taken in order of arrival while the rate with the
-    tree, (tokens + gain) / (step + wait), is higher than without it.
-    """
-    tokens = sessions + ready_gain
-    best_rate = tokens / step_seconds
-    best_wait = 0.0
-    for tree in sorted(awaited, key=lambda tree: tree.expected_in):
-        wait = max(tree.expected_in, 0.0)
-        if wait > limit:
-            break
-        tokens += tree.gain_tokens
-        rate = tokens / (step_seconds + wait)
-        if rate > best_rate:
-            best_rate, best_wait = rate, wait
-    return best_wait

@@ -18,18 +18,14 @@ from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 from verifier_svc import inbox, warmup
-from verifier_svc.budget import Awaited, DraftBudget, wait_seconds
+from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
 from verifier_svc.cost import StepCost
 from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
 from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.waiting import TreeWait
 
 log = telemetry.logger(__name__)
-
-# A tree is overdue after so many mean delays.
-_PATIENCE = 3
-# Trees of a session that may be on their way at once, as far as their delay is measured.
-_ASKED_TREES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +98,7 @@ class StepLoop:
         self._deliver = deliver
         self._on_failure = on_failure
         self._stopping = False
-        self._step_seconds = 0.05
-        self._reply_seconds = 0.005
+        self._wait = TreeWait()
         self._thread = thread
         self._ended: Future[None] | None = None
 
@@ -135,12 +130,7 @@ class StepLoop:
     def offer_tree(self, session: Session, base: int, tree: TokenTree) -> None:
         """Hand in a checked tree; call with `lock` held."""
         inbox.put(session, base, tree)
-        # Late ones too: an estimate that only learned from trees in time would stay too short for ever.
-        if asked := session.asked_at.pop(base, 0.0):
-            reply = time.monotonic() - asked
-            self._reply_seconds += 0.2 * (min(reply, 1.0) - self._reply_seconds)
-        if base == session.length:
-            session.awaited_since = 0.0
+        self._wait.came(session, base)
         self.lock.notify_all()
 
     def draft_budget(self, session: Session) -> int:
@@ -180,26 +170,8 @@ class StepLoop:
             return
         give_up = time.monotonic() + self._max_draft_wait
         while not self._stopping:
-            now = time.monotonic()
             running = [session for session in self.table.in_order() if session.finish_reason is None]
-            awaited = [
-                Awaited(
-                    gain_tokens=session.mean_accepted,
-                    expected_in=session.awaited_since + self._reply_seconds * _PATIENCE - now,
-                )
-                for session in running
-                if session.awaited_since and session.stream_id and now - session.awaited_since < 0.25
-            ]
-            overdue = [tree for tree in awaited if tree.expected_in <= 0]
-            if not awaited or len(overdue) == len(awaited) or any(not s.decoding for s in running):
-                return
-            seconds = wait_seconds(
-                [tree for tree in awaited if tree.expected_in > 0],
-                ready_gain=sum(s.mean_accepted for s in running if s.tree is not None),
-                sessions=len(running),
-                step_seconds=self._step_seconds,
-                limit=give_up - now,
-            )
+            seconds = self._wait.seconds(running, limit=give_up - time.monotonic())
             if seconds <= 0:
                 return
             self.lock.wait(timeout=seconds)
@@ -216,7 +188,7 @@ class StepLoop:
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
             self._learn(planned, time.monotonic() - started)
-            self._step_seconds += 0.2 * (time.monotonic() - started - self._step_seconds)
+            self._wait.stepped(time.monotonic() - started)
         telemetry.STEP_SECONDS.observe(time.monotonic() - started)
         telemetry.STEP_ROWS.observe(batch.num_rows)
         telemetry.RUNNING_SESSIONS.set(len(self.table))
@@ -293,9 +265,7 @@ class StepLoop:
         nodes = self.draft_budget(session) if session.stream_id and finish is None else 0
         session.awaited_since = 0.0
         if nodes:
-            session.awaited_since = session.asked_at[session.length] = time.monotonic()
-            if len(session.asked_at) > _ASKED_TREES:
-                del session.asked_at[min(session.asked_at)]
+            self._wait.asked(session)
         # A drafter that need not draft hears of the text with the next request: many sessions' verdicts in
         # every step cost more than drafting could bring.
         speaking = bool(session.stream_id and (nodes or drafted or finish is not None))

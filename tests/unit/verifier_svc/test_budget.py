@@ -14,9 +14,7 @@ from verifier_svc.budget import (
     PROBE_NODES,
     PROBE_STEPS,
     PROMPT_STRETCH,
-    Awaited,
     DraftBudget,
-    wait_seconds,
 )
 from verifier_svc.cost import StepCost
 from verifier_svc.survival import Calibration
@@ -139,42 +137,3 @@ def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
     assert cost.seconds(1, 1) == 1.0
-
-
-def test_waiting_for_a_good_tree_that_is_near() -> None:
-    near = Awaited(gain_tokens=2.0, expected_in=0.005)
-    assert wait_seconds([near], ready_gain=0.0, sessions=1, step_seconds=0.04, limit=0.02) == 0.005
-
-
-@pytest.mark.parametrize(
-    "awaited",
-    [
-        [],
-        [Awaited(gain_tokens=2.0, expected_in=0.03)],  # past the limit
-        [Awaited(gain_tokens=0.1, expected_in=0.01)],  # brings less than it costs
-    ],
-)
-def test_not_waiting(awaited: list[Awaited]) -> None:
-    assert wait_seconds(awaited, ready_gain=0.0, sessions=1, step_seconds=0.04, limit=0.02) == 0.0
-
-
-AWAITED = st.builds(Awaited, gain_tokens=st.floats(0, 8), expected_in=st.floats(-0.1, 0.1))
-
-
-@given(
-    awaited=st.lists(AWAITED, max_size=6),
-    ready_gain=st.floats(0, 20),
-    sessions=st.integers(1, 20),
-    step_seconds=st.floats(0.001, 0.2),
-    limit=st.floats(0, 0.1),
-)
-def test_waiting_never_lowers_the_rate_and_keeps_the_limit(
-    awaited: list[Awaited], ready_gain: float, sessions: int, step_seconds: float, limit: float
-) -> None:
-    wait = wait_seconds(
-        awaited, ready_gain=ready_gain, sessions=sessions, step_seconds=step_seconds, limit=limit
-    )
-    assert 0.0 <= wait <= limit
-    gain = sum(tree.gain_tokens for tree in awaited if tree.expected_in <= wait)
-    with_wait = (sessions + ready_gain + gain) / (step_seconds + wait)
-    assert wait == 0.0 or with_wait > (sessions + ready_gain) / step_seconds

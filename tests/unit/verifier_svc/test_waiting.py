@@ -1,0 +1,153 @@
+"""Waiting for trees: only where it is expected to pay, and never long for a drafter that does not answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.session import SamplingParams, SessionKey
+from verifier_svc.sessions import Session
+from verifier_svc.waiting import GIVE_UP_SECONDS, PATIENCE, Awaited, TreeWait, wait_seconds
+
+
+def _awaited(gain_tokens: float, expected_in: float) -> Awaited:
+    return Awaited(gain_tokens, expected_in, PATIENCE * expected_in)
+
+
+def test_waiting_for_a_good_tree_that_is_near_until_it_is_overdue() -> None:
+    near = _awaited(2.0, 0.005)
+    assert wait_seconds([near], ready_gain=0.0, sessions=1, step_seconds=0.04, limit=0.02) == 0.015
+    assert wait_seconds([near], ready_gain=0.0, sessions=1, step_seconds=0.04, limit=0.01) == 0.01
+
+
+@pytest.mark.parametrize(
+    "awaited",
+    [
+        [],
+        [_awaited(2.0, 0.03)],  # past the limit
+        [_awaited(0.1, 0.01)],  # brings less than it costs
+    ],
+)
+def test_not_waiting(awaited: list[Awaited]) -> None:
+    assert wait_seconds(awaited, ready_gain=0.0, sessions=1, step_seconds=0.04, limit=0.02) == 0.0
+
+
+@given(
+    awaited=st.lists(
+        st.builds(_awaited, gain_tokens=st.floats(0, 8), expected_in=st.floats(0, 0.1)), max_size=6
+    ),
+    ready_gain=st.floats(0, 20),
+    sessions=st.integers(1, 20),
+    step_seconds=st.floats(0.001, 0.2),
+    limit=st.floats(0, 0.1),
+)
+def test_a_wait_is_expected_to_raise_the_rate_and_keeps_the_limit(
+    awaited: list[Awaited], ready_gain: float, sessions: int, step_seconds: float, limit: float
+) -> None:
+    wait = wait_seconds(
+        awaited, ready_gain=ready_gain, sessions=sessions, step_seconds=step_seconds, limit=limit
+    )
+    assert 0.0 <= wait <= limit
+    if wait:
+        rates = [
+            (sessions + ready_gain + sum(tree.gain_tokens for tree in awaited if tree.expected_in <= until))
+            / (step_seconds + until)
+            for until in {tree.expected_in for tree in awaited if tree.expected_in <= limit}
+        ]
+        assert max(rates) > (sessions + ready_gain) / step_seconds
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    return _Clock()
+
+
+@pytest.fixture
+def wait(clock: _Clock) -> TreeWait:
+    return TreeWait(clock)
+
+
+@pytest.fixture
+def session() -> Session:
+    opened = Session(
+        key=SessionKey("a", 1),
+        prompt_length=2,
+        token_ids=[1, 2, 3],
+        sampling=SamplingParams(max_tokens=64),
+        length_limit=66,
+        opened_length=2,
+    )
+    opened.num_computed, opened.stream_id = 2, 1
+    return opened
+
+
+def _answers(wait: TreeWait, clock: _Clock, session: Session, seconds: float, *, late: bool = False) -> None:
+    wait.asked(session)
+    base = session.length
+    if late:
+        session.token_ids.append(4)
+        session.num_computed += 1
+    clock.now += seconds
+    wait.came(session, base)
+
+
+def test_a_drafter_is_waited_for_as_long_as_it_has_been_taking(
+    wait: TreeWait, clock: _Clock, session: Session
+) -> None:
+    for _ in range(50):
+        _answers(wait, clock, session, 0.002)
+    assert wait.seconds([session], limit=1.0) == 0.0, "nothing is on its way"
+    wait.asked(session)
+    assert wait.seconds([session], limit=1.0) == pytest.approx(PATIENCE * 0.002, rel=0.01)
+    clock.now += 0.004
+    assert wait.seconds([session], limit=1.0) == pytest.approx(0.002, rel=0.02)
+    clock.now += 0.003
+    assert wait.seconds([session], limit=1.0) == 0.0, "it is overdue"
+
+
+def test_late_trees_teach_how_long_a_drafter_takes(wait: TreeWait, clock: _Clock, session: Session) -> None:
+    """Were they not counted, a drafter that became slower would never be waited for again."""
+    for _ in range(50):
+        _answers(wait, clock, session, 0.001)
+    for _ in range(50):
+        _answers(wait, clock, session, 0.008, late=True)
+    wait.asked(session)
+    clock.now += 0.006
+    assert wait.seconds([session], limit=1.0) > 0.0
+
+
+def test_a_drafter_that_stopped_answering_holds_nobody_up(
+    wait: TreeWait, clock: _Clock, session: Session
+) -> None:
+    for _ in range(50):
+        _answers(wait, clock, session, 5.0)
+    wait.asked(session)
+    clock.now += GIVE_UP_SECONDS
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_nobody_waits_while_there_is_a_prompt_to_compute(wait: TreeWait, session: Session) -> None:
+    wait.asked(session)
+    assert wait.seconds([session], limit=1.0) > 0.0
+    session.num_computed = 0
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_a_drafter_that_left_is_not_waited_for(wait: TreeWait, session: Session) -> None:
+    wait.asked(session)
+    session.stream_id = 0
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_trees_that_bring_nothing_are_not_waited_for(wait: TreeWait, session: Session) -> None:
+    session.mean_accepted = 0.01
+    wait.asked(session)
+    assert wait.seconds([session], limit=1.0) == 0.0

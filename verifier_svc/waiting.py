@@ -1,0 +1,113 @@
+"""Whether the next step waits for trees that are on their way, and how long.
+
+A step that starts now yields one token per session and what its trees bring; a second of waiting costs that
+rate. How long a drafter takes to answer is measured from when a tree was asked for, with late trees too: an
+estimate that only learned from trees in time would stay too short for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from verifier_svc.sessions import Session
+
+# A tree is overdue after so many mean delays; after so many seconds its drafter is taken not to answer.
+PATIENCE = 3
+GIVE_UP_SECONDS = 0.25
+# Trees of a session that may be on their way at once, as far as their delay is measured.
+ASKED_TREES = 4
+# Share of a new measurement in the means, and the longest delay that counts.
+_WEIGHT = 0.2
+_LONGEST_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A session whose tree is on its way."""
+
+    # Accepted nodes that a tree of this session brings on average.
+    gain_tokens: float
+    # Seconds until it comes on average, and until it is overdue.
+    expected_in: float
+    overdue_in: float
+
+
+class TreeWait:
+    """Which sessions' trees are on their way at one verifier. Not locked itself."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reply_seconds = 0.005
+        self._step_seconds = 0.05
+
+    def asked(self, session: Session) -> None:
+        """A tree on all of the session's ids was asked for just now."""
+        session.awaited_since = session.asked_at[session.length] = self._clock()
+        if len(session.asked_at) > ASKED_TREES:
+            del session.asked_at[min(session.asked_at)]
+
+    def came(self, session: Session, base: int) -> None:
+        """A tree on the session's first `base` ids came in."""
+        if asked := session.asked_at.pop(base, 0.0):
+            reply = min(self._clock() - asked, _LONGEST_SECONDS)
+            self._reply_seconds += _WEIGHT * (reply - self._reply_seconds)
+        if base == session.length:
+            session.awaited_since = 0.0
+
+    def stepped(self, seconds: float) -> None:
+        """A step took so long."""
+        self._step_seconds += _WEIGHT * (seconds - self._step_seconds)
+
+    def seconds(self, running: Sequence[Session], *, limit: float) -> float:
+        """How long to wait for another tree before `running` sessions step; 0 to step now.
+
+        While a session has its prompt to compute there is work to do: nobody waits.
+        """
+        if any(not session.decoding for session in running):
+            return 0.0
+        now = self._clock()
+        mean = self._reply_seconds
+        waits = [
+            (session, now - session.awaited_since)
+            for session in running
+            if session.awaited_since and session.stream_id
+        ]
+        return wait_seconds(
+            [
+                # One that is late is as far as one that was just asked for.
+                Awaited(
+                    session.mean_accepted, mean - waited if waited < mean else mean, PATIENCE * mean - waited
+                )
+                for session, waited in waits
+                if waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
+            ],
+            ready_gain=sum(session.mean_accepted for session in running if session.tree is not None),
+            sessions=len(running),
+            step_seconds=self._step_seconds,
+            limit=limit,
+        )
+
+
+def wait_seconds(
+    awaited: Sequence[Awaited], *, ready_gain: float, sessions: int, step_seconds: float, limit: float
+) -> float:
+    """How long the next step may wait for trees; 0 when waiting is expected to cost more than they bring.
+
+    A step that starts now yields one token per session plus `ready_gain` accepted nodes; every
+    second of waiting costs that rate. Trees are taken in order of arrival while the rate with the
+    tree, (tokens + gain) / (step + wait), is higher than without it.
+    """
+    tokens = sessions + ready_gain
+    best_rate = tokens / step_seconds
+    best_wait = 0.0
+    for tree in sorted(awaited, key=lambda tree: tree.expected_in):
+        wait = tree.expected_in
+        if wait > limit:
+            break
+        tokens += tree.gain_tokens
+        rate = tokens / (step_seconds + wait)
+        if rate > best_rate:
+            best_rate, best_wait = rate, max(best_wait, tree.overdue_in)
+    return min(best_wait, limit)
