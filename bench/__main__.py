@@ -308,5 +308,19 @@ def acceptance(context: click.Context) -> None:
     simulate.main(args=context.args, prog_name=context.command_path)
 
 
+@command.command(
+    "tables",
+    help="Write texts with a model and keep what drafters learn from them.",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+@click.pass_context
+def tables(context: click.Context) -> None:
+    """Hand everything on to `bench.tables`, which imports torch."""
+    from bench.tables import command as write
+
+    write.main(args=context.args, prog_name=context.command_path)
+
+
 if __name__ == "__main__":
     command()

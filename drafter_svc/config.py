@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -20,6 +22,11 @@ class DrafterSettings(ServiceSettings):
         description="stable name in logs and metrics; empty takes host name and process id",
     )
     method: str = Field("lookup+recycling", description="drafting sources joined by +: lookup, recycling")
+    tables: Path | None = Field(
+        None,
+        description="folder of tables to start with, one file per vocabulary (`paceline bench tables` writes "
+        "them); those that come with Paceline when not set",
+    )
     tree_nodes: int = Field(
         31, ge=1, le=1024, description="most nodes of a tree; with the root they make the verifier's rows"
     )

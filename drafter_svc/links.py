@@ -16,6 +16,8 @@ from drafter_svc.stream import VerifierLink
 from paceline import telemetry
 from paceline.rpc import Refused
 
+log = telemetry.logger(__name__)
+
 _SWEEP_SECONDS = 5.0
 
 
@@ -119,5 +121,12 @@ class Links:
     def _method(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Method:
         key = model_id, vocab_fingerprint, vocab_size
         if key not in self._methods:
-            self._methods[key] = methods.create(self._settings.method, vocab_size)
+            method = self._methods[key] = methods.create(self._settings.method, vocab_size)
+            try:
+                known = methods.tables.load(
+                    method, self._settings.tables or methods.tables.SHIPPED, vocab_fingerprint
+                )
+                log.info("drafting", model=model_id, method=method.name, tables=known)
+            except methods.tables.TablesError as error:
+                log.warning("starting without tables", model=model_id, reason=str(error))
         return self._methods[key]

@@ -89,6 +89,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
             model=served.model_id,
             device=served.device,
             exact=decoder.exact,
+            fused=decoder.fused,
             kv_tokens=blocks * BLOCK_SIZE,
         )
         await stop.wait()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from drafter_svc.methods import tables
 from drafter_svc.methods.base import Method, Source
+
+__all__ = ["SOURCES", "UnknownMethod", "check", "create", "tables"]
 
 # Log-odds of grades, from a logistic regression on Spec-Bench texts of SmolLM2-135M. They are only a
 # start: what counts is measured while serving.

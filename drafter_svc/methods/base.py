@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drafter_svc.hypothesis import Hypothesis, Outcome
 from paceline.tree import TokenTree
 
@@ -27,8 +30,20 @@ class Method(Protocol):
         """Learn from a verdict; `session.ids` already end with `outcome.committed`."""
         ...
 
+    def learn(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Like `observe`, of a text that was not drafted: nothing is measured."""
+        ...
+
     def forget(self, session_id: str) -> None:
         """Drop what is kept for one session; unknown sessions are fine."""
+        ...
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """What it has learned that outlives sessions."""
+        ...
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Begin with such tables; call it first. Raises `ValueError` or `KeyError` for malformed ones."""
         ...
 
 
@@ -50,6 +65,7 @@ class Source(Protocol):
     `log_odds[0]` is for tokens that the source does not propose.
     """
 
+    name: str
     feedback_top_k: int
     log_odds: tuple[float, ...]
 
@@ -63,4 +79,12 @@ class Source(Protocol):
 
     def forget(self, session_id: str) -> None:
         """Drop what is kept for one session."""
+        ...
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """What it has learned that outlives sessions, empty where there is no such thing."""
+        ...
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Begin with such tables. Raises `ValueError` or `KeyError` for malformed ones."""
         ...

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drafter_svc.hypothesis import Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer
 
@@ -19,6 +22,7 @@ class Branches:
     A rejected branch differs from the text in one token, and mostly goes on like it.
     """
 
+    name = "branches"
     feedback_top_k = len(_VOTES)
 
     def __init__(self, log_odds: tuple[float, ...]) -> None:
@@ -51,6 +55,13 @@ class Branches:
     def forget(self, session_id: str) -> None:
         """Drop the session's votes."""
         self._votes.pop(session_id, None)
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """None: all it knows is of sessions."""
+        return {}
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Nothing to begin with."""
 
 
 def _graded(votes: Mapping[int, float], depth: int) -> dict[int, int]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
 from drafter_svc.hypothesis import Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer
 
@@ -13,6 +18,7 @@ _HALVE_AT = 20_000
 class Frequency:
     """Counts of committed ids of all sessions of a model; the commonest are graded by rank."""
 
+    name = "frequency"
     feedback_top_k = 0
 
     def __init__(self, log_odds: tuple[float, ...]) -> None:
@@ -34,9 +40,22 @@ class Frequency:
         if self._total > _HALVE_AT:
             self._counts = counts = {token: count // 2 for token, count in counts.items() if count > 1}
             self._total = sum(counts.values())
-        contenders = {*self._best, *outcome.committed}
-        ranked = sorted(contenders, key=lambda token: (-counts.get(token, 0), token))[:_CANDIDATES]
-        self._best = {token: rank for rank, token in enumerate(ranked, start=1)}
+        self._best = self._ranked({*self._best, *outcome.committed})
 
     def forget(self, session_id: str) -> None:
         """Counts outlive their session."""
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """Ids and how often they came [ids, 2]."""
+        return {"counts": np.array(list(self._counts.items()), dtype=np.int32).reshape(-1, 2)}
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Begin with such counts."""
+        self._counts = dict(tables["counts"].tolist())
+        self._total = sum(self._counts.values())
+        self._best = self._ranked(self._counts)
+
+    def _ranked(self, contenders: Iterable[int]) -> dict[int, int]:
+        counts = self._counts
+        ranked = sorted(contenders, key=lambda token: (-counts.get(token, 0), token))[:_CANDIDATES]
+        return {token: rank for rank, token in enumerate(ranked, start=1)}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer, Source
@@ -128,6 +131,10 @@ class Merged:
                 cells = candidates(proposers, calibration.strides, context, offset)
             for candidate, cell in (cells or {}).items():
                 calibration.count(cell, candidate == token)
+        self.learn(session, outcome)
+
+    def learn(self, session: Hypothesis, outcome: Outcome) -> None:
+        """Let the sources learn."""
         for source in self._sources:
             source.observe(session, outcome)
 
@@ -136,6 +143,24 @@ class Merged:
         self._proposed.pop(session_id, None)
         for source in self._sources:
             source.forget(session_id)
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """Every source's, under its name. Calibrations are not kept: they depend on the traffic."""
+        return {
+            f"{source.name}.{name}": table
+            for source in self._sources
+            for name, table in source.tables().items()
+        }
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Hand every source its own; other methods' are left alone."""
+        parts: dict[str, dict[str, NDArray[np.int32]]] = {}
+        for key, table in tables.items():
+            source_name, _, name = key.partition(".")
+            parts.setdefault(source_name, {})[name] = table
+        for source in self._sources:
+            if source.name in parts:
+                source.restore(parts[source.name])
 
 
 def candidates(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drafter_svc.hypothesis import Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer
 
 TOP_K = 8
 _NOTHING: Mapping[int, int] = {}
+# Grades by rank, of the session's own entries and of others'.
+_OWN, _OTHERS = range(1, TOP_K + 1), range(TOP_K + 1, 2 * TOP_K + 1)
 
 
 class Recycling:
@@ -23,9 +28,10 @@ class Recycling:
 
     def __init__(self, order: int, log_odds: tuple[float, ...], capacity: int) -> None:
         self.log_odds = log_odds
+        self.name = f"recycling-{order}"
         self._order = order
         self._capacity = capacity
-        self._next: dict[tuple[int, ...], tuple[str, dict[int, int], dict[int, int]]] = {}
+        self._next: dict[tuple[int, ...], tuple[str, tuple[int, ...]]] = {}
 
     def proposer(self, session: Hypothesis) -> Proposer:
         """The table as this session sees it."""
@@ -35,7 +41,7 @@ class Recycling:
             entry = table.get(context[-order:])
             if entry is None:
                 return _NOTHING
-            return entry[1] if entry[0] == session_id else entry[2]
+            return dict(zip(entry[1], _OWN if entry[0] == session_id else _OTHERS, strict=False))
 
         return propose
 
@@ -47,14 +53,25 @@ class Recycling:
                 continue
             context = row.context[-order:]
             table.pop(context, None)
-            top = row.top_ids[:TOP_K]
-            table[context] = (
-                session_id,
-                dict(zip(top, range(1, TOP_K + 1), strict=False)),
-                dict(zip(top, range(TOP_K + 1, 2 * TOP_K + 1), strict=False)),
-            )
+            table[context] = session_id, row.top_ids[:TOP_K]
         while len(table) > self._capacity:
             del table[next(iter(table))]
 
     def forget(self, session_id: str) -> None:
         """Entries outlive their session: the next one starts with them."""
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """Contexts [entries, order], oldest first, and their best next ids [entries, TOP_K], -1 for none."""
+        tops = [(*top, *[-1] * (TOP_K - len(top))) for _, top in self._next.values()]
+        return {
+            "contexts": np.array(list(self._next), dtype=np.int32).reshape(-1, self._order),
+            "next": np.array(tops, dtype=np.int32).reshape(-1, TOP_K),
+        }
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Begin with such entries, as another session's."""
+        contexts, following = tables["contexts"], tables["next"]
+        if contexts.shape != (len(following), self._order):
+            raise ValueError(f"contexts of shape {contexts.shape} are not of order {self._order}")
+        for context, top in zip(contexts.tolist(), following.tolist(), strict=True):
+            self._next[tuple(context)] = "", tuple(token for token in top if token >= 0)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer
 
@@ -72,6 +77,7 @@ class SuffixIndex:
 class Lookup:
     """Suffix lookup over each session's own prompt and committed ids."""
 
+    name = "lookup"
     feedback_top_k = 0
     # Three grades (alone, first of several, other) per step of match length; fitted with all others.
     log_odds: tuple[float, ...] = (
@@ -99,3 +105,10 @@ class Lookup:
     def forget(self, session_id: str) -> None:
         """Drop the session's index."""
         self._indexes.pop(session_id, None)
+
+    def tables(self) -> dict[str, NDArray[np.int32]]:
+        """None: all it knows is of sessions."""
+        return {}
+
+    def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
+        """Nothing to begin with."""

@@ -16,7 +16,8 @@ class KVPool:
     """One slot per token and layer; a block is `block_size` neighbouring slots.
 
     `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]. With `transposed_keys` the keys
-    of a block lie in memory as [head_dim, block_size], so that neighbouring keys fill a vector.
+    of a block lie in memory as [head_dim, block_size], so that neighbouring keys fill a vector. With
+    `clear_blocks` what attends may read slots that no row sees, and finds numbers there.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
         transposed_keys: bool = False,
+        clear_blocks: bool = True,
     ) -> None:
         self.block_size = block_size
         self.num_blocks = blocks
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         self.dtype = dtype
-        self._transposed_keys = transposed_keys
+        self._clear_blocks = clear_blocks
         outer = (layers, kv_heads, blocks)
         if transposed_keys:
             self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
@@ -47,14 +49,13 @@ class KVPool:
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
         """Copy what sessions share, and make other blocks fit to be read before they are full.
 
-        Whoever held them may have left infinities, which weigh nothing and yet are read by FlexAttention; the
-        CPU's kernels never use a slot that no row sees.
+        Whoever held them may have left infinities: times a weight of zero they are not nothing.
         """
         for task in tasks:
             for pool in (self.keys, self.values):
                 if task.source is not None:
                     pool[:, :, task.block] = pool[:, :, task.source]
-                elif not self._transposed_keys:
+                elif self._clear_blocks:
                     pool[:, :, task.block] = 0
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:

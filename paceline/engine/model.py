@@ -149,6 +149,7 @@ class Decoder:
             dtype=self.kv_dtype,
             device=self.device,
             transposed_keys=self._kernels,
+            clear_blocks=not self._kernels,
         )
 
     def batch(self, segments: Sequence[Segment]) -> RaggedBatch:

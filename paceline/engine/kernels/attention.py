@@ -29,6 +29,8 @@ from paceline.engine.kernels.vectors import (
 
 # Rows that one thread writes at a time.
 SHARE = 16
+# Keys that a tile's last product is filled up to a multiple of.
+KEYS = 64
 
 # Addresses and counts of one layer's attention. Strides are in elements, their last dimension is dense.
 TASK = np.dtype(
@@ -138,14 +140,16 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
     for chunk in range(first_chunk, chunks):
         page = (tile.kv_head * task.num_blocks + table[chunk]) * task.block_size * dim
         into = scores + 4 * chunk * task.block_size
+        # Of the last block only what is needed.
+        keys = min(task.block_size, (tile.num_keys - chunk * task.block_size + KEYS - 1) // KEYS * KEYS)
         for place in range(n):
-            part = carray(_floats(into + 4 * place * task.score_floats), task.block_size)
+            part = carray(_floats(into + 4 * place * task.score_floats), keys)
             part[:] = 0.0
         operations.multiply(
             FLOAT32,
             element,
             n,
-            task.block_size,
+            keys,
             scratch,
             dim,
             task.keys + size * page,

@@ -127,7 +127,7 @@ def _tile_products(halves):
                     for side in range(2):
                         if half == 0:
                             at = builder.add(weights, i64(side * TILE_BYTES))
-                            tile("tileloadd64", 6 + side, at, i64(TILE_LINE))
+                            tile("tileloaddt164", 6 + side, at, i64(TILE_LINE))
                         _tile_instruction(builder, "tdpbf16ps", 2 * half + side, 4 + half, 6 + side)
             for number in range(2 * halves):
                 half, side = divmod(number, 2)

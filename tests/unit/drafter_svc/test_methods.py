@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from drafter_svc import methods
-from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.hypothesis import Hypothesis, Outcome, Row
 from drafter_svc.methods.base import Method
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree, check
@@ -131,3 +135,61 @@ def test_a_forgotten_session_starts_afresh() -> None:
 def test_an_unknown_method_is_refused_by_name(name: str) -> None:
     with pytest.raises(methods.UnknownMethod, match="lookup or recycling"):
         methods.create(name, VOCAB)
+
+
+def _taught(name: str) -> Method:
+    method = methods.create(name, VOCAB)
+    known = session([1, 2, 3])
+    for token in (4, 5, 6, 4, 5, 6):
+        step(method, known, TokenTree(), [token], [token, 7, 8])
+    method.forget("s")
+    return method
+
+
+def test_tables_hand_on_what_outlives_sessions(tmp_path: Path) -> None:
+    taught = _taught("lookup+recycling")
+    methods.tables.save(taught, tmp_path, "abc")
+    fresh = methods.create("lookup+recycling", VOCAB)
+    assert methods.tables.load(fresh, tmp_path, "abc")
+    assert fresh.draft(session([9, 4], "new"), 8, 4).tokens[:2] == (5, 6)
+    for name, table in fresh.tables().items():
+        assert np.array_equal(table, taught.tables()[name]), name
+    untaught = methods.create("lookup+recycling", VOCAB)
+    assert not methods.tables.load(untaught, tmp_path, "other vocabulary")
+    assert not untaught.draft(session([9, 4], "new"), 8, 4).tokens
+
+
+def test_a_method_takes_of_the_tables_what_it_has_sources_for(tmp_path: Path) -> None:
+    methods.tables.save(_taught("lookup+recycling"), tmp_path, "abc")
+    for name in ("recycling", "lookup"):
+        other = methods.create(name, VOCAB)
+        assert methods.tables.load(other, tmp_path, "abc")
+        assert bool(other.draft(session([9, 4], "new"), 8, 4).tokens) == (name == "recycling")
+
+
+def test_malformed_tables_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "torn.safetensors").write_bytes(b"no tables")
+    with pytest.raises(methods.tables.TablesError, match="torn"):
+        methods.tables.load(methods.create("lookup", VOCAB), tmp_path, "torn")
+    tables = _taught("recycling").tables()
+    for name, table in (("recycling-2.contexts", tables["recycling-1.contexts"]), ("recycling-1.next", None)):
+        broken = {key: kept for key, kept in (tables | {name: table}).items() if kept is not None}
+        save_file(broken, tmp_path / "broken.safetensors")
+        with pytest.raises(methods.tables.TablesError, match="broken"):
+            methods.tables.load(methods.create("recycling", VOCAB), tmp_path, "broken")
+
+
+def test_what_is_learned_of_a_text_is_learned_of_its_steps() -> None:
+    told = methods.create("recycling", VOCAB)
+    known = session([1, 2, 3])
+    rows = []
+    ids = [1, 2, 3]
+    for token in (4, 5, 6, 4, 5, 6):
+        rows.append(Row(tuple(ids[-8:]), (token, 7, 8), len(ids)))
+        ids.append(token)
+    known.ids.extend(ids[3:])
+    told.learn(known, Outcome(start=3, committed=tuple(ids[3:]), rows=tuple(rows)))
+    tables, expected = told.tables(), _taught("recycling").tables()
+    assert tables.keys() == expected.keys()
+    for name, table in tables.items():
+        assert np.array_equal(table, expected[name]), name

@@ -104,6 +104,18 @@ def test_a_prompt_stretches_a_step_only_so_far() -> None:
     assert budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=8) == 8
 
 
+def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
+    """Were the others taken not to draft, speculation would be what a prompt's rows are paid with."""
+    cost = StepCost({1: 1.0, 32: 2.0, 64: 2.0, 128: 4.0, 256: 8.0}, 0.0, 0.0)
+    budget = _budget(cost)
+    plain = budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256)
+    sure = TokenTree(tuple(range(24)), tuple(range(-1, 23)), (-0.01,) * 24)
+    assert sum(budget.allot([sure], blocks=1)) == 24
+    assert budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256) > plain
+    budget.allot([TokenTree()], blocks=1)
+    assert budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256) == plain
+
+
 def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
     calibration = Calibration()
     tree = _chain(0.9, 0.9)

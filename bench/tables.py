@@ -1,0 +1,169 @@
+"""Drafters' tables for a model before its first request: learned from texts that the model itself wrote.
+
+A chat model that is shown nothing but the beginning of a user's turn writes one (Magpie, arXiv 2406.08464),
+and answers it: questions and answers as its traffic might have them, of no data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.progress import track
+from transformers import AutoTokenizer
+
+from drafter_svc import methods
+from drafter_svc.config import DrafterSettings
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome, Row
+from drafter_svc.methods.base import Method
+from paceline.engine.blocks import BlockTask
+from paceline.engine.model import Decoder
+from paceline.engine.ranking import highest
+from paceline.engine.rows import Segment
+from paceline.engine.sampling import targets
+from paceline.handshake import vocab_fingerprint
+from paceline.session import SamplingParams, SessionKey
+
+# Texts that are written at once.
+SESSIONS = 64
+# Blocks of one text's KV.
+BLOCKS = 4
+_MARK = "\u241e"
+
+
+@dataclass(slots=True)
+class Writing:
+    """One text and the model's top ids for each of its tokens."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    text: list[int] = field(default_factory=list)
+    top_ids: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to a stop token or to its longest length."""
+        stopped = bool(self.text) and self.text[-1] in self.sampling.stop_token_ids
+        return stopped or len(self.text) >= self.sampling.max_tokens
+
+
+class Writer:
+    """The model, writing many texts at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._decoder = Decoder.load(folder, device=torch.device("cpu"), dtype=torch.bfloat16)
+        self._pool = self._decoder.kv_pool(SESSIONS * BLOCKS)
+        self._pool.prepare([BlockTask(block) for block in range(SESSIONS * BLOCKS)])
+
+    def write(self, writings: Sequence[Writing], top_k: int) -> None:
+        """Write at most SESSIONS texts to their ends."""
+        for number, writing in enumerate(writings):
+            self._step([(number, writing)], top_k)
+        while going_on := [(n, writing) for n, writing in enumerate(writings) if not writing.ended]:
+            self._step(going_on, top_k)
+
+    def _step(self, going_on: Sequence[tuple[int, Writing]], top_k: int) -> None:
+        segments, positions = [], []
+        for number, writing in going_on:
+            ids = [*writing.prompt, *writing.text]
+            start = len(ids) - 1 if writing.text else 0
+            blocks = tuple(range(number * BLOCKS, (number + 1) * BLOCKS))
+            segments.append(Segment(ids[start:], start, blocks))
+            positions.append(len(ids))
+        logits = self._decoder.forward(self._decoder.batch(segments), self._pool)
+        ranked = highest(logits, top_k)
+        drawn = targets(logits, [writing.sampling for _, writing in going_on], positions, ranked[:, 0])
+        for (_, writing), token, top in zip(going_on, drawn, ranked.tolist(), strict=True):
+            writing.text.append(token)
+            writing.top_ids.append(tuple(top))
+
+
+def answers(
+    writer: Writer, count: int, *, question_tokens: int, answer_tokens: int, top_k: int
+) -> Iterator[Writing]:
+    """`count` greedy answers to questions that the model made up."""
+    tokenizer = writer.tokenizer
+    marked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+    )
+    before, _, after = marked.partition(_MARK)
+    opening = tuple(tokenizer.encode(before, add_special_tokens=False))
+    stop = frozenset({tokenizer.eos_token_id})
+    for first in range(0, count, SESSIONS):
+        asked = [
+            Writing(
+                opening,
+                SamplingParams(
+                    max_tokens=question_tokens, temperature=1.0, top_p=0.95, seed=seed, stop_token_ids=stop
+                ),
+            )
+            for seed in range(first, min(first + SESSIONS, count))
+        ]
+        writer.write(asked, 1)
+        told = []
+        for writing in asked:
+            question = tokenizer.decode(writing.text, skip_special_tokens=True)
+            prompt = tuple(tokenizer.encode(before + question + after, add_special_tokens=False))
+            told.append(Writing(prompt, SamplingParams(max_tokens=answer_tokens, stop_token_ids=stop)))
+        writer.write(told, top_k)
+        yield from told
+
+
+def learn(method: Method, number: int, writing: Writing) -> None:
+    """Show a method one text with the model's top ids, as a session of its own."""
+    key = SessionKey(f"text {number}", 1)
+    ids = [*writing.prompt, *writing.text]
+    first = len(writing.prompt)
+    session = Hypothesis(key, writing.sampling, writing.prompt)
+    session.ids.extend(writing.text)
+    rows = tuple(
+        Row(tuple(ids[max(0, position - CONTEXT_IDS) : position]), top, position)
+        for position, top in enumerate(writing.top_ids, start=first)
+    )
+    method.learn(session, Outcome(start=first, committed=tuple(writing.text), rows=rows))
+    method.forget(key.session_id)
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Its folder.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder to write to, as a drafter's --tables.",
+)
+@click.option("--texts", default=1024, show_default=True)
+@click.option("--question-tokens", default=96, show_default=True, help="Longest question.")
+@click.option("--answer-tokens", default=256, show_default=True, help="Longest answer.")
+def command(model: Path, out: Path, texts: int, question_tokens: int, answer_tokens: int) -> None:
+    """Write texts with a model and keep what drafters learn from them, for `paceline drafter --tables`."""
+    writer = Writer(model)
+    vocab = writer.tokenizer.get_vocab()
+    method = methods.create(DrafterSettings.model_fields["method"].default, len(vocab))
+    written = answers(
+        writer,
+        texts,
+        question_tokens=question_tokens,
+        answer_tokens=answer_tokens,
+        top_k=method.feedback_top_k,
+    )
+    tokens = 0
+    for number, writing in enumerate(track(written, total=texts, description="writing")):
+        learn(method, number, writing)
+        tokens += len(writing.text)
+    path = methods.tables.save(method, out, vocab_fingerprint(vocab))
+    click.echo(f"{path}: {tokens} tokens of {texts} texts")
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,41 @@
+"""Tables that a method starts with, by vocabulary: files of safetensors that `bench tables` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from drafter_svc.methods.base import Method
+
+# Tables that come with the package.
+SHIPPED = Path(__file__).parent.parent / "tables"
+
+
+class TablesError(ValueError):
+    """A file of tables cannot be used; the message says why."""
+
+
+def _path(folder: Path, vocab_fingerprint: str) -> Path:
+    return folder / f"{vocab_fingerprint}.safetensors"
+
+
+def save(method: Method, folder: Path, vocab_fingerprint: str) -> Path:
+    """Write what a method has learned; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _path(folder, vocab_fingerprint)
+    save_file(method.tables(), path, metadata={"method": method.name})
+    return path
+
+
+def load(method: Method, folder: Path, vocab_fingerprint: str) -> bool:
+    """Give a method the tables for a vocabulary; False where the folder has none. Raises `TablesError`."""
+    path = _path(folder, vocab_fingerprint)
+    if not path.is_file():
+        return False
+    try:
+        method.restore(load_file(path))
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
+        raise TablesError(f"{path} holds no tables: {error}") from error
+    return True
