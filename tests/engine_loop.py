@@ -127,3 +127,10 @@ def generate(
     return [
         session.token_ids[length : length + count] for session, length in zip(sessions, lengths, strict=True)
     ]
+
+
+def spoil(pool: KVPool) -> None:
+    """Fill a pool with infinities and NaNs."""
+    # Two bfloat16 infinities, where keys lie in pairs.
+    pool.keys.fill_(torch.inf if pool.keys.is_floating_point() else 0x7F807F80)
+    pool.values.fill_(torch.nan)

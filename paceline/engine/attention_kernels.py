@@ -12,16 +12,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paceline.engine.kernels import attention as kernels
+from paceline.engine.kernels import products
 from paceline.engine.kernels.vectors import ELEMENTS
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KeyLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
 from paceline.engine.team import Kernel
+from paceline.engine.tiles import matrix_unit, tile_configs
 
 # Query rows, times the heads of a group, that share one pass over a key block while it is in the cache.
 TILE_QUERIES = 24
+# On the matrix unit: as many as it takes at once.
+PAIRS_QUERIES = products.ROWS
 LOG2_E = math.log2(math.e)
 
 write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
+
+
+def key_layout(dtype: torch.dtype, *, head_dim: int, group: int, block_size: int) -> KeyLayout:
+    """How the kernels want the keys of heads that `group` query heads share, in a pool of `dtype`."""
+    whole = head_dim % products.DEPTH == 0 and block_size % products.TILE_COLUMNS == 0
+    fits = whole and group <= PAIRS_QUERIES
+    paired = dtype == torch.bfloat16 and fits and matrix_unit()
+    return KeyLayout.PAIRS if paired else KeyLayout.COLUMNS
 
 
 class KernelAttention:
@@ -35,7 +47,9 @@ class KernelAttention:
         """Lay out the batch's tiles, and scratch for each thread."""
         group = self._heads // pool.kv_heads
         rows, ancestors = _visible(batch)
-        tiles = _tiles(batch, rows, pool.kv_heads, max(1, TILE_QUERIES // group))
+        paired = pool.key_layout is KeyLayout.PAIRS
+        most_queries = PAIRS_QUERIES if paired else TILE_QUERIES
+        tiles = _tiles(batch, rows, pool.kv_heads, max(1, most_queries // group))
         queries = int(tiles["num_rows"].max(initial=0)) * group
         # Whole blocks: a product fills them.
         score_floats = -(-int(tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
@@ -65,6 +79,8 @@ class KernelAttention:
             ("group_heads", group),
             ("pool_dim", pool.head_dim),
             ("element", ELEMENTS[pool.dtype]),
+            ("paired", paired),
+            ("configs", tile_configs()),
             ("score_floats", score_floats),
             ("scratch_floats", scratch_floats),
         ):

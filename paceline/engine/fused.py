@@ -23,9 +23,10 @@ from paceline.engine.kernels import layers as kernels
 from paceline.engine.kernels import products, sequence
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVPool
-from paceline.engine.linear import PackedLinear, SiblingLinear, multiply, tile_configs
+from paceline.engine.linear import PackedLinear, SiblingLinear, multiply
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.team import Kernel, run_in_order
+from paceline.engine.tiles import tile_configs
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

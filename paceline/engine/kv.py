@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import Enum, auto
 
 import numpy as np
 import torch
@@ -12,12 +13,23 @@ from torch import Tensor
 from paceline.engine.blocks import BlockTask
 
 
+class KeyLayout(Enum):
+    """How the keys of a block lie in memory."""
+
+    # [block_size, head_dim]
+    ROWS = auto()
+    # [head_dim, block_size]: neighbouring keys fill a vector.
+    COLUMNS = auto()
+    # [head_dim / 2, block_size, 2]: as the matrix unit reads bfloat16.
+    PAIRS = auto()
+
+
 class KVPool:
     """One slot per token and layer; a block is `block_size` neighbouring slots.
 
-    `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]. With `transposed_keys` the keys
-    of a block lie in memory as [head_dim, block_size], so that neighbouring keys fill a vector. With
-    `clear_blocks` what attends may read slots that no row sees, and finds numbers there.
+    `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]; keys in pairs are an int32 for
+    every two neighbours of the last dimension. With `clear_blocks` what attends may read slots that no
+    row sees, and finds numbers there.
     """
 
     def __init__(
@@ -30,7 +42,7 @@ class KVPool:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
-        transposed_keys: bool = False,
+        key_layout: KeyLayout = KeyLayout.ROWS,
         clear_blocks: bool = True,
     ) -> None:
         self.block_size = block_size
@@ -39,11 +51,16 @@ class KVPool:
         self.head_dim = head_dim
         self.dtype = dtype
         self._clear_blocks = clear_blocks
+        self.key_layout = key_layout
         outer = (layers, kv_heads, blocks)
-        if transposed_keys:
-            self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
-        else:
-            self.keys = _zeros((*outer, block_size, head_dim), dtype, device)
+        match key_layout:
+            case KeyLayout.ROWS:
+                self.keys = _zeros((*outer, block_size, head_dim), dtype, device)
+            case KeyLayout.COLUMNS:
+                self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
+            case KeyLayout.PAIRS:
+                pairs = _zeros((*outer, head_dim // 2, block_size), torch.int32, device)
+                self.keys = pairs.transpose(-1, -2)
         self.values = _zeros((*outer, block_size, head_dim), dtype, device)
 
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
@@ -62,7 +79,11 @@ class KVPool:
         """Put rows, keys and values [kv_heads, rows, head_dim], into slots [rows] of one layer."""
         block, offset = slots // self.block_size, slots % self.block_size
         for pool, new in ((self.keys, keys), (self.values, values)):
-            pool[layer, :, block, offset] = new.to(pool.dtype)
+            pool[layer, :, block, offset] = new.to(self.dtype).contiguous().view(pool.dtype)
+
+    def key_rows(self) -> Tensor:
+        """All keys [layers, kv_heads, blocks, block_size, head_dim], a copy where they lie in pairs."""
+        return self.keys if self.keys.dtype == self.dtype else self.keys.contiguous().view(self.dtype)
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots to other slots in every layer at once; nothing where both are the same."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TypeGuard
 
 import numpy as np
@@ -14,29 +13,12 @@ from torch import Tensor, nn
 from paceline.engine.kernels import products as kernels
 from paceline.engine.kernels.vectors import ELEMENTS
 from paceline.engine.team import Kernel
+from paceline.engine.tiles import matrix_unit, tile_configs
 
 # Layers that transformers' decoders call one after the other with the same input.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 multiply = Kernel(kernels.multiply.address)
-# By rows left over: configurations for whole blocks and for these.
-_CONFIGS = np.stack(
-    [
-        np.frombuffer(kernels.tile_config(kernels.ROWS) + kernels.tile_config(left or kernels.ROWS), np.uint8)
-        for left in range(kernels.ROWS)
-    ]
-)
-
-
-@cache
-def matrix_unit() -> bool:
-    """Whether this process may use Intel AMX: Linux grants its tiles to who asks."""
-    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
-
-
-def tile_configs(rows: int) -> int:
-    """The address of the tile configurations for so many rows."""
-    return _CONFIGS.ctypes.data + rows % kernels.ROWS * _CONFIGS.strides[0]
 
 
 class PackedLinear(nn.Module):

@@ -13,10 +13,10 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention
+from paceline.engine.attention_kernels import KernelAttention, key_layout
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KeyLayout, KVPool
 from paceline.engine.linear import pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
@@ -138,6 +138,13 @@ class Decoder:
         numbers = self.shape.layers * self.shape.kv_heads * self.kv_head_dim * BLOCK_SIZE
         return 2 * numbers * self.kv_dtype.itemsize
 
+    @property
+    def _key_layout(self) -> KeyLayout:
+        if not self._kernels:
+            return KeyLayout.ROWS
+        group = self.shape.heads // self.shape.kv_heads
+        return key_layout(self.kv_dtype, head_dim=self.kv_head_dim, group=group, block_size=BLOCK_SIZE)
+
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
         return KVPool(
@@ -148,7 +155,7 @@ class Decoder:
             block_size=BLOCK_SIZE,
             dtype=self.kv_dtype,
             device=self.device,
-            transposed_keys=self._kernels,
+            key_layout=self._key_layout,
             clear_blocks=not self._kernels,
         )
 

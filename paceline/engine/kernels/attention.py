@@ -1,10 +1,10 @@
 """The CPU's attention: paged keys and values, ragged rows, draft trees.
 
-A row's result is its own to the bit. Every score is one chain of fused multiply-adds over the head
-dimension; every output element is one such chain over the keys that the row sees, in order of position;
-weights are summed in 16 lanes by position. None of these orders depends on which rows are computed beside
-it, on how they are shared among threads, or on the slot that a draft node's key waits in: a row's ancestors
-are put in order of position before anything is summed.
+A row's result is its own to the bit. Every score is one chain of multiply-adds over the head dimension (on
+the matrix unit, as it takes pairs of numbers); every output element is one such chain over the keys that the
+row sees, in order of position; weights are summed in 16 lanes by position. None of these orders depends on
+which rows are computed beside it, on how they are shared among threads, or on the slot that a draft node's
+key waits in: a row's ancestors are put in order of position before anything is summed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import carray, from_dtype, njit, types
 
-from paceline.engine.kernels import operations
+from paceline.engine.kernels import operations, products
 from paceline.engine.kernels.vectors import (
     FLOAT32,
     LANES,
@@ -60,7 +60,9 @@ TASK = np.dtype(
             "value_row_stride",
             # [rows, heads, head_dim], dense.
             "out",
-            # One layer's [kv_heads, blocks, pool_dim, block] and [kv_heads, blocks, block, pool_dim].
+            # One layer's [kv_heads, blocks, pool_dim, block], or [kv_heads, blocks, pool_dim / 2, block, 2]
+            # where they are `paired`, and [kv_heads, blocks, block, pool_dim].
+            "paired",
             "keys",
             "values",
             "num_blocks",
@@ -77,6 +79,8 @@ TASK = np.dtype(
             "scratch",
             "scratch_floats",
             "score_floats",
+            # Tile configurations by rows: `engine.tiles`.
+            "configs",
         )
     ]
     # Base-2 scale of the scores; `softcap` 0 for none.
@@ -89,8 +93,8 @@ ROW = np.dtype([(name, np.int64) for name in ("prefix", "first_ancestor", "num_a
 
 _LOG2_E = np.float32(math.log2(math.e))
 _TASK, _TILE, _ROW = (from_dtype(kind) for kind in (TASK, TILE, ROW))
-_task, _tiles, _rows, _floats, _integers = (
-    pointer_to(kind) for kind in (_TASK, _TILE, _ROW, types.float32, types.int64)
+_task, _tiles, _rows, _floats, _integers, _halves = (
+    pointer_to(kind) for kind in (_TASK, _TILE, _ROW, types.float32, types.int64, types.int16)
 )
 
 
@@ -158,6 +162,42 @@ def _tile_scores(task, tile, blocks, first_chunk, scratch):
             task.score_floats,
             dim,
         )
+
+
+@part
+def _tile_scores_of_pairs(task, tile, blocks, first_chunk, scratch):
+    """`_tile_scores` on the matrix unit, which scales the products and not the queries."""
+    dim, group = task.pool_dim, task.group_heads
+    n = tile.num_rows * group
+    carray(_floats(scratch + 4 * n * dim), n * dim)[:] = 0.0
+    for row in range(tile.num_rows):
+        for head in range(group):
+            query = (tile.kv_head * group + head) * task.query_head_stride
+            query = task.query + 2 * (query + (tile.row + row) * task.query_row_stride)
+            dense = carray(_halves(scratch + 2 * (row * group + head) * dim), dim)
+            dense[: task.head_dim] = carray(_halves(query), task.head_dim)
+            dense[task.head_dim :] = 0
+    scores = _scores_at(task, tile, scratch)
+    chunks = (tile.num_keys + task.block_size - 1) // task.block_size
+    table = carray(_integers(blocks), chunks)
+    line, depth, pairs = 2 * dim, dim // products.DEPTH, 4 * task.block_size
+    side, step, stride = products.TILE_LINE, products.DEPTH // 2 * pairs, 4 * task.score_floats
+    products.load_config(task.configs + n % products.ROWS * products.CONFIGS_BYTES + products.CONFIG_BYTES)
+    for chunk in range(first_chunk, chunks):
+        page = task.keys + 2 * (tile.kv_head * task.num_blocks + table[chunk]) * task.block_size * dim
+        into = scores + 4 * chunk * task.block_size
+        keys = min(task.block_size, tile.num_keys - chunk * task.block_size)
+        for key in range(0, keys, products.TILE_COLUMNS):
+            pages, sums = page + 4 * key, into + 4 * key
+            if n > LANES:
+                products.multiply_32(scratch, line, pages, pairs, side, step, depth, sums, stride)
+            else:
+                products.multiply_16(scratch, line, pages, pairs, side, step, depth, sums, stride)
+    first = first_chunk * task.block_size
+    count = (tile.num_keys - first + LANES - 1) // LANES * LANES
+    for place in range(n):
+        line = scores + 4 * (place * task.score_floats + first)
+        operations.scale(FLOAT32, count, line, np.float32(task.scale), line)
 
 
 @part
@@ -279,6 +319,8 @@ def write_rows(address):
                 value = task.value + size * (head * task.value_head_stride + row * task.value_row_stride)
                 for d in range(task.head_dim):
                     into = page + d * task.block_size + offset
+                    if task.paired:
+                        into = page + (d // 2 * task.block_size + offset) * 2 + d % 2
                     store_element(element, task.keys + size * into, load_element(element, key + size * d))
                     into = page + offset * dim + d
                     store_element(element, task.values + size * into, load_element(element, value + size * d))
@@ -291,6 +333,9 @@ def attend(address):
     scratch = task.scratch + 4 * task.scratch_floats * fetch_add(address + 8, 1)
     tiles = carray(_tiles(task.tiles), task.num_tiles)
     rows = carray(_rows(task.rows), task.num_rows)
+    before = products.config_place()
+    if task.paired:
+        products.save_config(before)
     while True:
         number = fetch_add(address, 1)
         if number >= task.num_tiles:
@@ -301,7 +346,10 @@ def attend(address):
         for row in range(tile.row, tile.row + tile.num_rows):
             lowest = min(lowest, _first_key(rows[row], task.window))
         first_chunk = lowest // task.block_size
-        _tile_scores(task, tile, blocks, first_chunk, scratch)
+        if task.paired:
+            _tile_scores_of_pairs(task, tile, blocks, first_chunk, scratch)
+        else:
+            _tile_scores(task, tile, blocks, first_chunk, scratch)
         sums = _sums_at(task, tile, scratch)
         for row in range(tile.num_rows):
             for head in range(task.group_heads):
@@ -310,3 +358,5 @@ def attend(address):
                 total = _row_weights(task, rows[tile.row + row], first_chunk * task.block_size, scores)
                 carray(_floats(sums), 1 << 30)[place] = total
         _tile_values(task, tile, rows, blocks, first_chunk, scratch)
+    if task.paired:
+        products.load_config(before)

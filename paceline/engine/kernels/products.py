@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, from_dtype, types
+from numba import carray, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -37,6 +37,8 @@ TILE_COLUMNS, VECTOR_COLUMNS = 32, 64
 DEPTH = 32
 # Bytes of a tile, of its rows, and of a tile configuration.
 TILE_BYTES, TILE_LINE, CONFIG_BYTES = 1024, 64, 64
+# One configuration for blocks of ROWS rows and one for fewer.
+CONFIGS_BYTES = 2 * CONFIG_BYTES
 
 # `next_block` is shared by the threads. Rows are dense.
 TASK = np.dtype(
@@ -100,18 +102,23 @@ def _config_instruction(name):
     return configure
 
 
-_load_config, _save_config = _config_instruction("ldtilecfg"), _config_instruction("sttilecfg")
+load_config, save_config = _config_instruction("ldtilecfg"), _config_instruction("sttilecfg")
 
 
 def _tile_products(halves):
     """`halves` times 16 rows by two tiles of weights."""
 
     @intrinsic
-    def multiply(context, x, line, weight, depth, sums):
-        """sums[r, :TILE_COLUMNS] = x[r] @ weight in float32, over `depth` tiles; `line` bytes a row."""
+    def multiply(context, x, line, weight, weight_line, side_bytes, step_bytes, depth, sums, stride):
+        """sums[r, :TILE_COLUMNS] = x[r] @ weight in float32, over `depth` tiles of DEPTH inputs.
+
+        Bytes: `line` from row to row of x, `weight_line` from pair to pair of inputs, `side_bytes` from one
+        tile of outputs to the other, `step_bytes` from tile to tile of inputs; `stride` from row to row of
+        sums.
+        """
 
         def generate(context, builder, signature, arguments):
-            x, line, weight, depth, sums = arguments
+            x, line, weight, weight_line, side_bytes, step_bytes, depth, sums, stride = arguments
 
             def tile(name, number, address, stride):
                 _tile_instruction(builder, name, number, builder.inttoptr(address, _POINTER), stride)
@@ -120,27 +127,28 @@ def _tile_products(halves):
                 _tile_instruction(builder, "tilezero", number)
             with cgutils.for_range(builder, depth) as loop:
                 inputs = builder.add(x, builder.mul(loop.index, i64(TILE_LINE)))
-                weights = builder.add(weight, builder.mul(loop.index, i64(2 * TILE_BYTES)))
+                weights = builder.add(weight, builder.mul(loop.index, step_bytes))
                 for half in range(halves):
                     rows = builder.add(inputs, builder.mul(line, i64(half * LANES)))
                     tile("tileloadd64", 4 + half, rows, line)
                     for side in range(2):
                         if half == 0:
-                            at = builder.add(weights, i64(side * TILE_BYTES))
-                            tile("tileloaddt164", 6 + side, at, i64(TILE_LINE))
+                            at = builder.add(weights, builder.mul(side_bytes, i64(side)))
+                            # Read once: a hint not to keep it near.
+                            tile("tileloaddt164", 6 + side, at, weight_line)
                         _tile_instruction(builder, "tdpbf16ps", 2 * half + side, 4 + half, 6 + side)
             for number in range(2 * halves):
                 half, side = divmod(number, 2)
-                at = builder.add(sums, i64(4 * (half * LANES * TILE_COLUMNS + side * LANES)))
-                tile("tilestored64", number, at, i64(4 * TILE_COLUMNS))
+                at = builder.add(builder.mul(stride, i64(half * LANES)), i64(4 * side * LANES))
+                tile("tilestored64", number, builder.add(sums, at), stride)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(*[types.int64] * 9), generate
 
     return multiply
 
 
-_multiply_16, _multiply_32 = _tile_products(1), _tile_products(2)
+multiply_16, multiply_32 = _tile_products(1), _tile_products(2)
 
 
 def _on_stack(length):
@@ -158,7 +166,7 @@ def _on_stack(length):
     return place
 
 
-_config_place, _sums_place = _on_stack(CONFIG_BYTES), _on_stack(4 * ROWS * VECTOR_COLUMNS)
+config_place, _sums_place = _on_stack(CONFIG_BYTES), _on_stack(4 * ROWS * VECTOR_COLUMNS)
 
 
 @intrinsic
@@ -214,11 +222,21 @@ def _store_block(task, sums, stride, column, row, rows):
                 store_element(task.element, into, floats[number * stride + place] + added)
 
 
+@njit(inline="always")
+def _packed_16(x, line, weight, depth, sums):
+    multiply_16(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * TILE_COLUMNS)
+
+
+@njit(inline="always")
+def _packed_32(x, line, weight, depth, sums):
+    multiply_32(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * TILE_COLUMNS)
+
+
 @part
 def _by_tiles(address, task):
-    sums, before = _sums_place(), _config_place()
+    sums, before = _sums_place(), config_place()
     # torch's own kernels may count on how they configured this thread's tiles.
-    _save_config(before)
+    save_config(before)
     line, depth = 2 * task.inputs, task.inputs // DEPTH
     left = task.rows % ROWS
     whole = task.rows - left
@@ -229,18 +247,18 @@ def _by_tiles(address, task):
             break
         weight = task.weight + block * depth * 2 * TILE_BYTES
         if whole:
-            _load_config(task.configs)
+            load_config(task.configs)
         for row in range(0, whole, ROWS):
-            _multiply_32(task.x + row * line, line, weight, depth, sums)
+            _packed_32(task.x + row * line, line, weight, depth, sums)
             _store_block(task, sums, TILE_COLUMNS, column, row, ROWS)
         if left:
-            _load_config(task.configs + CONFIG_BYTES)
+            load_config(task.configs + CONFIG_BYTES)
             if left > LANES:
-                _multiply_32(task.x + whole * line, line, weight, depth, sums)
+                _packed_32(task.x + whole * line, line, weight, depth, sums)
             else:
-                _multiply_16(task.x + whole * line, line, weight, depth, sums)
+                _packed_16(task.x + whole * line, line, weight, depth, sums)
             _store_block(task, sums, TILE_COLUMNS, column, whole, left)
-    _load_config(before)
+    load_config(before)
 
 
 @part

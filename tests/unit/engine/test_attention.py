@@ -12,11 +12,13 @@ from torch import Tensor
 
 from paceline.engine.attention import AttentionBackend
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention
-from paceline.engine.kv import KVPool
+from paceline.engine.attention_kernels import KernelAttention, key_layout
+from paceline.engine.kv import KeyLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
+from paceline.engine.tiles import matrix_unit
+from tests.engine_loop import spoil
 
-BLOCK = 16
+BLOCK = 32
 BLOCKS = 24
 
 
@@ -60,12 +62,13 @@ def _row_by_row(
     out = torch.zeros(batch.num_rows, *query.shape[::2], dtype=torch.float64)
     group = query.shape[0] // pool.kv_heads
     dim = query.shape[-1]
+    keys_at = pool.key_rows()
     for placed in batch.segments:
         for row in range(placed.segment.num_rows):
             places = torch.tensor(_seen(placed, row, window))
             blocks, offsets = torch.tensor(placed.blocks)[places // BLOCK], places % BLOCK
             for head in range(query.shape[0]):
-                keys = pool.keys[layer, head // group, blocks, offsets, :dim].double()
+                keys = keys_at[layer, head // group, blocks, offsets, :dim].double()
                 values = pool.values[layer, head // group, blocks, offsets, :dim].double()
                 scores = keys @ query[head, placed.row + row].double() * scale
                 if softcap:
@@ -99,18 +102,23 @@ def test_equals_attention_row_by_row(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     kernels = backend == "kernels"
+    pool_dim = -(-head_dim // 16) * 16 if kernels else head_dim
+    layout = key_layout(dtype, head_dim=pool_dim, group=group, block_size=BLOCK)
     pool = KVPool(
         layers=2,
         kv_heads=kv_heads,
-        head_dim=-(-head_dim // 16) * 16 if kernels else head_dim,
+        head_dim=pool_dim,
         blocks=BLOCKS,
         block_size=BLOCK,
         dtype=dtype,
         device=torch.device("cpu"),
-        transposed_keys=kernels,
+        key_layout=layout if kernels else KeyLayout.ROWS,
     )
-    for kept in (pool.keys, pool.values):
-        kept.copy_(torch.randn(kept.shape, generator=generator))
+    for layer in range(2):
+        keys, values = (
+            torch.randn(kv_heads, BLOCKS * BLOCK, pool_dim, generator=generator) for _ in range(2)
+        )
+        pool.write(layer, torch.arange(BLOCKS * BLOCK), keys, values)
 
     def rows(heads: int) -> Tensor:
         # As models bring them: heads side by side in a row.
@@ -128,22 +136,31 @@ def test_equals_attention_row_by_row(
     torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_what_nobody_sees_cannot_hurt() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_nobody_sees_cannot_hurt(dtype: torch.dtype) -> None:
     """Infinities in slots behind a row, in rejected nodes' slots and in others' blocks."""
     pool = KVPool(
         layers=1,
         kv_heads=1,
-        head_dim=16,
+        head_dim=32,
         blocks=3,
         block_size=BLOCK,
-        dtype=torch.float32,
+        dtype=dtype,
         device=torch.device("cpu"),
-        transposed_keys=True,
+        key_layout=key_layout(dtype, head_dim=32, group=1, block_size=BLOCK),
     )
-    pool.keys.fill_(torch.inf)
-    pool.values.fill_(torch.nan)
+    spoil(pool)
     segment = Segment([0] * 5, 0, (1,), [0, 0], [-1, -1])
     batch = build_batch([segment], block_size=BLOCK, device=torch.device("cpu"))
-    query = torch.randn(1, 7, 16)
+    query = torch.randn(1, 7, 32).to(dtype)
     got = KernelAttention(heads=1).begin(batch, pool)
     assert got.attend(0, query, query, query, scale=1.0, softcap=None, window=None).isfinite().all()
+
+
+def test_keys_lie_in_pairs_where_the_matrix_unit_reads_them() -> None:
+    sizes = {"head_dim": 64, "group": 3, "block_size": 128}
+    expected = KeyLayout.PAIRS if matrix_unit() else KeyLayout.COLUMNS
+    assert key_layout(torch.bfloat16, **sizes) is expected
+    assert key_layout(torch.float32, **sizes) is KeyLayout.COLUMNS
+    for unfit in ({"head_dim": 80}, {"group": 33}, {"block_size": 16}):
+        assert key_layout(torch.bfloat16, **(sizes | unfit)) is KeyLayout.COLUMNS

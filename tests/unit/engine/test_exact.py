@@ -17,7 +17,7 @@ from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, loaded
+from tests.engine_loop import EngineLoop, Running, loaded, spoil
 from tests.tiny_families import VOCAB, make_family_model
 
 # Length of each text; two of them cross the edge of a block, one of those by its prompt alone.
@@ -48,7 +48,7 @@ def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
     positions = torch.arange(session.num_computed)
     blocks = torch.tensor(session.blocks)[positions // BLOCK_SIZE]
     offsets = positions % BLOCK_SIZE
-    return pool.keys[:, :, blocks, offsets], pool.values[:, :, blocks, offsets]
+    return pool.key_rows()[:, :, blocks, offsets], pool.values[:, :, blocks, offsets]
 
 
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
@@ -202,8 +202,7 @@ def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
     """What rejected nodes left behind the text, and whoever held the block before, is not seen."""
     text = case.texts[1]
     loop = EngineLoop.of(case.decoder, 2)
-    loop.pool.keys.fill_(torch.inf)
-    loop.pool.values.fill_(torch.nan)
+    spoil(loop.pool)
     segment = Segment(run=text.tokens, start=0, blocks=(0,))
     logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
     _assert_same_bits(logits[0], text.logits[-1], "logits")

@@ -8,29 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.blocks import BlockTask
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KeyLayout, KVPool
 
 
-def _pool(*, transposed: bool = False, blocks: int = 4, block_size: int = 4) -> KVPool:
+def _pool(layout: KeyLayout = KeyLayout.ROWS, *, blocks: int = 4, block_size: int = 4) -> KVPool:
     return KVPool(
         layers=2,
         kv_heads=1,
-        head_dim=3,
+        head_dim=4,
         blocks=blocks,
         block_size=block_size,
-        dtype=torch.float32,
+        dtype=torch.bfloat16 if layout is KeyLayout.PAIRS else torch.float32,
         device=torch.device("cpu"),
-        transposed_keys=transposed,
+        key_layout=layout,
     )
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_rows_are_read_back_from_their_slots(transposed: bool) -> None:
-    pool = _pool(transposed=transposed)
-    keys, values = torch.randn(1, 3, 3), torch.randn(1, 3, 3)
+@pytest.mark.parametrize("layout", KeyLayout)
+def test_rows_are_read_back_from_their_slots(layout: KeyLayout) -> None:
+    pool = _pool(layout)
+    keys, values = torch.randn(1, 3, 4).to(pool.dtype), torch.randn(1, 3, 4).to(pool.dtype)
     pool.write(1, torch.tensor([13, 2, 7]), keys, values)
     for row, slot in enumerate([13, 2, 7]):
-        assert torch.equal(pool.keys[1, :, slot // 4, slot % 4], keys[:, row])
+        assert torch.equal(pool.key_rows()[1, :, slot // 4, slot % 4], keys[:, row])
         assert torch.equal(pool.values[1, :, slot // 4, slot % 4], values[:, row])
     assert not pool.keys[0].any()
     assert int(pool.values.any(dim=-1).sum()) == 3
@@ -48,10 +48,10 @@ def test_a_prepared_block_is_empty_or_a_copy() -> None:
     assert pool.values[:, :, 1].isnan().all()
 
 
-@given(data=st.data(), transposed=st.booleans())
-def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, transposed: bool) -> None:
-    pool = _pool(transposed=transposed)
-    numbers = torch.arange(16.0)[:, None].expand(16, 3)
+@given(data=st.data(), layout=st.sampled_from(KeyLayout))
+def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, layout: KeyLayout) -> None:
+    pool = _pool(layout)
+    numbers = torch.arange(16.0)[:, None].expand(16, 4)
     for layer in range(2):
         pool.write(layer, torch.arange(16), numbers[None] + 100 * layer, -numbers[None])
     targets = data.draw(st.lists(st.integers(0, 15), unique=True, max_size=8))
@@ -61,7 +61,7 @@ def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, tr
     for source, target in zip(sources, targets, strict=True):
         expected[target] = source
     for layer in range(2):
-        assert pool.keys[layer, 0, :, :, 0].flatten().tolist() == [
+        assert pool.key_rows()[layer, 0, :, :, 0].flatten().tolist() == [
             number + 100 * layer for number in expected
         ]
         assert (-pool.values[layer, 0, :, :, 0]).flatten().tolist() == expected

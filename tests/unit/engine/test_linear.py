@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paceline.engine import linear
-from paceline.engine.linear import PackedLinear, matrix_unit, pack_linears
+from paceline.engine.linear import PackedLinear, pack_linears
+from paceline.engine.tiles import matrix_unit
 
 # Relative to the size of the outputs.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}

@@ -1,0 +1,29 @@
+"""The processor's matrix unit (Intel AMX): whether there is one, and how its tiles are configured."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from paceline.engine.kernels import products as kernels
+
+# By rows left over of a product: configurations for whole blocks and for these.
+_CONFIGS = np.stack(
+    [
+        np.frombuffer(kernels.tile_config(kernels.ROWS) + kernels.tile_config(left or kernels.ROWS), np.uint8)
+        for left in range(kernels.ROWS)
+    ]
+)
+
+
+@cache
+def matrix_unit() -> bool:
+    """Whether this process may use the matrix unit: Linux grants its tiles to who asks."""
+    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
+
+
+def tile_configs(rows: int = 0) -> int:
+    """The address of the tile configurations for so many rows; those of one row more follow."""
+    return _CONFIGS.ctypes.data + rows % kernels.ROWS * kernels.CONFIGS_BYTES
