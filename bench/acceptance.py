@@ -121,6 +121,7 @@ def _step(
     verdict = Verdict(session.key, base, rest[: accepted + 1], accepted, len(tree), nodes, feedback)
     told = time.perf_counter()
     method.observe(session, session.learn(verdict))
+    method.settle()
     tally.draft_seconds.append(drafted - start)
     tally.learn_seconds.append(time.perf_counter() - told)
 

@@ -140,6 +140,11 @@ class Rounds:
             self._draft(seat, drafted)
         return drafted
 
+    def settle(self) -> None:
+        """Learn what can wait until the trees have been sent."""
+        if self._method is not None:
+            self._method.settle()
+
     def idle(self, older_than: float) -> Iterator[str]:
         """Ids of sessions of which nothing was heard for `older_than` seconds."""
         since = time.monotonic() - older_than

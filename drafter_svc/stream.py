@@ -157,6 +157,7 @@ class VerifierLink:
         if drafted:
             await self._send(drafted)
             telemetry.DRAFTER_SECONDS.observe(time.perf_counter() - start)
+        self.rounds.settle()
         for error in response.errors:
             # A session that has just ended may still be answered for a tree that crossed its end.
             if self.rounds.detach(error.session_id):

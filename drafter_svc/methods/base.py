@@ -30,6 +30,10 @@ class Method(Protocol):
         """Learn from a verdict; `session.ids` already end with `outcome.committed`."""
         ...
 
+    def settle(self) -> None:
+        """Do what was left over from `observe`: call it when the trees have been sent."""
+        ...
+
     def learn(self, session: Hypothesis, outcome: Outcome) -> None:
         """Like `observe`, of a text that was not drafted: nothing is measured."""
         ...

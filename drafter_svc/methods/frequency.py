@@ -11,6 +11,7 @@ from drafter_svc.hypothesis import Hypothesis, Outcome
 from drafter_svc.methods.base import Proposer
 
 _CANDIDATES = 8
+_NOTHING: Mapping[int, int] = {}
 # Counts are halved at this many ids, so that they follow the traffic and their table stays small.
 _HALVE_AT = 20_000
 
@@ -28,8 +29,8 @@ class Frequency:
         self._best: dict[int, int] = {}
 
     def proposer(self, session: Hypothesis) -> Proposer:
-        """The same for every session and context."""
-        return lambda context, depth: self._best
+        """The same for every session and context, at the root: deeper they would fill trees with chance."""
+        return lambda context, depth: self._best if depth == 0 else _NOTHING
 
     def observe(self, session: Hypothesis, outcome: Outcome) -> None:
         """Count the committed ids."""

@@ -14,6 +14,8 @@ from drafter_svc.methods.base import Proposer, Source
 from paceline.tree import TokenTree
 
 _LEAST_CONFIDENCE = 1e-6
+# Nodes of a lower survival are not worth the time that it takes to rank them.
+_MOST_COST = -math.log(0.005)
 # Of a long verdict (the answer to a Join) only so many ids are measured: it bounds the time it takes.
 _MEASURED_IDS = 64
 
@@ -80,6 +82,7 @@ class Merged:
         self._sampled = Calibration(self._sources, bias)
         # By session, the candidates of its last draft: a verdict is measured on what was proposed.
         self._proposed: dict[str, dict[tuple[int, ...], dict[int, int]]] = {}
+        self._unmeasured: list[tuple[Calibration, dict[int, int], int]] = []
 
     def _calibration(self, session: Hypothesis) -> Calibration:
         return self._sampled if session.sampling.temperature > 0 else self._greedy
@@ -90,6 +93,7 @@ class Merged:
             return TokenTree()
         proposers = [source.proposer(session) for source in self._sources]
         calibration = self._calibration(session)
+        known = calibration.log_prob
         proposed: dict[tuple[int, ...], dict[int, int]] = {}
         self._proposed[session.key.session_id] = proposed
         tokens: list[int] = []
@@ -98,16 +102,16 @@ class Merged:
         waiting: list[tuple[float, int, int, int, float, tuple[int, ...], int]] = []
         serial = 0
         node, context, depth, cost = -1, tuple(session.ids[-CONTEXT_IDS:]), 0, 0.0
-        while True:
+        while len(tokens) < budget:
             if depth < max_depth:
                 cells = proposed[context] = candidates(proposers, calibration.strides, context, depth)
                 for token, cell in cells.items():
-                    if token >= self._vocab_size:
+                    log_prob = known.get(cell) or calibration.confidence(cell)
+                    if cost - log_prob > _MOST_COST or token >= self._vocab_size:
                         continue
-                    log_prob = calibration.confidence(cell)
                     serial += 1
                     heapq.heappush(waiting, (cost - log_prob, serial, node, token, log_prob, context, depth))
-            if not waiting or len(tokens) >= budget:
+            if not waiting:
                 break
             cost, _, parent, token, log_prob, context, depth = heapq.heappop(waiting)
             node = len(tokens)
@@ -119,7 +123,7 @@ class Merged:
         return TokenTree(tuple(tokens), tuple(parents), tuple(log_probs)).best(budget)
 
     def observe(self, session: Hypothesis, outcome: Outcome) -> None:
-        """Measure the sources on the committed ids, whether drafted or not; then let them learn."""
+        """Note the committed ids for `settle`, whether drafted or not; then let the sources learn."""
         calibration = self._calibration(session)
         proposers = [source.proposer(session) for source in self._sources]
         proposed = self._proposed.get(session.key.session_id, {})
@@ -129,9 +133,16 @@ class Merged:
             cells = proposed.get(context)
             if cells is None and context:
                 cells = candidates(proposers, calibration.strides, context, offset)
-            for candidate, cell in (cells or {}).items():
-                calibration.count(cell, candidate == token)
+            if cells:
+                self._unmeasured.append((calibration, cells, token))
         self.learn(session, outcome)
+
+    def settle(self) -> None:
+        """Measure the sources on what was committed."""
+        for calibration, cells, token in self._unmeasured:
+            for candidate, cell in cells.items():
+                calibration.count(cell, candidate == token)
+        self._unmeasured.clear()
 
     def learn(self, session: Hypothesis, outcome: Outcome) -> None:
         """Let the sources learn."""

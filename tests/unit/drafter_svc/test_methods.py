@@ -42,6 +42,7 @@ def step(method: Method, known: Hypothesis, tree: TokenTree, truth: list[int], t
         feedback=Feedback(rows, tuple(top) * len(rows), len(top)),
     )
     method.observe(known, known.learn(verdict))
+    method.settle()
 
 
 @settings(deadline=None)
