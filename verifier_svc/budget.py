@@ -24,7 +24,7 @@ PROBE_STEPS = 16
 PROBE_STEPS_PER_SESSION = 2
 # The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
 # verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
-LEARNING_SHARE = 0.2
+LEARNING_SHARE = 0.1
 # How many times as long rows of prompts may make a step.
 PROMPT_STRETCH = 2.0
 LEAST_PROMPT_ROWS = 16

@@ -107,6 +107,8 @@ load_config, save_config = _config_instruction("ldtilecfg"), _config_instruction
 
 def _tile_products(halves):
     """`halves` times 16 rows by two tiles of weights."""
+    # Few rows read a weight once: with a hint not to keep it near.
+    load_weights = "tileloaddt164" if halves == 1 else "tileloadd64"
 
     @intrinsic
     def multiply(context, x, line, weight, weight_line, side_bytes, step_bytes, depth, sums, stride):
@@ -134,8 +136,7 @@ def _tile_products(halves):
                     for side in range(2):
                         if half == 0:
                             at = builder.add(weights, builder.mul(side_bytes, i64(side)))
-                            # Read once: a hint not to keep it near.
-                            tile("tileloaddt164", 6 + side, at, weight_line)
+                            tile(load_weights, 6 + side, at, weight_line)
                         _tile_instruction(builder, "tdpbf16ps", 2 * half + side, 4 + half, 6 + side)
             for number in range(2 * halves):
                 half, side = divmod(number, 2)
