@@ -139,10 +139,11 @@ class SiblingLinear(nn.Module):
         return self.siblings.take(self._index, x)
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replace every plain `nn.Linear` of `model` in place.
+def pack_linears(model: nn.Module) -> bool:
+    """Replace every plain `nn.Linear` of `model` in place; whether no other matrix product is left.
 
-    Quantised linears are subclasses or other modules and are left to their library.
+    What is left is computed by kernels whose bits may depend on the rows beside a row: routers, experts, and
+    quantised layers, which are left to their libraries.
     """
     for module in list(model.modules()):
         children = {name: child for name, child in module.named_children() if _packable(child)}
@@ -155,10 +156,16 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(module, name, SiblingLinear(siblings, index, children.pop(name)))
         for name, child in children.items():
             setattr(module, name, PackedLinear(child))
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    left = [weight for weight in model.parameters() if weight.dim() > 1 and id(weight) not in tables]
+    return not left and getattr(model, "hf_quantizer", None) is None
 
 
 def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(module) is nn.Linear and module.weight.dtype in ELEMENTS
+    if type(module) is not nn.Linear:
+        return False
+    # Some libraries keep the module and quantise its weight: a tensor of their own class.
+    return type(module.weight.detach()) is Tensor and module.weight.dtype in ELEMENTS
 
 
 def _alike(layers: Sequence[nn.Linear]) -> bool:

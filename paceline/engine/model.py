@@ -80,10 +80,8 @@ class Decoder:
         self._kernels = on_cpu if kernels is None else kernels
         attention = KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
         self._attention: AttentionBackend = attention
-        # Whether a token's bits are its own: known of the CPU's kernels, not claimed for other devices.
-        self.exact = self._kernels and model.dtype in ELEMENTS
-        if on_cpu:
-            pack_linears(model)
+        # Whether a token's bits are its own: known of the CPU's kernels, not claimed for others.
+        self.exact = on_cpu and pack_linears(model) and self._kernels
         self._fused: FusedDecoder | None = None
         if isinstance(attention, KernelAttention):
             self._fused = self._agreeing(fuse(model, attention))
