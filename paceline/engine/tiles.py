@@ -21,7 +21,7 @@ _CONFIGS = np.stack(
 @cache
 def matrix_unit() -> bool:
     """Whether this process may use the matrix unit: Linux grants its tiles to who asks."""
-    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
+    return bool(kernels.HAS_TILES and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
 
 
 def tile_configs(rows: int = 0) -> int:

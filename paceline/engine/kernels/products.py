@@ -9,9 +9,10 @@ outputs. Everything else is `operations.multiply`.
 
 from __future__ import annotations
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import carray, from_dtype, njit, types
+from numba import carray, config, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -64,6 +65,9 @@ TASK = np.dtype(
 )
 _TASK = from_dtype(TASK)
 _task = pointer_to(_TASK)
+# Instructions that a processor lacks cannot even be compiled for it. numba's own settings go first.
+_FEATURES = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+HAS_TILES = {"+amx-tile", "+amx-bf16"} <= set(_FEATURES.split(","))
 _BYTE = ir.IntType(8)
 _POINTER = _BYTE.as_pointer()
 
@@ -84,7 +88,9 @@ def tile_config(rows: int) -> bytes:
 
 
 def _tile_instruction(builder: ir.IRBuilder, name: str, *operands: int | ir.Value) -> None:
-    """An AMX instruction; a number names a tile, an address becomes a pointer."""
+    """An AMX instruction, or nothing where there is none; a number names a tile."""
+    if not HAS_TILES:
+        return
     values = [ir.Constant(_BYTE, operand) if isinstance(operand, int) else operand for operand in operands]
     signature = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.x86.{name}"), values)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,3 +126,24 @@ def test_replaces_plain_linears_only() -> None:
     assert isinstance(model["other"], PackedLinear)
     for name, result in expected.items():
         torch.testing.assert_close(model[name](x), result)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a processor of this kind")
+def test_compiles_for_processors_without_a_matrix_unit() -> None:
+    """LLVM gives up on instructions that its target lacks, even where they would never run."""
+    program = """
+import torch
+from paceline.engine.linear import PackedLinear
+from paceline.engine.tiles import matrix_unit
+plain = torch.nn.Linear(64, 48).bfloat16().requires_grad_(False)
+x = torch.randn(5, 64).bfloat16()
+packed = PackedLinear(plain)
+assert not matrix_unit() and not packed.tiled
+torch.testing.assert_close(packed(x), plain(x), rtol=0.02, atol=0.02)
+from paceline.engine import attention_kernels
+"""
+    without = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | without, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
