@@ -67,6 +67,11 @@ class _Layer:
     down: PackedLinear
 
     @property
+    def norms(self) -> tuple[_Norm, ...]:
+        """In the order of their use."""
+        return self.before_attention, self.before_mlp
+
+    @property
     def linears(self) -> tuple[PackedLinear, ...]:
         """In the order of their use."""
         return self.qkv, self.output, self.gate_up, self.down
@@ -107,13 +112,10 @@ class FusedDecoder:
         self._rotations["heads"] = self._heads + self._kv_heads
         self._rotations["row_stride"] = layers[0].qkv.out_features
         for number, layer in enumerate(layers):
-            for tasks, norm in zip(
-                self._norms[number], (layer.before_attention, layer.before_mlp), strict=True
-            ):
-                norm.describe(tasks)
-            linears = (layer.qkv, layer.output, layer.gate_up, layer.down)
-            for tasks, linear in zip(self._products[number], linears, strict=True):
-                linear.describe(tasks)
+            for task, part in zip(self._norms[number], layer.norms, strict=True):
+                part.describe(task)
+            for task, linear in zip(self._products[number], layer.linears, strict=True):
+                linear.describe(task)
         self._steps = self._program()
 
     def _program(self) -> NDArray[np.void]:
@@ -210,7 +212,10 @@ def _fused(model: Any, attention: KernelAttention) -> FusedDecoder:
     _require(not odd and all(width % LANES == 0 for width in widths))
     linears = [linear for layer in layers for linear in layer.linears]
     _require(all(linear.inputs == linear.in_features for linear in linears))
-    return FusedDecoder(model, attention, layers, _norm(model.model.norm), _packed(model.lm_head))
+    norms = [_norm(model.model.norm)]
+    norms += [norm for layer in layers for norm in layer.norms]
+    _require(all(norm.weight.dtype == model.dtype for norm in norms))
+    return FusedDecoder(model, attention, layers, norms[0], _packed(model.lm_head))
 
 
 def _layer(module: Any) -> _Layer:

@@ -52,7 +52,12 @@ class PackedLinear(nn.Module):
             task[name] = number
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features] -> [..., out_features]."""
+        """x [..., in_features] -> [..., out_features], in the weight's dtype. Raises `ValueError` for others."""
+        if x.shape[-1] != self.in_features or x.dtype != self.weight.dtype or x.device.type != "cpu":
+            raise ValueError(
+                f"a layer of {self.in_features} inputs in {self.weight.dtype} on the CPU got "
+                f"{tuple(x.shape)} in {x.dtype} on {x.device}"
+            )
         rows = x.reshape(-1, self.in_features)
         rows = nn.functional.pad(rows, (0, self.inputs - self.in_features)).contiguous()
         out = x.new_empty(*x.shape[:-1], self.out_features)
@@ -165,7 +170,8 @@ def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     if type(module) is not nn.Linear:
         return False
     # Some libraries keep the module and quantise its weight: a tensor of their own class.
-    return type(module.weight.detach()) is Tensor and module.weight.dtype in ELEMENTS
+    plain = type(module.weight.detach()) is Tensor and module.weight.dtype in ELEMENTS
+    return plain and (module.bias is None or module.bias.dtype == module.weight.dtype)
 
 
 def _alike(layers: Sequence[nn.Linear]) -> bool:

@@ -81,6 +81,22 @@ def test_the_bits_of_a_row_are_its_own(dtype: torch.dtype) -> None:
     check()
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 128),
+        torch.zeros(1),
+        torch.zeros(3, 64, dtype=torch.float64),
+        torch.zeros(3, 64).bfloat16(),
+    ],
+    ids=["wide", "narrow", "float64", "bfloat16"],
+)
+def test_what_does_not_fit_is_refused_before_memory_is_touched(x: torch.Tensor) -> None:
+    packed = PackedLinear(_plain(64, 32, torch.float32, bias=False))
+    with pytest.raises(ValueError, match=r"64 inputs in torch.float32"):
+        packed(x)
+
+
 def test_torchs_own_matrix_kernels_work_between_ours() -> None:
     """Both configure the matrix unit's tiles."""
     plain = _plain(256, 256, torch.bfloat16, bias=False)
