@@ -52,7 +52,7 @@ class PackedLinear(nn.Module):
             task[name] = number
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features] -> [..., out_features], in the weight's dtype. Raises `ValueError` for others."""
+        """x [..., in_features] -> [..., out_features], in the weight's dtype. Raises `ValueError`."""
         if x.shape[-1] != self.in_features or x.dtype != self.weight.dtype or x.device.type != "cpu":
             raise ValueError(
                 f"a layer of {self.in_features} inputs in {self.weight.dtype} on the CPU got "
