@@ -51,7 +51,9 @@ class Frequency:
         return {"counts": np.array(list(self._counts.items()), dtype=np.int32).reshape(-1, 2)}
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
-        """Begin with such counts."""
+        """Begin with such counts. Raises `ValueError` for negative ones."""
+        if (tables["counts"] < 0).any():
+            raise ValueError("counts hold negative numbers")
         self._counts = dict(tables["counts"].tolist())
         self._total = sum(self._counts.values())
         self._best = self._ranked(self._counts)

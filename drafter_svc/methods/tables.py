@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -31,11 +33,18 @@ def save(method: Method, folder: Path, vocab_fingerprint: str) -> Path:
 
 def load(method: Method, folder: Path, vocab_fingerprint: str) -> bool:
     """Give a method the tables for a vocabulary; False where the folder has none. Raises `TablesError`."""
+    # It comes from a verifier: nothing but a name.
+    if not re.fullmatch(r"[0-9a-f]{1,64}", vocab_fingerprint):
+        return False
     path = _path(folder, vocab_fingerprint)
     if not path.is_file():
         return False
     try:
-        method.restore(load_file(path))
+        tables = load_file(path)
+        for name, table in tables.items():
+            if table.dtype != np.int32:
+                raise ValueError(f"{name} holds {table.dtype}, not int32")
+        method.restore(tables)
     except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise TablesError(f"{path} holds no tables: {error}") from error
     return True

@@ -156,7 +156,7 @@ def test_tables_hand_on_what_outlives_sessions(tmp_path: Path) -> None:
     for name, table in fresh.tables().items():
         assert np.array_equal(table, taught.tables()[name]), name
     untaught = methods.create("lookup+recycling", VOCAB)
-    assert not methods.tables.load(untaught, tmp_path, "other vocabulary")
+    assert not methods.tables.load(untaught, tmp_path, "0f0")
     assert not untaught.draft(session([9, 4], "new"), 8, 4).tokens
 
 
@@ -169,15 +169,20 @@ def test_a_method_takes_of_the_tables_what_it_has_sources_for(tmp_path: Path) ->
 
 
 def test_malformed_tables_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "torn.safetensors").write_bytes(b"no tables")
-    with pytest.raises(methods.tables.TablesError, match="torn"):
-        methods.tables.load(methods.create("lookup", VOCAB), tmp_path, "torn")
+    (tmp_path / "7095.safetensors").write_bytes(b"no tables")
+    with pytest.raises(methods.tables.TablesError, match="7095"):
+        methods.tables.load(methods.create("lookup", VOCAB), tmp_path, "7095")
     tables = _taught("recycling").tables()
-    for name, table in (("recycling-2.contexts", tables["recycling-1.contexts"]), ("recycling-1.next", None)):
+    for name, table in (
+        ("recycling-2.contexts", tables["recycling-1.contexts"]),
+        ("recycling-1.next", None),
+        ("recycling-1.next", tables["recycling-1.next"].astype(np.float32)),
+        ("frequency.counts", np.array([[-1, 5]], dtype=np.int32)),
+    ):
         broken = {key: kept for key, kept in (tables | {name: table}).items() if kept is not None}
-        save_file(broken, tmp_path / "broken.safetensors")
-        with pytest.raises(methods.tables.TablesError, match="broken"):
-            methods.tables.load(methods.create("recycling", VOCAB), tmp_path, "broken")
+        save_file(broken, tmp_path / "b0ed.safetensors")
+        with pytest.raises(methods.tables.TablesError, match="b0ed"):
+            methods.tables.load(methods.create("recycling", VOCAB), tmp_path, "b0ed")
 
 
 def test_what_is_learned_of_a_text_is_learned_of_its_steps() -> None:
@@ -194,3 +199,11 @@ def test_what_is_learned_of_a_text_is_learned_of_its_steps() -> None:
     assert tables.keys() == expected.keys()
     for name, table in tables.items():
         assert np.array_equal(table, expected[name]), name
+
+
+@pytest.mark.parametrize("fingerprint", ["", "../abc", "a/b", "x" * 5000, "a" * 5000, "a\0b"])
+def test_a_verifier_names_no_other_file(fingerprint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    methods.tables.save(_taught("recycling"), folder, "abc")
+    methods.tables.save(_taught("recycling"), tmp_path, "abc")
+    assert not methods.tables.load(methods.create("recycling", VOCAB), folder, fingerprint)
