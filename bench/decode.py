@@ -1,7 +1,7 @@
 """Decoding speed of the whole system on this machine, against itself without drafters and transformers.
 
-All arms answer each prompt once, in one run, one decode at a time. The drafter's tables start empty but for
-the warm-up prompt and learn from one prompt for the next, as in production; plain decoding never feeds them.
+All arms answer each prompt once, in one run, one decode at a time. The drafter starts with the tables that
+come with Paceline, and learns from one prompt for the next, as in production; plain decoding never feeds it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from bench.system import Plan, Progress, system
 
 NOTE = (
     "Each prompt once per arm, one decode at a time, the order of arms rotating. Times from the request, "
-    "prefill included, to the last token; ratios of total tokens over total time. The drafter's tables start "
-    "empty but for the warm-up prompt, which is in no dataset, and carry over from prompt to prompt."
+    "prefill included, to the last token; ratios of total tokens over total time. The drafter starts with "
+    "the tables that come with Paceline and with the warm-up prompt, which is in no dataset, and carries "
+    "what it learns over from prompt to prompt."
 )
 # In no dataset, so that nothing of a measured prompt is known before it is asked.
 WARM_UP = "List the days of the week, then list them again."

@@ -28,7 +28,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Llama: 512 byte-level tokens, context 1024."""
+    """Folder of a random Llama: 512 byte-level tokens, context `tests.tiny.CONTEXT`."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 

@@ -15,6 +15,8 @@ EOS_ID = 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 )
+# Long enough that a session of this length is still running when a test has done something to it.
+CONTEXT = 16384
 # Factors on the random output layer. The likeliest of 512 tokens gets some tens of per cent, so texts
 # vary; among a handful of tokens no continuation outweighs all others.
 PEAKEDNESS = 12.0
@@ -48,7 +50,7 @@ def _random_llama(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=1024,
+        max_position_embeddings=CONTEXT,
         initializer_range=0.2,
         tie_word_embeddings=False,
         bos_token_id=BOS_ID if eos is not None else None,

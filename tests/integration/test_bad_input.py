@@ -29,10 +29,10 @@ from paceline.v1 import (
     verifier_pb2_grpc,
 )
 from tests.pods import MODEL, Pods
+from tests.tiny import CONTEXT
 from tests.waiting import wait_until
 
 VOCAB = 512
-CONTEXT = 1024
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": "hello", "max_tokens": 4}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 TOO_LONG = [5] * (CONTEXT + 1)
@@ -68,7 +68,7 @@ def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
             400,
             "context_length_exceeded",
             "prompt",
-            "1025 tokens, the model's context 1024",
+            f"{CONTEXT + 1} tokens, the model's context {CONTEXT}",
         ),
         (
             {"prompt": TOO_LONG[:CONTEXT]},
@@ -82,7 +82,7 @@ def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
             400,
             "context_length_exceeded",
             "max_tokens",
-            "at most 1023",
+            f"at most {CONTEXT - 1}",
         ),
         ({"max_tokens": 0}, 400, None, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": "4"}, 400, None, "max_tokens", "valid integer"),
@@ -116,7 +116,7 @@ def test_a_bad_completion(
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": "x" * 3000}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 3 * CONTEXT}]}, "messages"),
         ({"max_tokens": CONTEXT}, "max_tokens"),
         ({"max_tokens": None, "max_completion_tokens": CONTEXT}, "max_completion_tokens"),
         ({"tools": [{"type": "function"}]}, "tools"),

@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.pods import MODEL, Pods
+from tests.tiny import CONTEXT
 from tests.waiting import wait_until
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "the quick brown fox", "max_tokens": 48, "temperature": 0}
@@ -215,7 +216,7 @@ async def test_eight_at_once_get_the_texts_they_get_alone(client: openai.AsyncOp
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_goes_away_frees_its_session_everywhere(fleet: Pods, stream: bool) -> None:
-    asked = {**ASKED, "max_tokens": 1000, "stream": stream}
+    asked = {**ASKED, "max_tokens": CONTEXT - 100, "stream": stream}
     before = fleet.verifier_status().committed_tokens
     async with httpx.AsyncClient() as client:
         going = asyncio.create_task(client.post(f"{fleet.http}/v1/completions", json=asked, timeout=60))
@@ -225,7 +226,7 @@ async def test_a_client_that_goes_away_frees_its_session_everywhere(fleet: Pods,
         await asyncio.wait({going})
     await wait_until(lambda: fleet.verifier_status().sessions == 0, "the verifier has dropped it", 5)
     await wait_until(lambda: fleet.drafter_status().sessions == 0, "the drafter has dropped it", 5)
-    assert fleet.verifier_status().committed_tokens < before + 1000
+    assert fleet.verifier_status().committed_tokens < before + CONTEXT - 100
     await wait_until(lambda: fleet.verifier_status().kv_used == 0, "its KV is free", 5)
 
 
