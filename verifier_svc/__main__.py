@@ -15,6 +15,7 @@ from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
+from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
 from verifier_svc.drafters import DrafterStreams
 from verifier_svc.identity import describe
@@ -39,12 +40,14 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
         log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
     event_loop = asyncio.get_running_loop()
     streams = DrafterStreams()
+    committer = Committer(store)
     table = SessionTable(settings.max_sessions)
 
     def deliver(steps: list[SessionStep]) -> None:
         event_loop.call_soon_threadsafe(servicer.deliver, steps)
 
     def fail() -> None:
+        event_loop.call_soon_threadsafe(committer.fail)
         event_loop.call_soon_threadsafe(stop.set)
 
     steps = StepLoop(
@@ -68,38 +71,39 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
         served,
         steps,
         streams,
-        store,
+        committer,
         max_tree_nodes=settings.max_tree_nodes,
         max_tree_depth=settings.max_tree_depth,
     )
-    await asyncio.to_thread(steps.start)
-    try:
-        server = await start_server(
-            lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
-                servicer, grpc_server
-            ),
-            services=["paceline.v1.VerifierService"],
-            host=settings.host,
-            port=settings.port,
-        )
-        telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
-        log.info(
-            "ready",
-            address=server.address,
-            model=served.model_id,
-            device=served.device,
-            exact=decoder.exact,
-            fused=decoder.fused,
-            kv_tokens=blocks * BLOCK_SIZE,
-        )
-        await stop.wait()
-        with steps.lock:
-            table.draining = True
-        await server.stop(settings.grace_seconds)
-    finally:
-        await asyncio.to_thread(steps.stop)
-        if store is not None:
-            await store.close()
+    async with committer.running():
+        await asyncio.to_thread(steps.start)
+        try:
+            server = await start_server(
+                lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
+                    servicer, grpc_server
+                ),
+                services=["paceline.v1.VerifierService"],
+                host=settings.host,
+                port=settings.port,
+            )
+            telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
+            log.info(
+                "ready",
+                address=server.address,
+                model=served.model_id,
+                device=served.device,
+                exact=decoder.exact,
+                fused=decoder.fused,
+                kv_tokens=blocks * BLOCK_SIZE,
+            )
+            await stop.wait()
+            with steps.lock:
+                table.draining = True
+            await server.stop(settings.grace_seconds)
+        finally:
+            await asyncio.to_thread(steps.stop)
+            if store is not None:
+                await store.close()
     if steps.failure is not None:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)

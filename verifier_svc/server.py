@@ -10,10 +10,9 @@ import grpc
 from paceline import handshake, telemetry, tree, wire
 from paceline.rpc import Refused, refusals
 from paceline.session import SamplingParams, SessionKey
-from paceline.store import SessionStore
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
-from verifier_svc.commit import Committer, Finished, Lost, Tokens
+from verifier_svc.commit import Broken, Committer, Event, Finished, Lost, Tokens
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
@@ -37,7 +36,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         served: ServedModel,
         loop: StepLoop,
         streams: DrafterStreams,
-        store: SessionStore | None,
+        committer: Committer,
         *,
         max_tree_nodes: int,
         max_tree_depth: int,
@@ -45,10 +44,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self._served = served
         self._loop = loop
         self._streams = streams
-        self._store = store
+        self._committer = committer
         self._max_tree_nodes = max_tree_nodes
         self._max_tree_depth = max_tree_depth
-        self._committers: dict[str, Committer] = {}
 
     def deliver(self, steps: list[SessionStep]) -> None:
         """Hand a step's results to committers and drafters; call on the event loop."""
@@ -60,10 +58,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             stream = self._streams.get(stream_id)
             if stream is not None:
                 stream.send(batch)
-        for step in steps:
-            committer = self._committers.get(step.key.session_id)
-            if committer is not None and committer.key == step.key:
-                committer.push(step.outcome)
+        self._committer.push((step.key, step.outcome) for step in steps)
 
     @refusals
     async def Open(
@@ -77,42 +72,21 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             try:
                 with self._loop.lock:
                     self._loop.table.add(session)
-                    committer = Committer(key, session.length, self._store)
-                    self._committers[key.session_id] = committer
+                    events = self._committer.open(key, session.length)
                     self._loop.lock.notify_all()
             except SessionRefusedError as error:
                 raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
-            committing = asyncio.create_task(committer.run())
             try:
                 yield verifier_pb2.OpenResponse(opened=verifier_pb2.Opened())
                 while True:
-                    event = await self._next_event(committer, committing)
+                    event = _checked(await events.get())
                     yield _event_to_proto(event)
                     if isinstance(event, Finished):
                         span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
                         return
             finally:
                 self._loop.cancel(session)
-                committing.cancel()
-                if self._committers.get(key.session_id) is committer:
-                    del self._committers[key.session_id]
-
-    async def _next_event(self, committer: Committer, committing: asyncio.Task[None]) -> Tokens | Finished:
-        """The committer's next event. Raises `Refused` when the session is lost or the engine failed."""
-        getting = asyncio.ensure_future(committer.events.get())
-        while not getting.done():
-            await asyncio.wait({getting}, timeout=1.0)
-            failed = self._loop.failure
-            crashed = committing.done() and committing.exception() if committing.done() else None
-            if not getting.done() and (failed or crashed):
-                getting.cancel()
-                raise Refused(
-                    grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere"
-                )
-        event = getting.result()
-        if isinstance(event, Lost):
-            raise Refused(grpc.StatusCode.ABORTED, event.message)
-        return event
+                self._committer.close(key)
 
     def _session(self, request: verifier_pb2.OpenRequest) -> Session:
         """The session a request asks for. Raises `Refused` or `WireError`, each naming its field."""
@@ -349,6 +323,15 @@ def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_con
         )
     if committed >= sampling.max_tokens:
         raise wire.WireError("committed_ids", f"{committed} ids are no fewer than max_tokens")
+
+
+def _checked(event: Event) -> Tokens | Finished:
+    """An event to stream. Raises `Refused` when the session is lost or the engine failed."""
+    if isinstance(event, Lost):
+        raise Refused(grpc.StatusCode.ABORTED, event.message)
+    if isinstance(event, Broken):
+        raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
+    return event
 
 
 def _event_to_proto(event: Tokens | Finished) -> verifier_pb2.OpenResponse:

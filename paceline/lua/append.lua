@@ -1,5 +1,6 @@
 -- Commit ids at an absolute length, if the epoch owns the session.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes each).
+-- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes each), and why
+-- they are the last, or nothing.
 -- Ids whose first part stands there already are taken too, and only the rest is added: after a lost
 -- reply the owner sends the same ids again, with those it has drawn since.
 -- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>".
@@ -21,6 +22,9 @@ if start < 0 or start > length or string.sub(ARGV[4], 1, #known) ~= known then
 end
 if #ARGV[4] > #known then
   redis.call('APPEND', KEYS[2], string.sub(ARGV[4], #known + 1))
+end
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'finish', ARGV[5])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])

@@ -50,18 +50,29 @@ class SessionRecord:
     finish_reason: FinishReason | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Ids that `key`'s owner commits at absolute length `base_length`; `finish` where they are the last."""
+
+    key: SessionKey
+    base_length: int
+    token_ids: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+
+
 class SessionStore(Protocol):
-    """Atomic steps on session records. Every method raises `StoreUnavailable` when nobody answers."""
+    """Atomic steps on session records. Methods raise `StoreUnavailable` when nobody answers."""
 
     async def create(self, record: SessionRecord) -> None:
         """Record a new session. Raises `SessionExists`."""
 
-    async def append(self, key: SessionKey, base_length: int, ids: Sequence[int]) -> None:
-        """Commit `ids` at absolute length `base_length`, if `key` owns the session.
+    async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
+        """Commit to many sessions in one round trip, each by itself; what kept each from it, or None.
 
         Idempotent, also when the owner has drawn more since a reply was lost: ids that stand there
-        already are skipped, the rest is added. Raises `Fenced`, `UnknownSession`, or `BaseMismatch`
-        for a gap, for other ids than those recorded, and for fewer.
+        already are skipped, the rest is added. Errors are `Fenced` where the key does not own the
+        session, `UnknownSession`, `StoreUnavailable`, and `BaseMismatch` for a gap, for other ids than
+        those recorded, and for fewer.
         """
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
@@ -69,9 +80,6 @@ class SessionStore(Protocol):
 
         Raises `UnknownSession`.
         """
-
-    async def finish(self, key: SessionKey, reason: FinishReason) -> None:
-        """Mark the session as ended. Raises `Fenced` or `UnknownSession`."""
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """The record, or None."""

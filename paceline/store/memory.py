@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paceline.session import FinishReason, SessionKey
-from paceline.store.base import BaseMismatch, Fenced, SessionExists, SessionRecord, UnknownSession
+from paceline.session import SessionKey
+from paceline.store.base import (
+    Append,
+    BaseMismatch,
+    Fenced,
+    SessionExists,
+    SessionRecord,
+    StoreError,
+    UnknownSession,
+)
 
 
 class MemoryStore:
@@ -21,17 +29,28 @@ class MemoryStore:
             raise SessionExists(f"session {record.key.session_id} exists")
         self._records[record.key.session_id] = record
 
-    async def append(self, key: SessionKey, base_length: int, ids: Sequence[int]) -> None:
+    async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """See `SessionStore.append`."""
-        record = self._owned(key)
-        start = base_length - len(record.prompt_ids)
+        return [self._append(append) for append in appends]
+
+    def _append(self, append: Append) -> StoreError | None:
+        try:
+            record = self._owned(append.key)
+        except (Fenced, UnknownSession) as error:
+            return error
+        start = append.base_length - len(record.prompt_ids)
         known = record.committed_ids[max(start, 0) :]
-        if not 0 <= start <= len(record.committed_ids) or tuple(ids[: len(known)]) != known:
-            raise BaseMismatch(
-                f"base length {base_length}, recorded {len(record.prompt_ids) + len(record.committed_ids)}"
+        if not 0 <= start <= len(record.committed_ids) or append.token_ids[: len(known)] != known:
+            return BaseMismatch(
+                f"session {record.key.session_id}: length {append.base_length} does not continue "
+                f"{len(record.committed_ids)} committed ids"
             )
-        fresh = tuple(ids[len(known) :])
-        self._records[key.session_id] = replace(record, committed_ids=record.committed_ids + fresh)
+        self._records[record.key.session_id] = replace(
+            record,
+            committed_ids=record.committed_ids + append.token_ids[len(known) :],
+            finish_reason=append.finish or record.finish_reason,
+        )
+        return None
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
@@ -39,10 +58,6 @@ class MemoryStore:
         claimed = replace(record, key=SessionKey(session_id, record.key.epoch + 1), owner=owner)
         self._records[session_id] = claimed
         return claimed
-
-    async def finish(self, key: SessionKey, reason: FinishReason) -> None:
-        """See `SessionStore.finish`."""
-        self._records[key.session_id] = replace(self._owned(key), finish_reason=reason)
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """See `SessionStore.get`."""
@@ -63,5 +78,7 @@ class MemoryStore:
     def _owned(self, key: SessionKey) -> SessionRecord:
         record = self._known(key.session_id)
         if record.key.epoch != key.epoch:
-            raise Fenced(f"epoch {key.epoch} does not own the session, {record.key.epoch} does")
+            raise Fenced(
+                f"session {key.session_id}: epoch {key.epoch} does not own it, {record.key.epoch} does"
+            )
         return record

@@ -16,14 +16,16 @@ import numpy as np
 import redis.asyncio as aioredis
 from redis.asyncio.client import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store.base import (
+    Append,
     BaseMismatch,
     Fenced,
     SessionExists,
     SessionRecord,
+    StoreError,
     StoreUnavailable,
     UnknownSession,
 )
@@ -66,7 +68,6 @@ class RedisStore:
         self._create = _script(self._client, "create")
         self._append = _script(self._client, "append")
         self._claim = _script(self._client, "claim")
-        self._finish = _script(self._client, "finish")
 
     async def create(self, record: SessionRecord) -> None:
         """See `SessionStore.create`."""
@@ -81,18 +82,40 @@ class RedisStore:
             _pack(record.committed_ids),
         )
 
-    async def append(self, key: SessionKey, base_length: int, ids: Sequence[int]) -> None:
-        """See `SessionStore.append`. One round trip."""
-        await self._run(self._append, key.session_id, key.epoch, base_length, _pack(ids))
+    async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
+        """See `SessionStore.append`."""
+        try:
+            replies = await self._append_each(appends)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                await self._client.script_load(self._append.script)
+                replies = await self._append_each(appends)
+        except (RedisError, OSError) as error:
+            return [_unavailable(error)] * len(appends)
+        return [
+            _unavailable(reply) if isinstance(reply, Exception) else _refusal(append.key.session_id, reply)
+            for append, reply in zip(appends, replies, strict=True)
+        ]
+
+    async def _append_each(self, appends: Sequence[Append]) -> list[Any]:
+        # A pipeline runs registered scripts too, but asks before every run whether they are known.
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for append in appends:
+                pipeline.evalsha(
+                    self._append.sha,
+                    2,
+                    *_keys(append.key.session_id),
+                    self._ttl,
+                    append.key.epoch,
+                    append.base_length,
+                    _pack(append.token_ids),
+                    str(append.finish or ""),
+                )
+            return await pipeline.execute(raise_on_error=False)
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
         meta, ids = await self._run(self._claim, session_id, owner)
         return _record(session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
-
-    async def finish(self, key: SessionKey, reason: FinishReason) -> None:
-        """See `SessionStore.finish`."""
-        await self._run(self._finish, key.session_id, key.epoch, str(reason))
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """See `SessionStore.get`."""
@@ -103,7 +126,7 @@ class RedisStore:
                 pipeline.get(ids_key)
                 meta, ids = await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"the session store does not answer: {error}") from error
+            raise _unavailable(error) from error
         return _record(session_id, meta, ids or b"") if meta else None
 
     async def ping(self) -> None:
@@ -111,7 +134,7 @@ class RedisStore:
         try:
             await self._client.ping()
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"the session store does not answer: {error}") from error
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         """See `SessionStore.close`."""
@@ -121,11 +144,23 @@ class RedisStore:
         try:
             reply = await script(keys=_keys(session_id), args=[self._ttl, *args])
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"the session store does not answer: {error}") from error
-        if isinstance(reply, list) or reply == b"OK":
-            return reply
-        word, _, rest = bytes(reply).partition(b" ")
-        raise _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
+            raise _unavailable(error) from error
+        refusal = _refusal(session_id, reply)
+        if refusal is not None:
+            raise refusal
+        return reply
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"the session store does not answer: {error}")
+
+
+def _refusal(session_id: str, reply: Any) -> StoreError | None:
+    """What a script's reply says of why it did nothing."""
+    if isinstance(reply, list) or reply == b"OK":
+        return None
+    word, _, rest = bytes(reply).partition(b" ")
+    return _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
 
 
 def _record(session_id: str, meta: Mapping[bytes, bytes], ids: bytes) -> SessionRecord:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import redis.asyncio
 
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import (
+    Append,
     BaseMismatch,
     Fenced,
     MemoryStore,
@@ -41,6 +42,15 @@ def record(**changes: object) -> SessionRecord:
     return SessionRecord(**{**fields, "sampling": sampling, **changes})  # type: ignore[arg-type]
 
 
+async def append(
+    store: SessionStore, key: SessionKey, base: int, ids: Sequence[int], finish: FinishReason | None = None
+) -> None:
+    """One append alone; raises what kept it."""
+    (error,) = await store.append([Append(key, base, tuple(ids), finish)])
+    if error is not None:
+        raise error
+
+
 async def test_a_record_comes_back_as_it_was_created(store: SessionStore) -> None:
     made = record(committed_ids=(4, 2**32 - 1), owner="v:1")
     await store.create(made)
@@ -62,26 +72,26 @@ async def test_an_id_is_created_once(store: SessionStore) -> None:
 async def test_appends_follow_one_another(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    await store.append(made.key, 3, [5, 6])
-    await store.append(made.key, 5, [7])
+    await append(store, made.key, 3, [5, 6])
+    await append(store, made.key, 5, [7])
     assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
 
 
 async def test_a_retried_append_counts_once(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    await store.append(made.key, 3, [5])
+    await append(store, made.key, 3, [5])
     for _ in range(3):
-        await store.append(made.key, 4, [6, 7])
+        await append(store, made.key, 4, [6, 7])
     assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
 
 
 async def test_after_a_lost_reply_the_owner_may_send_more_than_it_did(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    await store.append(made.key, 3, [5, 6])
-    await store.append(made.key, 3, [5, 6, 2**32 - 1])
-    await store.append(made.key, 5, [2**32 - 1, 8])
+    await append(store, made.key, 3, [5, 6])
+    await append(store, made.key, 3, [5, 6, 2**32 - 1])
+    await append(store, made.key, 5, [2**32 - 1, 8])
     assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 2**32 - 1, 8)  # type: ignore[union-attr]
 
 
@@ -101,9 +111,9 @@ async def test_after_a_lost_reply_the_owner_may_send_more_than_it_did(store: Ses
 async def test_ids_that_do_not_continue_are_refused(store: SessionStore, base: int, ids: list[int]) -> None:
     made = record()
     await store.create(made)
-    await store.append(made.key, 3, [5, 6])
+    await append(store, made.key, 3, [5, 6])
     with pytest.raises(BaseMismatch):
-        await store.append(made.key, base, ids)
+        await append(store, made.key, base, ids)
     assert (await store.get(made.key.session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
 
 
@@ -111,17 +121,17 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
     made = record()
     session_id = made.key.session_id
     await store.create(made)
-    await store.append(made.key, 3, [5])
+    await append(store, made.key, 3, [5])
     claimed = await store.claim(session_id, "v:2")
     assert claimed.key == SessionKey(session_id, 2)
     assert (claimed.owner, claimed.committed_ids, claimed.sampling) == ("v:2", (5,), made.sampling)
     with pytest.raises(Fenced):
-        await store.append(made.key, 4, [6])
+        await append(store, made.key, 4, [6])
     with pytest.raises(Fenced):
-        await store.append(made.key, 3, [5])
+        await append(store, made.key, 3, [5])
     with pytest.raises(Fenced):
-        await store.finish(made.key, FinishReason.STOP)
-    await store.append(claimed.key, 4, [6])
+        await append(store, made.key, 3, [], FinishReason.STOP)
+    await append(store, claimed.key, 4, [6])
     assert (await store.get(session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
 
 
@@ -139,25 +149,54 @@ async def test_a_later_epoch_than_the_owners_is_fenced_too(store: SessionStore) 
     made = record()
     await store.create(made)
     with pytest.raises(Fenced):
-        await store.append(SessionKey(made.key.session_id, 2), 3, [5])
+        await append(store, SessionKey(made.key.session_id, 2), 3, [5])
+
+
+async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
+    first, second = record(), record()
+    await store.create(first)
+    await store.create(second)
+    stranger = SessionKey("nobody", 1)
+    errors = await store.append(
+        [
+            Append(first.key, 3, (5,)),
+            Append(stranger, 3, (5,)),
+            Append(second.key, 4, (5,)),
+            Append(second.key, 3, (6,)),
+        ]
+    )
+    assert [type(error) for error in errors] == [type(None), UnknownSession, BaseMismatch, type(None)]
+    assert (await store.get(second.key.session_id)).committed_ids == (6,)  # type: ignore[union-attr]
+
+
+async def test_a_server_that_forgot_its_scripts_is_told_them_again(redis_url: str) -> None:
+    store, client = RedisStore(redis_url, ttl_seconds=TTL), redis.asyncio.from_url(redis_url)
+    made = record()
+    await store.create(made)
+    await append(store, made.key, 3, [5])
+    await client.script_flush()
+    await append(store, made.key, 4, [6])
+    assert (await store.get(made.key.session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+    await client.aclose()
+    await store.close()
 
 
 @pytest.mark.parametrize("reason", list(FinishReason))
 async def test_the_end_is_recorded(store: SessionStore, reason: FinishReason) -> None:
     made = record()
     await store.create(made)
-    await store.finish(made.key, reason)
+    await append(store, made.key, 3, [5], reason)
     assert (await store.get(made.key.session_id)).finish_reason is reason  # type: ignore[union-attr]
 
 
 async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore) -> None:
     key = SessionKey("nobody", 1)
     with pytest.raises(UnknownSession, match="nobody"):
-        await store.append(key, 3, [5])
+        await append(store, key, 3, [5])
     with pytest.raises(UnknownSession, match="nobody"):
         await store.claim("nobody", "v:1")
     with pytest.raises(UnknownSession, match="nobody"):
-        await store.finish(key, FinishReason.STOP)
+        await append(store, key, 3, [], FinishReason.STOP)
 
 
 async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: str) -> None:
@@ -174,13 +213,13 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: st
 
     await store.create(made)
     await keys_are_mortal()
-    await store.append(made.key, 3, [5])
+    await append(store, made.key, 3, [5])
     await keys_are_mortal()
-    await store.append(made.key, 3, [5])
+    await append(store, made.key, 3, [5])
     await keys_are_mortal()
     claimed = await store.claim(made.key.session_id, "v:1")
     await keys_are_mortal()
-    await store.finish(claimed.key, FinishReason.STOP)
+    await append(store, claimed.key, 4, [], FinishReason.STOP)
     await keys_are_mortal()
     await client.delete(*[key async for key in client.scan_iter(f"*{made.key.session_id}*")])
     await client.aclose()
@@ -190,7 +229,7 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: st
 async def test_a_store_that_nobody_answers_for_is_unavailable() -> None:
     store = RedisStore("redis://127.0.0.1:1", ttl_seconds=TTL, timeout_seconds=0.5)
     made = record()
-    for call in (store.ping(), store.create(made), store.get("x"), store.append(made.key, 3, [5])):
+    for call in (store.ping(), store.create(made), store.get("x"), append(store, made.key, 3, [5])):
         with pytest.raises(StoreUnavailable):
             await call
     await store.close()
