@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -294,32 +295,46 @@ def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) ->
     _measure(measure, {"arms": arm, "prompts_at": prompts_at}, table=table, **options)
 
 
-@command.command(
-    "acceptance",
-    help="Acceptance lengths of drafting methods on recorded answers, without the system.",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+@command.command()
+@_question_options
+@_model_options
+@click.option(
+    "--batch",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(2, 4, 8, 12, 16, 20, 24),
+    show_default=True,
+    help="Sessions at once. Repeatable.",
 )
-@click.pass_context
-def acceptance(context: click.Context) -> None:
-    """Hand everything on to `bench.acceptance`, which imports torch."""
-    from bench.acceptance import command as simulate
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of other prompts.")
+def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
+    """What padding of drafts and keys costs: the same engine, unpadded and padded, by batch size."""
+    from bench.padding import measure, table
 
-    simulate.main(args=context.args, prog_name=context.command_path)
+    _measure(measure, {"batches": batch, "rounds": rounds}, table=table, **options)
 
 
-@command.command(
-    "tables",
-    help="Write texts with a model and keep what drafters learn from them.",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)
-@click.pass_context
-def tables(context: click.Context) -> None:
-    """Hand everything on to `bench.tables`, which imports torch."""
-    from bench.tables import command as write
+def _hand_on(name: str, help_text: str) -> None:
+    """Make a subcommand that is the command of the module of that name, which imports torch."""
 
-    write.main(args=context.args, prog_name=context.command_path)
+    def call(context: click.Context) -> None:
+        module = import_module(f"bench.{name}")
+        module.command.main(args=context.args, prog_name=context.command_path)
+
+    command.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "help_option_names": [],
+        },
+    )(click.pass_context(call))
+
+
+_hand_on("acceptance", "Acceptance lengths of drafting methods on recorded answers, without the system.")
+_hand_on("tables", "Write texts with a model and keep what drafters learn from them.")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome, Row
 from drafter_svc.methods.base import Method
 from paceline.engine.blocks import BlockTask
-from paceline.engine.model import Decoder
+from paceline.engine.kv import KVPool
+from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.ranking import highest
 from paceline.engine.rows import Segment
 from paceline.engine.sampling import targets
@@ -30,8 +31,6 @@ from paceline.session import SamplingParams, SessionKey
 
 # Texts that are written at once.
 SESSIONS = 64
-# Blocks of one text's KV.
-BLOCKS = 4
 _MARK = "\u241e"
 
 
@@ -57,28 +56,37 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._decoder = Decoder.load(folder, device=torch.device("cpu"), dtype=torch.bfloat16)
-        self._pool = self._decoder.kv_pool(SESSIONS * BLOCKS)
-        self._pool.prepare([BlockTask(block) for block in range(SESSIONS * BLOCKS)])
 
     def write(self, writings: Sequence[Writing], top_k: int) -> None:
-        """Write at most SESSIONS texts to their ends."""
-        for number, writing in enumerate(writings):
-            self._step([(number, writing)], top_k)
-        while going_on := [(n, writing) for n, writing in enumerate(writings) if not writing.ended]:
-            self._step(going_on, top_k)
+        """Write texts to their ends, all at once. Raises `click.ClickException` for too long ones."""
+        longest = max(len(writing.prompt) + writing.sampling.max_tokens for writing in writings)
+        if longest > self._decoder.shape.max_context:
+            raise click.ClickException(
+                f"texts of up to {longest} tokens do not fit the model's context of "
+                f"{self._decoder.shape.max_context}: ask for fewer --question-tokens or --answer-tokens"
+            )
+        blocks = -(-longest // BLOCK_SIZE)
+        pool = self._decoder.kv_pool(len(writings) * blocks)
+        pool.prepare([BlockTask(block) for block in range(len(writings) * blocks)])
+        tables = [range(number * blocks, (number + 1) * blocks) for number in range(len(writings))]
+        for writing, table in zip(writings, tables, strict=True):
+            self._step([(writing, table)], pool, top_k)
+        while going_on := [
+            (writing, table) for writing, table in zip(writings, tables, strict=True) if not writing.ended
+        ]:
+            self._step(going_on, pool, top_k)
 
-    def _step(self, going_on: Sequence[tuple[int, Writing]], top_k: int) -> None:
+    def _step(self, going_on: Sequence[tuple[Writing, range]], pool: KVPool, top_k: int) -> None:
         segments, positions = [], []
-        for number, writing in going_on:
+        for writing, table in going_on:
             ids = [*writing.prompt, *writing.text]
             start = len(ids) - 1 if writing.text else 0
-            blocks = tuple(range(number * BLOCKS, (number + 1) * BLOCKS))
-            segments.append(Segment(ids[start:], start, blocks))
+            segments.append(Segment(ids[start:], start, table))
             positions.append(len(ids))
-        logits = self._decoder.forward(self._decoder.batch(segments), self._pool)
+        logits = self._decoder.forward(self._decoder.batch(segments), pool)
         ranked = highest(logits, top_k)
-        drawn = targets(logits, [writing.sampling for _, writing in going_on], positions, ranked[:, 0])
-        for (_, writing), token, top in zip(going_on, drawn, ranked.tolist(), strict=True):
+        drawn = targets(logits, [writing.sampling for writing, _ in going_on], positions, ranked[:, 0])
+        for (writing, _), token, top in zip(going_on, drawn, ranked.tolist(), strict=True):
             writing.text.append(token)
             writing.top_ids.append(tuple(top))
 
@@ -142,9 +150,13 @@ def learn(method: Method, number: int, writing: Writing) -> None:
     required=True,
     help="Folder to write to, as a drafter's --tables.",
 )
-@click.option("--texts", default=1024, show_default=True)
-@click.option("--question-tokens", default=96, show_default=True, help="Longest question.")
-@click.option("--answer-tokens", default=256, show_default=True, help="Longest answer.")
+@click.option("--texts", type=click.IntRange(1), default=1024, show_default=True)
+@click.option(
+    "--question-tokens", type=click.IntRange(1), default=96, show_default=True, help="Longest question."
+)
+@click.option(
+    "--answer-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer."
+)
 def command(model: Path, out: Path, texts: int, question_tokens: int, answer_tokens: int) -> None:
     """Write texts with a model and keep what drafters learn from them, for `paceline drafter --tables`."""
     writer = Writer(model)

@@ -213,7 +213,7 @@ class StepLoop:
         sources: list[int] = []
         targets: list[int] = []
         for row, decision in zip(rows, decisions, strict=True):
-            first = row.segment.root_position + 1
+            first = row.segment.root_index + 1
             for depth, node in enumerate(decision.path):
                 sources.append(row.segment.slot(first + node, BLOCK_SIZE))
                 targets.append(row.segment.slot(first + depth, BLOCK_SIZE))
@@ -226,7 +226,7 @@ class StepLoop:
     ) -> list[SessionStep]:
         for row in rows:
             if row.session.blocks:
-                self._computed(row.session, row.segment.root_position + 1)
+                self._computed(row.session, row.segment.root_index + 1)
         steps: list[SessionStep] = []
         for row, decision in zip(drawing, decisions, strict=True):
             if row.session.finish_reason is None:

@@ -43,22 +43,25 @@ class _Forward:
         # The position of each tree node. [segments, nodes]
         depths = torch.zeros(len(counts), nodes, dtype=torch.int64)
         prefixes = torch.zeros(batch.num_rows, dtype=torch.int64)
+        # Slots that no row sees.
+        hidden = torch.zeros(pool.num_blocks * pool.block_size, dtype=torch.bool)
         for index, placed in enumerate(batch.segments):
             segment = placed.segment
             chunk_of[index, torch.tensor(placed.blocks)] = torch.arange(len(placed.blocks))
+            hidden[[segment.slot(key, pool.block_size) for key in segment.hidden]] = True
             run = placed.row + len(segment.run)
-            prefixes[placed.row : run] = torch.arange(segment.start + 1, segment.root_position + 2)
-            prefixes[run : placed.rows.stop] = segment.root_position + 1
+            prefixes[placed.row : run] = torch.arange(segment.start + 1, segment.root_index + 2)
+            prefixes[run : placed.rows.stop] = segment.root_index + 1
             for node, parent in enumerate(segment.tree_parents):
-                depths[index, node] = depths[index, parent] + 1 if parent >= 0 else segment.root_position + 1
+                depths[index, node] = depths[index, parent] + 1 if parent >= 0 else segment.root_index + 1
                 if parent >= 0:
                     ancestors[run + node] = ancestors[run + parent]
                 ancestors[run + node, node] = True
         owner = torch.repeat_interleave(torch.tensor(counts))
         kv_indices, kv_counts = _blocks_by_query_block(owner, chunk_of >= 0)
         device = batch.positions.device
-        self._owner, self._chunk_of, self._ancestors, self._depths, self._prefixes = (
-            made.to(device) for made in (owner, chunk_of, ancestors, depths, prefixes)
+        self._owner, self._chunk_of, self._ancestors, self._depths, self._prefixes, self._hidden = (
+            made.to(device) for made in (owner, chunk_of, ancestors, depths, prefixes, hidden)
         )
         self._kv_indices, self._kv_counts = kv_indices.to(device), kv_counts.to(device)
         self._masks: dict[int | None, BlockMask] = {}
@@ -100,6 +103,7 @@ class _Forward:
         size = self._pool.block_size
         owner, chunk_of, ancestors = self._owner, self._chunk_of, self._ancestors
         depths, prefixes, positions = self._depths, self._prefixes, self._positions
+        hidden = self._hidden
         last = ancestors.shape[1] - 1
 
         def visible(_batch: Tensor, _head: Tensor, row: Tensor, slot: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ class _Forward:
             if window is not None:
                 place = torch.where(node < 0, key, depths[owner[row], near])
                 seen = seen & (place > positions[row] - window)
-            return (chunk >= 0) & seen
+            return (chunk >= 0) & seen & ~hidden[slot]
 
         return BlockMask.from_kv_blocks(
             self._kv_counts[None, None],

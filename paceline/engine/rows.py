@@ -16,6 +16,9 @@ class Segment:
     The run is a prefill chunk or the single row of the last committed token (the tree's root).
     `tree_parents` index the tree's own nodes; -1 is the last row of the run. `blocks` is the session's
     block table and covers the run's positions and, behind them, one slot per tree node.
+
+    `hidden` are indices before `start`, ascending, of keys that are no part of the text: no row sees them and
+    they have no position. A session has none; methods that pad do (`bench.padding`).
     """
 
     run: Sequence[int]
@@ -24,6 +27,7 @@ class Segment:
     tree_tokens: Sequence[int] = ()
     tree_parents: Sequence[int] = ()
     wants_logits: bool = True
+    hidden: Sequence[int] = ()
 
     @property
     def num_rows(self) -> int:
@@ -31,15 +35,15 @@ class Segment:
         return len(self.run) + len(self.tree_tokens)
 
     @property
-    def root_position(self) -> int:
-        """Absolute position of the run's last row."""
+    def root_index(self) -> int:
+        """Which of the session's keys is that of the run's last row: its position, where none is hidden."""
         return self.start + len(self.run) - 1
 
     def slot(self, index: int, block_size: int) -> int:
         """Pool slot of the `index`-th key this segment's rows may see.
 
-        Up to the root that is the key of that position; node i of the tree waits at root + 1 + i,
-        where it already belongs if the first child of every node is accepted.
+        Up to the root that is the key of that position, where none is hidden; node i of the tree waits at
+        root + 1 + i, where it already belongs if the first child of every node is accepted.
         """
         return self.blocks[index // block_size] * block_size + index % block_size
 
@@ -85,10 +89,11 @@ class RaggedBatch:
 
 
 def _positions(segment: Segment) -> list[int]:
-    positions = list(range(segment.start, segment.start + len(segment.run)))
     run = len(segment.run)
+    start = segment.start - len(segment.hidden)
+    positions = list(range(start, start + run))
     for parent in segment.tree_parents:
-        positions.append((segment.root_position if parent < 0 else positions[run + parent]) + 1)
+        positions.append(positions[run + parent if parent >= 0 else run - 1] + 1)
     return positions
 
 
@@ -103,7 +108,7 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
     placed: list[PlacedSegment] = []
     for segment in segments:
         row, run = len(token_ids), len(segment.run)
-        keys = segment.root_position + 1 + len(segment.tree_tokens)
+        keys = segment.root_index + 1 + len(segment.tree_tokens)
         own = _positions(segment)
         placed.append(
             PlacedSegment(

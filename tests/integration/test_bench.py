@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from tests.tiny import make_tiny_model
+from drafter_svc import methods
+from paceline.handshake import vocab_fingerprint
+from tests.tiny import CONTEXT, make_tiny_model
 
 CATEGORIES = ("coding", "translation", "summarization", "qa", "math_reasoning", "rag")
 
@@ -54,6 +57,40 @@ async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
     assert any(row["speculative"]["receipt"]["drafted_steps"] > 0 for row in document["samples"])
     assert all(row["plain"]["receipt"]["drafted_steps"] == 0 for row in document["samples"])
     assert "math_reasoning" in out
+
+
+async def test_padding_changes_no_text(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "tiny")
+    made = tmp_path / "out.json"
+    status, out, err = await bench(
+        *("padding", "--dataset", str(dataset(tmp_path / "d.jsonl")), "--json", str(made)),
+        *("--prompts", "6", "--max-tokens", "64", "--model", str(model), "--dtype", "float32"),
+        *("--batch", "2", "--batch", "5", "--rounds", "2", "--threads", "1"),
+        PACELINE_CACHE=str(tmp_path / "cache"),
+    )
+    assert status == 0, err
+    document = json.loads(made.read_text())
+    assert document["unpadded_over_padded_at_5"] > 0
+    for row in document["rows"]:
+        assert {arm["same_text"] for arm in row["arms"].values()} == {2 * row["batch"]}
+        padded, unpadded = row["arms"]["padded"], row["arms"]["unpadded"]
+        assert padded["padding_rows"] > 0 < padded["hidden_keys"]
+        assert unpadded["padding_rows"] == 0 == unpadded["hidden_keys"]
+    assert "EMS-SD" in out
+
+
+async def test_tables_are_what_a_drafter_starts_with(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "tiny")
+    asked = ("tables", "--model", str(model), "--out", str(tmp_path), "--texts", "3")
+    status, out, err = await bench(*asked, "--question-tokens", "40", "--answer-tokens", "300")
+    assert status == 0, err
+    assert "3 texts" in out
+    vocab = AutoTokenizer.from_pretrained(model).get_vocab()
+    method = methods.create("lookup+recycling", len(vocab))
+    assert methods.tables.load(method, tmp_path, vocab_fingerprint(vocab))
+    status, out, err = await bench(*asked, "--answer-tokens", str(CONTEXT))
+    assert status != 0
+    assert "--answer-tokens" in err
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
 
+from bench import tables
+from drafter_svc import methods
 from drafter_svc.__main__ import Drafter
 from drafter_svc.config import DrafterSettings
 from drafter_svc.links import Links
 from paceline import rpc, wire
+from paceline.session import SamplingParams
 from paceline.tree import TokenTree, TreeError, check
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
@@ -217,6 +221,24 @@ async def test_a_session_is_drafted_to_its_end_and_forgotten() -> None:
     assert told.verifiers == [server.address]
     assert told.accepted_tokens == play.accepted
     assert told.trees > 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_tables_are_known_from_the_first_token(tmp_path: Path, known: bool) -> None:
+    # Nothing in it repeats, and no token follows as the scripted feedback says.
+    text = [(i * 27) % 61 + 1 for i in range(60)]
+    if known:
+        method = methods.create("lookup+recycling", VOCAB)
+        top_ids = [(token, *range(1, TOP_K)) for token in text[2:]]
+        tables.learn(
+            method, 0, tables.Writing(tuple(text[:2]), SamplingParams(max_tokens=58), text[2:], top_ids)
+        )
+        methods.tables.save(method, tmp_path, "f")
+    script = ScriptedVerifier({"s": Play(text, known=2)})
+    async with verifier(script) as server, drafter(tables=tmp_path) as (stub, _):
+        await stub.Attach(attach(server.address, text[:2]))
+        await wait_until(lambda: script.plays["s"].known == len(text), "the text is committed")
+    assert (script.plays["s"].accepted > 20) == known
 
 
 async def test_many_sessions_share_one_stream() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from drafter_svc import methods
+from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis, Outcome, Row
 from drafter_svc.methods.base import Method
 from paceline.session import SamplingParams, SessionKey
@@ -166,6 +167,15 @@ def test_a_method_takes_of_the_tables_what_it_has_sources_for(tmp_path: Path) ->
         other = methods.create(name, VOCAB)
         assert methods.tables.load(other, tmp_path, "abc")
         assert bool(other.draft(session([9, 4], "new"), 8, 4).tokens) == (name == "recycling")
+
+
+def test_the_shipped_tables_fit_the_default_method() -> None:
+    shipped = list(methods.tables.SHIPPED.glob("*.safetensors"))
+    assert shipped
+    for path in shipped:
+        method = methods.create(DrafterSettings.model_fields["method"].default, 49152)
+        assert methods.tables.load(method, methods.tables.SHIPPED, path.stem)
+        assert len(method.draft(session([9, 4], "new"), 8, 4))
 
 
 def test_malformed_tables_are_refused(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_row_lies_where_its_segment_says(data: st.DataObject) -> None:
     for segment, placed, root in zip(segments, batch.segments, batch.roots.tolist(), strict=True):
         run = len(segment.run)
         assert batch.token_ids[placed.rows].tolist() == [*segment.run, *segment.tree_tokens]
-        keys = segment.root_position + 1 + len(segment.tree_tokens)
+        keys = segment.root_index + 1 + len(segment.tree_tokens)
         seen = [placed.blocks[key // BLOCK] * BLOCK + key % BLOCK for key in range(keys)]
         assert seen[segment.start :] == batch.slots[placed.rows].tolist()
         for node, parent in enumerate(segment.tree_parents):

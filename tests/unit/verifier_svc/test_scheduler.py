@@ -41,7 +41,7 @@ def _apply(planned: Plan, allocator: BlockAllocator, sessions: list[Session], ac
     """What the step loop does with a plan, where the target always says 7."""
     for row in planned.rows:
         session, segment = row.session, row.segment
-        session.num_computed = segment.root_position + 1
+        session.num_computed = segment.root_index + 1
         if not segment.wants_logits:
             continue
         path = min(accepted, max(row.tree.depths(), default=0))

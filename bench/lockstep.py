@@ -1,0 +1,161 @@
+"""A static batch of sessions on the bare engine, greedy, drafts by prompt lookup; padded or not.
+
+What padding costs is asked of one implementation that can do both, with the same kernels. A padded batch
+has the shape of a rectangle (EMS-SD, arXiv 2405.07542, section 3): every session's draft is filled up to the
+longest (padded inputs), and every session's keys move on by as many places as the session that accepted most,
+leaving places that hold nothing (padded KV).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from paceline.engine.blocks import BlockTask
+from paceline.engine.kv import KVPool
+from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.rows import Segment
+from paceline.engine.verify import decide
+from paceline.session import SamplingParams
+
+# As many as EMS-SD's base, LLMA, copies.
+DRAFT_TOKENS = 7
+# Longest run of tokens that is looked up.
+MAX_NGRAM = 3
+# Rows of a prompt in one forward.
+PROMPT_ROWS = 256
+_PADDING_TOKEN = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Whether drafts are made at all, and what is padded."""
+
+    drafts: bool = True
+    pad_inputs: bool = False
+    pad_kv: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of one run: forwards, their rows, those that were padding; keys at its end and those hidden of them."""
+
+    forwards: int = 0
+    rows: int = 0
+    padding_rows: int = 0
+    keys: int = 0
+    hidden_keys: int = 0
+
+
+class PromptLookup:
+    """Drafts what followed the latest earlier occurrence of the text's last n-gram, the longest first.
+
+    Prompt lookup decoding (Saxena, 2023), as `transformers.generate(prompt_lookup_num_tokens=...)`.
+    """
+
+    def __init__(self, ids: list[int]) -> None:
+        """`ids` is the session's text, which only grows."""
+        self._ids = ids
+        # Where what follows an n-gram begins.
+        self._next: dict[tuple[int, ...], int] = {}
+        self._known = 0
+
+    def __call__(self) -> list[int]:
+        """At most `DRAFT_TOKENS` tokens; none where nothing was found."""
+        ids = self._ids
+        for end in range(self._known + 1, len(ids)):
+            for length in range(1, min(MAX_NGRAM, end) + 1):
+                self._next[tuple(ids[end - length : end])] = end
+        self._known = len(ids) - 1
+        for length in range(min(MAX_NGRAM, len(ids) - 1), 0, -1):
+            begin = self._next.get(tuple(ids[-length:]))
+            if begin is not None:
+                return ids[begin : begin + DRAFT_TOKENS]
+        return []
+
+
+@dataclass(slots=True)
+class _Session:
+    ids: list[int]
+    length_limit: int
+    blocks: Sequence[int]
+    # Index of the last token's key.
+    root: int
+    lookup: PromptLookup
+    hidden: list[int] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        return self.length_limit - len(self.ids)
+
+
+class Lockstep:
+    """Sessions that begin together and decode in the same forwards, each until it has `max_tokens`."""
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> None:
+        """Allocates KV for the longest that padding may need, and computes the prompts'."""
+        # Padded KV moves on by a draft and the root in every step at most.
+        longest = max(map(len, prompts)) + max_tokens * (DRAFT_TOKENS + 1) + DRAFT_TOKENS
+        self._blocks = -(-longest // BLOCK_SIZE)
+        self._decoder, self._prompts, self._max_tokens = decoder, prompts, max_tokens
+        self._pool: KVPool = decoder.kv_pool(self._blocks * len(prompts))
+        self._pool.prepare([BlockTask(block) for block in range(self._blocks * len(prompts))])
+        for number, prompt in enumerate(prompts):
+            for start in range(0, len(prompt) - 1, PROMPT_ROWS):
+                run = prompt[start : min(start + PROMPT_ROWS, len(prompt) - 1)]
+                segment = Segment(run, start, self._table(number), wants_logits=False)
+                decoder.forward(decoder.batch([segment]), self._pool)
+
+    def _table(self, number: int) -> range:
+        return range(number * self._blocks, (number + 1) * self._blocks)
+
+    def run(self, shape: Shape) -> tuple[list[list[int]], Counts]:
+        """Every session's answer of `max_tokens` tokens (stop tokens do not end it), and what was computed.
+
+        May be called again: prompts' keys stay as they are.
+        """
+        sessions = []
+        for number, prompt in enumerate(self._prompts):
+            ids = list(prompt)
+            limit = len(prompt) + self._max_tokens
+            sessions.append(_Session(ids, limit, self._table(number), len(prompt) - 1, PromptLookup(ids)))
+        counts = Counts()
+        while going_on := [session for session in sessions if session.missing]:
+            self._step(going_on, shape, counts)
+        counts.keys = sum(session.root for session in sessions)
+        counts.hidden_keys = sum(len(session.hidden) for session in sessions)
+        return [session.ids[-self._max_tokens :] for session in sessions], counts
+
+    def _step(self, sessions: Sequence[_Session], shape: Shape, counts: Counts) -> None:
+        drafts = [session.lookup()[: session.missing - 1] if shape.drafts else [] for session in sessions]
+        longest = max(map(len, drafts))
+        segments = []
+        for session, draft in zip(sessions, drafts, strict=True):
+            padding = longest - len(draft) if shape.pad_inputs else 0
+            counts.padding_rows += padding
+            nodes = len(draft) + padding
+            segments.append(
+                Segment(
+                    run=session.ids[-1:],
+                    start=session.root,
+                    blocks=session.blocks,
+                    tree_tokens=[*draft, *[_PADDING_TOKEN] * padding],
+                    tree_parents=range(-1, nodes - 1),
+                    hidden=session.hidden,
+                )
+            )
+        batch = self._decoder.batch(segments)
+        logits = self._decoder.forward(batch, self._pool)
+        sampling = SamplingParams(max_tokens=self._max_tokens)
+        decisions = decide(batch, logits, [sampling] * len(sessions), [0] * len(sessions))
+        counts.forwards += 1
+        counts.rows += batch.num_rows
+        # A chain's accepted keys lie where they belong. Padding is not accepted, even where it is right.
+        accepted = [min(len(made.path), len(draft)) for made, draft in zip(decisions, drafts, strict=True)]
+        most = max(accepted)
+        for session, segment, decision, count in zip(sessions, segments, decisions, accepted, strict=True):
+            tokens = [segment.tree_tokens[node] for node in decision.path] + [decision.bonus]
+            session.ids += tokens[: count + 1]
+            moved = 1 + (most if shape.pad_kv else count)
+            session.hidden += range(session.root + count + 1, session.root + moved)
+            session.root += moved
