@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from paceline.engine.blocks import BlockAllocator
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
@@ -95,7 +95,7 @@ class EngineLoop:
         slots = [
             (segment.slot(first + node, BLOCK_SIZE), segment.slot(first + depth, BLOCK_SIZE))
             for segment, path in paths
-            for first in [segment.root_position + 1]
+            for first in [segment.root_index + 1]
             for depth, node in enumerate(path)
         ]
         sources, targets = torch.tensor(slots, dtype=torch.int64).reshape(-1, 2).unbind(1)
@@ -130,7 +130,7 @@ def generate(
 
 
 def spoil(pool: KVPool) -> None:
-    """Fill a pool with infinities and NaNs."""
+    """Fill a pool with infinities and NaNs, and values in pairs, which are never such, with huge numbers."""
     # Two bfloat16 infinities, where keys lie in pairs.
     pool.keys.fill_(torch.inf if pool.keys.is_floating_point() else 0x7F807F80)
-    pool.values.fill_(torch.nan)
+    pool.values.fill_(3e38 if pool.layout is KVLayout.PAIRS else torch.nan)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from paceline.engine.kernels import attention as kernels
 from paceline.engine.kernels import products
-from paceline.engine.kernels.vectors import ELEMENTS
-from paceline.engine.kv import KeyLayout, KVPool
+from paceline.engine.kernels.vectors import ELEMENTS, LANES
+from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
 from paceline.engine.team import Kernel
 from paceline.engine.tiles import matrix_unit, tile_configs
@@ -28,12 +28,16 @@ LOG2_E = math.log2(math.e)
 write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
 
 
-def key_layout(dtype: torch.dtype, *, head_dim: int, group: int, block_size: int) -> KeyLayout:
-    """How the kernels want the keys of heads that `group` query heads share, in a pool of `dtype`."""
-    whole = head_dim % products.DEPTH == 0 and block_size % products.TILE_COLUMNS == 0
+def kv_layout(dtype: torch.dtype, *, head_dim: int, group: int, block_size: int) -> KVLayout:
+    """How the kernels want keys and values of heads that `group` query heads share, in a pool of `dtype`.
+
+    `head_dim` is the model's; the pool's may be filled up.
+    """
+    filled = -(-head_dim // LANES) * LANES
+    whole = head_dim % 2 == 0 and filled % products.DEPTH == 0 and block_size % products.TILE_COLUMNS == 0
     fits = whole and group <= PAIRS_QUERIES
     paired = dtype == torch.bfloat16 and fits and matrix_unit()
-    return KeyLayout.PAIRS if paired else KeyLayout.COLUMNS
+    return KVLayout.PAIRS if paired else KVLayout.COLUMNS
 
 
 class KernelAttention:
@@ -46,15 +50,17 @@ class KernelAttention:
     def begin(self, batch: RaggedBatch, pool: KVPool) -> PagedForward:
         """Lay out the batch's tiles, and scratch for each thread."""
         group = self._heads // pool.kv_heads
-        rows, ancestors = _visible(batch)
-        paired = pool.key_layout is KeyLayout.PAIRS
+        rows, ancestors, hidden = _visible(batch)
+        paired = pool.layout is KVLayout.PAIRS
         most_queries = PAIRS_QUERIES if paired else TILE_QUERIES
         tiles = _tiles(batch, rows, pool.kv_heads, max(1, most_queries // group))
         queries = int(tiles["num_rows"].max(initial=0)) * group
         # Whole blocks: a product fills them.
         score_floats = -(-int(tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
         # Threads must not write to one cache line.
-        scratch_floats = -(-queries * (2 * pool.head_dim + 1 + score_floats) // 16) * 16 + 16
+        path_floats = products.DEPTH * pool.head_dim // 2 if paired else 0
+        scratch_floats = queries * (2 * pool.head_dim + 1 + score_floats) + path_floats
+        scratch_floats = -(-scratch_floats // 16) * 16 + 16
         threads = torch.get_num_threads()
         if threads * scratch_floats > self._scratch.size:
             self._scratch = np.empty(threads * scratch_floats, dtype=np.float32)
@@ -64,6 +70,7 @@ class KernelAttention:
             "tiles": tiles,
             "rows": rows,
             "ancestors": ancestors,
+            "hidden": hidden,
             "blocks": blocks,
             "slots": batch.slots.numpy(),
             "scratch": self._scratch,
@@ -85,7 +92,14 @@ class KernelAttention:
             ("scratch_floats", scratch_floats),
         ):
             task[name] = number
-        return PagedForward(pool, task, tuple(arrays.values()), heads=self._heads, threads=threads)
+        return PagedForward(
+            pool,
+            task,
+            tuple(arrays.values()),
+            heads=self._heads,
+            threads=threads,
+            hides=bool(len(hidden)),
+        )
 
 
 class PagedForward:
@@ -99,10 +113,12 @@ class PagedForward:
         *,
         heads: int,
         threads: int,
+        hides: bool,
     ) -> None:
-        """`task` points into `arrays`, which this keeps alive."""
+        """`task` points into `arrays`, which this keeps alive; `hides`: keys are hidden from some row."""
         self._pool, self._task, self._arrays = pool, task, arrays
         self._heads, self._threads = heads, threads
+        self._hides = hides
         self._address = task.ctypes.data
         self._strides: tuple[object, ...] = ()
         self._keys, self._values = pool.keys.data_ptr(), pool.values.data_ptr()
@@ -139,6 +155,8 @@ class PagedForward:
     ) -> Tensor:
         """See `LayerAttention.attend`."""
         pool, task = self._pool, self._task
+        if window and self._hides:
+            raise ValueError("a sliding window counts positions, and keys are hidden from this batch's rows")
         _, rows, head_dim = query.shape
         out = torch.empty(rows, self._heads, head_dim, dtype=pool.dtype)
         # Kept until the kernels are done with their memory.
@@ -177,22 +195,26 @@ def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """A ROW for every row of the batch, and the slots of ancestors that they point into."""
+def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64], NDArray[np.int64]]:
+    """A ROW for every row of the batch, and what they point into: slots of ancestors, and hidden ones."""
     rows = np.zeros(batch.num_rows, dtype=kernels.ROW)
     ancestors: list[int] = []
+    hidden: list[int] = []
     for placed in batch.segments:
         segment, row = placed.segment, placed.row
         run = len(segment.run)
         rows["prefix"][row : row + run] = np.arange(segment.start + 1, segment.start + run + 1)
-        rows["prefix"][row + run : row + segment.num_rows] = segment.root_position + 1
+        rows["first_hidden"][placed.rows] = len(hidden)
+        rows["num_hidden"][placed.rows] = len(segment.hidden)
+        hidden += segment.hidden
+        rows["prefix"][row + run : row + segment.num_rows] = segment.root_index + 1
         paths: list[list[int]] = []
         for node, parent in enumerate(segment.tree_parents):
-            paths.append([*(paths[parent] if parent >= 0 else []), segment.root_position + 1 + node])
+            paths.append([*(paths[parent] if parent >= 0 else []), segment.root_index + 1 + node])
             rows["first_ancestor"][row + run + node] = len(ancestors)
             rows["num_ancestors"][row + run + node] = len(paths[-1])
             ancestors += paths[-1]
-    return rows, np.array(ancestors, dtype=np.int64)
+    return rows, np.array(ancestors, dtype=np.int64), np.array(hidden, dtype=np.int64)
 
 
 def _tiles(batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, most_rows: int) -> NDArray[np.void]:
@@ -205,7 +227,7 @@ def _tiles(batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, most_rows:
             keys = int(rows["prefix"][last])
             if rows["num_ancestors"][last]:
                 # Some slot of the tree: its last node's is behind all others.
-                keys = placed.segment.root_position + 1 + (last - placed.row - len(placed.segment.run)) + 1
+                keys = placed.segment.root_index + 1 + (last - placed.row - len(placed.segment.run)) + 1
             made += [(row, count, head, first_block, keys) for head in range(kv_heads)]
         first_block += len(placed.blocks)
     made.sort(key=lambda tile: -tile[1] * tile[4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum, auto
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -13,23 +14,24 @@ from torch import Tensor
 from paceline.engine.blocks import BlockTask
 
 
-class KeyLayout(Enum):
-    """How the keys of a block lie in memory."""
+class KVLayout(Enum):
+    """How the keys and the values of a block lie in memory."""
 
-    # [block_size, head_dim]
+    # Both [block_size, head_dim].
     ROWS = auto()
-    # [head_dim, block_size]: neighbouring keys fill a vector.
+    # Keys [head_dim, block_size]: neighbouring keys fill a vector. Values as above.
     COLUMNS = auto()
-    # [head_dim / 2, block_size, 2]: as the matrix unit reads bfloat16.
+    # As the matrix unit reads bfloat16: keys [head_dim / 2, block_size, 2], values
+    # [block_size / 2, head_dim, 2].
     PAIRS = auto()
 
 
 class KVPool:
     """One slot per token and layer; a block is `block_size` neighbouring slots.
 
-    `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]; keys in pairs are an int32 for
-    every two neighbours of the last dimension. With `clear_blocks` what attends may read slots that no
-    row sees, and finds numbers there.
+    `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]. In pairs keys are an int32 for
+    every two neighbours of the last dimension, and values have [block_size / 2, 2] for [block_size].
+    With `clear_blocks` what attends may read slots that no row sees, and finds numbers there.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class KVPool:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
-        key_layout: KeyLayout = KeyLayout.ROWS,
+        layout: KVLayout = KVLayout.ROWS,
         clear_blocks: bool = True,
     ) -> None:
         self.block_size = block_size
@@ -51,17 +53,19 @@ class KVPool:
         self.head_dim = head_dim
         self.dtype = dtype
         self._clear_blocks = clear_blocks
-        self.key_layout = key_layout
+        self.layout = layout
         outer = (layers, kv_heads, blocks)
-        match key_layout:
-            case KeyLayout.ROWS:
-                self.keys = _zeros((*outer, block_size, head_dim), dtype, device)
-            case KeyLayout.COLUMNS:
+        rows = (*outer, block_size, head_dim)
+        match layout:
+            case KVLayout.ROWS:
+                self.keys, self.values = (_zeros(rows, dtype, device) for _ in range(2))
+            case KVLayout.COLUMNS:
                 self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
-            case KeyLayout.PAIRS:
+                self.values = _zeros(rows, dtype, device)
+            case KVLayout.PAIRS:
                 pairs = _zeros((*outer, head_dim // 2, block_size), torch.int32, device)
                 self.keys = pairs.transpose(-1, -2)
-        self.values = _zeros((*outer, block_size, head_dim), dtype, device)
+                self.values = _zeros((*outer, block_size // 2, head_dim, 2), dtype, device).transpose(-1, -2)
 
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
         """Copy what sessions share, and make other blocks fit to be read before they are full.
@@ -77,24 +81,33 @@ class KVPool:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put rows, keys and values [kv_heads, rows, head_dim], into slots [rows] of one layer."""
-        block, offset = slots // self.block_size, slots % self.block_size
         for pool, new in ((self.keys, keys), (self.values, values)):
-            pool[layer, :, block, offset] = new.to(self.dtype).contiguous().view(pool.dtype)
+            pool[layer][self._place(pool, slots)] = new.to(self.dtype).contiguous().view(pool.dtype)
 
     def key_rows(self) -> Tensor:
         """All keys [layers, kv_heads, blocks, block_size, head_dim], a copy where they lie in pairs."""
         return self.keys if self.keys.dtype == self.dtype else self.keys.contiguous().view(self.dtype)
+
+    def value_rows(self) -> Tensor:
+        """All values [layers, kv_heads, blocks, block_size, head_dim], a copy where they lie in pairs."""
+        return self.values if self.values.dim() == 5 else self.values.flatten(3, 4)
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots to other slots in every layer at once; nothing where both are the same."""
         moving = sources != targets
         if not bool(moving.any()):
             return
-        here, there = sources[moving], targets[moving]
         for pool in (self.keys, self.values):
-            pool[:, :, there // self.block_size, there % self.block_size] = pool[
-                :, :, here // self.block_size, here % self.block_size
-            ]
+            here, there = (self._place(pool, slots[moving]) for slots in (sources, targets))
+            pool[there] = pool[here]
+
+    def _place(self, pool: Tensor, slots: Tensor) -> tuple[slice | EllipsisType | Tensor, ...]:
+        """Index of slots' numbers in `keys` or `values`, of one layer or of all."""
+        block, offset = slots // self.block_size, slots % self.block_size
+        every = slice(None)
+        return (
+            (..., block, offset, every) if pool.dim() == 5 else (..., block, offset // 2, offset % 2, every)
+        )
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

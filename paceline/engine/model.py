@@ -13,10 +13,10 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention, key_layout
+from paceline.engine.attention_kernels import KernelAttention, kv_layout
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
-from paceline.engine.kv import KeyLayout, KVPool
+from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.linear import pack_linears
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 
@@ -137,11 +137,11 @@ class Decoder:
         return 2 * numbers * self.kv_dtype.itemsize
 
     @property
-    def _key_layout(self) -> KeyLayout:
+    def _kv_layout(self) -> KVLayout:
         if not self._kernels:
-            return KeyLayout.ROWS
+            return KVLayout.ROWS
         group = self.shape.heads // self.shape.kv_heads
-        return key_layout(self.kv_dtype, head_dim=self.kv_head_dim, group=group, block_size=BLOCK_SIZE)
+        return kv_layout(self.kv_dtype, head_dim=self.shape.head_dim, group=group, block_size=BLOCK_SIZE)
 
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
@@ -153,7 +153,7 @@ class Decoder:
             block_size=BLOCK_SIZE,
             dtype=self.kv_dtype,
             device=self.device,
-            key_layout=self._key_layout,
+            layout=self._kv_layout,
             clear_blocks=not self._kernels,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -13,6 +12,8 @@ from numba.extending import intrinsic
 from paceline.engine.kernels import vectors
 from paceline.engine.kernels.vectors import (
     ADDRESS,
+    BFLOAT16,
+    FEATURES,
     FLOAT32,
     KINDS,
     LANES,
@@ -23,7 +24,7 @@ from paceline.engine.kernels.vectors import (
 )
 
 # Rows and numbers of each whose sums `_accumulate` keeps in registers: 24 of 16 numbers with AVX-512.
-_SUMS = 24 * LANES if llvm.get_host_cpu_features().get("avx512f") else 6 * LANES
+_SUMS = 24 * LANES if "+avx512f" in FEATURES else 6 * LANES
 _VARIANTS = [
     (rows, width)
     for rows in (6, 3, 1)
@@ -125,22 +126,34 @@ def highest(context, scores, count):
 
 
 @intrinsic
-def soften(context, scores, count, highest):
-    """Replace scores by 2**(score - highest); returns their sum. A score of -inf weighs exactly nothing."""
+def soften(context, scores, count, highest, factor, narrow):
+    """Replace scores by 2**((score - highest) * factor), as bfloat16 if `narrow`; returns the float32s' sum.
+
+    `count` is a multiple of LANES. A score of -inf weighs exactly nothing.
+    """
 
     def generate(context, builder, signature, arguments):
-        scores, count, highest = arguments
+        scores, count, highest, factor, narrow = arguments
         place = cgutils.alloca_once(builder, VECTOR)
         builder.store(vectors.constant(0.0), place)
-        top = vectors.splat(builder, highest)
-        with vectors.each_vector(builder, count) as index:
-            x = builder.fsub(vectors.load(builder, scores, index), top)
-            weight = vectors.exp2(builder, x)
-            vectors.store(builder, weight, scores, index)
-            builder.store(builder.fadd(builder.load(place), weight), place)
+        top, factors = vectors.splat(builder, highest), vectors.splat(builder, factor)
+
+        def weigh(kind):
+            with vectors.each_vector(builder, count) as index:
+                x = builder.fsub(vectors.load(builder, scores, index), top)
+                weight = vectors.exp2(builder, builder.fmul(x, factors))
+                # Two bytes are written where four have been read.
+                vectors.store(builder, weight, scores, index, kind)
+                builder.store(builder.fadd(builder.load(place), weight), place)
+
+        with builder.if_else(builder.icmp_signed("!=", narrow, i64(0))) as (narrowed, kept):
+            with narrowed:
+                weigh(BFLOAT16)
+            with kept:
+                weigh(FLOAT32)
         return vectors.fold(builder, builder.load(place), "fadd")
 
-    return types.float32(ADDRESS, types.int64, types.float32), generate
+    return types.float32(ADDRESS, types.int64, types.float32, types.float32, types.int64), generate
 
 
 @intrinsic

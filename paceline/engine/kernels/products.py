@@ -9,16 +9,16 @@ outputs. Everything else is `operations.multiply`.
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import carray, config, from_dtype, njit, types
+from numba import carray, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from paceline.engine.kernels import operations, vectors
 from paceline.engine.kernels.vectors import (
     ADDRESS,
+    FEATURES,
     I64,
     LANES,
     element_bytes,
@@ -65,9 +65,8 @@ TASK = np.dtype(
 )
 _TASK = from_dtype(TASK)
 _task = pointer_to(_TASK)
-# Instructions that a processor lacks cannot even be compiled for it. numba's own settings go first.
-_FEATURES = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-HAS_TILES = {"+amx-tile", "+amx-bf16"} <= set(_FEATURES.split(","))
+# Instructions that a processor lacks cannot even be compiled for it.
+HAS_TILES = {"+amx-tile", "+amx-bf16"} <= FEATURES
 _BYTE = ir.IntType(8)
 _POINTER = _BYTE.as_pointer()
 
@@ -111,14 +110,14 @@ def _config_instruction(name):
 load_config, save_config = _config_instruction("ldtilecfg"), _config_instruction("sttilecfg")
 
 
-def _tile_products(halves):
-    """`halves` times 16 rows by two tiles of weights."""
+def _tile_products(halves, *, add=False):
+    """`halves` times 16 rows by two tiles of weights, instead of the sums or added to them."""
     # Few rows read a weight once: with a hint not to keep it near.
     load_weights = "tileloaddt164" if halves == 1 else "tileloadd64"
 
     @intrinsic
     def multiply(context, x, line, weight, weight_line, side_bytes, step_bytes, depth, sums, stride):
-        """sums[r, :TILE_COLUMNS] = x[r] @ weight in float32, over `depth` tiles of DEPTH inputs.
+        """sums[r, :TILE_COLUMNS] = (or +=) x[r] @ weight in float32, over `depth` tiles of DEPTH inputs.
 
         Bytes: `line` from row to row of x, `weight_line` from pair to pair of inputs, `side_bytes` from one
         tile of outputs to the other, `step_bytes` from tile to tile of inputs; `stride` from row to row of
@@ -131,8 +130,17 @@ def _tile_products(halves):
             def tile(name, number, address, stride):
                 _tile_instruction(builder, name, number, builder.inttoptr(address, _POINTER), stride)
 
-            for number in range(2 * halves):
-                _tile_instruction(builder, "tilezero", number)
+            def each_sum(name):
+                for number in range(2 * halves):
+                    half, side = divmod(number, 2)
+                    at = builder.add(builder.mul(stride, i64(half * LANES)), i64(4 * side * LANES))
+                    tile(name, number, builder.add(sums, at), stride)
+
+            if add:
+                each_sum("tileloadd64")
+            else:
+                for number in range(2 * halves):
+                    _tile_instruction(builder, "tilezero", number)
             with cgutils.for_range(builder, depth) as loop:
                 inputs = builder.add(x, builder.mul(loop.index, i64(TILE_LINE)))
                 weights = builder.add(weight, builder.mul(loop.index, step_bytes))
@@ -144,10 +152,7 @@ def _tile_products(halves):
                             at = builder.add(weights, builder.mul(side_bytes, i64(side)))
                             tile(load_weights, 6 + side, at, weight_line)
                         _tile_instruction(builder, "tdpbf16ps", 2 * half + side, 4 + half, 6 + side)
-            for number in range(2 * halves):
-                half, side = divmod(number, 2)
-                at = builder.add(builder.mul(stride, i64(half * LANES)), i64(4 * side * LANES))
-                tile("tilestored64", number, builder.add(sums, at), stride)
+            each_sum("tilestored64")
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9), generate
@@ -156,6 +161,7 @@ def _tile_products(halves):
 
 
 multiply_16, multiply_32 = _tile_products(1), _tile_products(2)
+add_16, add_32 = _tile_products(1, add=True), _tile_products(2, add=True)
 
 
 def _on_stack(length):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -18,6 +20,8 @@ FLOAT32, BFLOAT16, FLOAT16 = KINDS = range(3)
 ELEMENTS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 # Numbers in one vector.
 LANES = 16
+# Instructions that may be compiled, as LLVM names them: numba's own settings go before the processor's.
+FEATURES = frozenset((config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()).split(","))
 
 F32 = ir.FloatType()
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -233,6 +237,12 @@ def pointer_to(kind):
         return types.CPointer(kind)(ADDRESS), generate
 
     return pointer
+
+
+def offset(record: np.dtype[np.void], field: str) -> int:
+    """Where a field begins in a record, in bytes."""
+    assert record.fields is not None
+    return record.fields[field][1]
 
 
 @njit(inline="always")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from paceline.engine.attention import AttentionBackend
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention, key_layout
-from paceline.engine.kv import KeyLayout, KVPool
+from paceline.engine.attention_kernels import KernelAttention, kv_layout
+from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
 from paceline.engine.tiles import matrix_unit
 from tests.engine_loop import spoil
@@ -33,7 +33,8 @@ def _batches(draw: st.DrawFn) -> RaggedBatch:
         if len(blocks) < needed:
             break
         parents = [draw(st.integers(-1, node - 1)) for node in range(nodes)]
-        segments.append(Segment([0] * run, start, blocks, [0] * nodes, parents))
+        hidden = draw(st.sets(st.sampled_from(range(start)))) if start and draw(st.booleans()) else set()
+        segments.append(Segment([0] * run, start, blocks, [0] * nodes, parents, hidden=sorted(hidden)))
     return build_batch(segments, block_size=BLOCK, device=torch.device("cpu"))
 
 
@@ -42,12 +43,16 @@ def _seen(placed: PlacedSegment, row: int, window: int | None) -> list[int]:
     segment = placed.segment
     run = len(segment.run)
     if row < run:
-        return list(range(segment.start + row + 1))[-(window or 0) :]
+        return _not_hidden(segment, segment.start + row + 1)[-(window or 0) :]
     path, node = [], row - run
     while node >= 0:
-        path.append(segment.root_position + 1 + node)
+        path.append(segment.root_index + 1 + node)
         node = segment.tree_parents[node]
-    return [*range(segment.root_position + 1), *reversed(path)][-(window or 0) :]
+    return [*_not_hidden(segment, segment.root_index + 1), *reversed(path)][-(window or 0) :]
+
+
+def _not_hidden(segment: Segment, keys: int) -> list[int]:
+    return [key for key in range(keys) if key not in segment.hidden]
 
 
 def _row_by_row(
@@ -69,7 +74,7 @@ def _row_by_row(
             blocks, offsets = torch.tensor(placed.blocks)[places // BLOCK], places % BLOCK
             for head in range(query.shape[0]):
                 keys = keys_at[layer, head // group, blocks, offsets, :dim].double()
-                values = pool.values[layer, head // group, blocks, offsets, :dim].double()
+                values = pool.value_rows()[layer, head // group, blocks, offsets, :dim].double()
                 scores = keys @ query[head, placed.row + row].double() * scale
                 if softcap:
                     scores = softcap * torch.tanh(scores / softcap)
@@ -100,10 +105,12 @@ def test_equals_attention_row_by_row(
     dtype: torch.dtype,
     seed: int,
 ) -> None:
+    if any(placed.segment.hidden for placed in batch.segments):
+        window = None
     generator = torch.Generator().manual_seed(seed)
     kernels = backend == "kernels"
     pool_dim = -(-head_dim // 16) * 16 if kernels else head_dim
-    layout = key_layout(dtype, head_dim=pool_dim, group=group, block_size=BLOCK)
+    layout = kv_layout(dtype, head_dim=head_dim, group=group, block_size=BLOCK)
     pool = KVPool(
         layers=2,
         kv_heads=kv_heads,
@@ -112,7 +119,7 @@ def test_equals_attention_row_by_row(
         block_size=BLOCK,
         dtype=dtype,
         device=torch.device("cpu"),
-        key_layout=layout if kernels else KeyLayout.ROWS,
+        layout=layout if kernels else KVLayout.ROWS,
     )
     for layer in range(2):
         keys, values = (
@@ -147,7 +154,7 @@ def test_what_nobody_sees_cannot_hurt(dtype: torch.dtype) -> None:
         block_size=BLOCK,
         dtype=dtype,
         device=torch.device("cpu"),
-        key_layout=key_layout(dtype, head_dim=32, group=1, block_size=BLOCK),
+        layout=kv_layout(dtype, head_dim=32, group=1, block_size=BLOCK),
     )
     spoil(pool)
     segment = Segment([0] * 5, 0, (1,), [0, 0], [-1, -1])
@@ -159,8 +166,8 @@ def test_what_nobody_sees_cannot_hurt(dtype: torch.dtype) -> None:
 
 def test_keys_lie_in_pairs_where_the_matrix_unit_reads_them() -> None:
     sizes = {"head_dim": 64, "group": 3, "block_size": 128}
-    expected = KeyLayout.PAIRS if matrix_unit() else KeyLayout.COLUMNS
-    assert key_layout(torch.bfloat16, **sizes) is expected
-    assert key_layout(torch.float32, **sizes) is KeyLayout.COLUMNS
-    for unfit in ({"head_dim": 80}, {"group": 33}, {"block_size": 16}):
-        assert key_layout(torch.bfloat16, **(sizes | unfit)) is KeyLayout.COLUMNS
+    expected = KVLayout.PAIRS if matrix_unit() else KVLayout.COLUMNS
+    assert kv_layout(torch.bfloat16, **sizes) is expected
+    assert kv_layout(torch.float32, **sizes) is KVLayout.COLUMNS
+    for unfit in ({"head_dim": 80}, {"head_dim": 63}, {"group": 33}, {"block_size": 16}):
+        assert kv_layout(torch.bfloat16, **(sizes | unfit)) is KVLayout.COLUMNS

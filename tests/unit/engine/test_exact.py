@@ -48,7 +48,7 @@ def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
     positions = torch.arange(session.num_computed)
     blocks = torch.tensor(session.blocks)[positions // BLOCK_SIZE]
     offsets = positions % BLOCK_SIZE
-    return pool.key_rows()[:, :, blocks, offsets], pool.values[:, :, blocks, offsets]
+    return pool.key_rows()[:, :, blocks, offsets], pool.value_rows()[:, :, blocks, offsets]
 
 
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
@@ -154,7 +154,7 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(case: Case, data: st.D
         for (_, text, segment, path), root in zip(taking_part, batch.roots.tolist(), strict=True):
             if root >= 0:
                 rows = [root, *(root + 1 + node for node in path)]
-                first = segment.root_position
+                first = segment.root_index
                 _assert_same_bits(logits[rows], text.logits[first : first + len(rows)], "logits")
         loop.compact([(segment, path) for _, _, segment, path in taking_part])
         for session, _, segment, path in taking_part:

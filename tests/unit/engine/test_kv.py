@@ -8,32 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.blocks import BlockTask
-from paceline.engine.kv import KeyLayout, KVPool
+from paceline.engine.kv import KVLayout, KVPool
 
 
-def _pool(layout: KeyLayout = KeyLayout.ROWS, *, blocks: int = 4, block_size: int = 4) -> KVPool:
+def _pool(layout: KVLayout = KVLayout.ROWS, *, blocks: int = 4, block_size: int = 4) -> KVPool:
     return KVPool(
         layers=2,
         kv_heads=1,
         head_dim=4,
         blocks=blocks,
         block_size=block_size,
-        dtype=torch.bfloat16 if layout is KeyLayout.PAIRS else torch.float32,
+        dtype=torch.bfloat16 if layout is KVLayout.PAIRS else torch.float32,
         device=torch.device("cpu"),
-        key_layout=layout,
+        layout=layout,
     )
 
 
-@pytest.mark.parametrize("layout", KeyLayout)
-def test_rows_are_read_back_from_their_slots(layout: KeyLayout) -> None:
+@pytest.mark.parametrize("layout", KVLayout)
+def test_rows_are_read_back_from_their_slots(layout: KVLayout) -> None:
     pool = _pool(layout)
     keys, values = torch.randn(1, 3, 4).to(pool.dtype), torch.randn(1, 3, 4).to(pool.dtype)
     pool.write(1, torch.tensor([13, 2, 7]), keys, values)
     for row, slot in enumerate([13, 2, 7]):
         assert torch.equal(pool.key_rows()[1, :, slot // 4, slot % 4], keys[:, row])
-        assert torch.equal(pool.values[1, :, slot // 4, slot % 4], values[:, row])
+        assert torch.equal(pool.value_rows()[1, :, slot // 4, slot % 4], values[:, row])
     assert not pool.keys[0].any()
-    assert int(pool.values.any(dim=-1).sum()) == 3
+    assert int(pool.value_rows().any(dim=-1).sum()) == 3
 
 
 def test_a_prepared_block_is_empty_or_a_copy() -> None:
@@ -48,8 +48,8 @@ def test_a_prepared_block_is_empty_or_a_copy() -> None:
     assert pool.values[:, :, 1].isnan().all()
 
 
-@given(data=st.data(), layout=st.sampled_from(KeyLayout))
-def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, layout: KeyLayout) -> None:
+@given(data=st.data(), layout=st.sampled_from(KVLayout))
+def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, layout: KVLayout) -> None:
     pool = _pool(layout)
     numbers = torch.arange(16.0)[:, None].expand(16, 4)
     for layer in range(2):
@@ -64,4 +64,4 @@ def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, la
         assert pool.key_rows()[layer, 0, :, :, 0].flatten().tolist() == [
             number + 100 * layer for number in expected
         ]
-        assert (-pool.values[layer, 0, :, :, 0]).flatten().tolist() == expected
+        assert (-pool.value_rows()[layer, 0, :, :, 0]).flatten().tolist() == expected
