@@ -1,15 +1,16 @@
 """A static batch of sessions on the bare engine, greedy, drafts by prompt lookup; padded or not.
 
 What padding costs is asked of one implementation that can do both, with the same kernels. A padded batch
-has the shape of a rectangle (EMS-SD, arXiv 2405.07542, section 3): every session's draft is filled up to the
-longest (padded inputs), and every session's keys move on by as many places as the session that accepted most,
-leaving places that hold nothing (padded KV).
+has the shape of a rectangle (EMS-SD, arXiv 2405.07542, section 3): every session's draft is filled up to
+the longest (padded inputs); every session's keys begin as far from the start as the longest prompt reaches,
+and move on by as many places as the session that accepted most, leaving places that hold nothing (padded
+KV).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
@@ -20,8 +21,8 @@ from paceline.session import SamplingParams
 
 # As many as EMS-SD's base, LLMA, copies.
 DRAFT_TOKENS = 7
-# Longest run of tokens that is looked up.
-MAX_NGRAM = 3
+# Longest and shortest run of tokens that is looked up: what one token was followed by says little.
+MAX_NGRAM, MIN_NGRAM = 4, 2
 # Rows of a prompt in one forward.
 PROMPT_ROWS = 256
 _PADDING_TOKEN = 0
@@ -34,6 +35,7 @@ class Shape:
     drafts: bool = True
     pad_inputs: bool = False
     pad_kv: bool = False
+    pad_prompts: bool = False
 
 
 @dataclass(slots=True)
@@ -64,10 +66,10 @@ class PromptLookup:
         """At most `DRAFT_TOKENS` tokens; none where nothing was found."""
         ids = self._ids
         for end in range(self._known + 1, len(ids)):
-            for length in range(1, min(MAX_NGRAM, end) + 1):
+            for length in range(MIN_NGRAM, min(MAX_NGRAM, end) + 1):
                 self._next[tuple(ids[end - length : end])] = end
         self._known = len(ids) - 1
-        for length in range(min(MAX_NGRAM, len(ids) - 1), 0, -1):
+        for length in range(min(MAX_NGRAM, len(ids) - 1), MIN_NGRAM - 1, -1):
             begin = self._next.get(tuple(ids[-length:]))
             if begin is not None:
                 return ids[begin : begin + DRAFT_TOKENS]
@@ -82,7 +84,7 @@ class _Session:
     # Index of the last token's key.
     root: int
     lookup: PromptLookup
-    hidden: list[int] = field(default_factory=list)
+    hidden: list[int]
 
     @property
     def missing(self) -> int:
@@ -114,11 +116,14 @@ class Lockstep:
 
         May be called again: prompts' keys stay as they are.
         """
+        longest = max(map(len, self._prompts))
         sessions = []
         for number, prompt in enumerate(self._prompts):
             ids = list(prompt)
             limit = len(prompt) + self._max_tokens
-            sessions.append(_Session(ids, limit, self._table(number), len(prompt) - 1, PromptLookup(ids)))
+            root = (longest if shape.pad_prompts else len(prompt)) - 1
+            hidden = list(range(len(prompt) - 1, root))
+            sessions.append(_Session(ids, limit, self._table(number), root, PromptLookup(ids), hidden))
         counts = Counts()
         while going_on := [session for session in sessions if session.missing]:
             self._step(going_on, shape, counts)
