@@ -119,7 +119,7 @@ def table(document: Mapping[str, Any]) -> Table:
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="in brackets: over plain decoding")
     made.add_column("batch", justify="right")
     for arm in rows[0]["arms"]:
-        made.add_column(arm, justify="right")
+        made.add_column(arm, justify="right", min_width=10)
     made.add_column("unpadded / padded", justify="right")
     made.add_column("EMS-SD's", justify="right")
     for row in rows:

@@ -41,8 +41,14 @@ ACCEPTED_PER_POS = Counter(
     "paceline:spec_decode_num_accepted_tokens_per_pos", "Tree nodes accepted at each depth", ["position"]
 )
 COMMITTED = Counter("paceline:committed_tokens", "Tokens committed")
-STEP_SECONDS = Histogram("paceline:step_seconds", "One forward with acceptance", buckets=_SECONDS)
+STEP_SECONDS = Histogram(
+    "paceline:step_seconds",
+    "One forward with acceptance, by its rows and the keys of its sessions: up to these powers of two",
+    ["rows", "context"],
+    buckets=_SECONDS,
+)
 STEP_ROWS = Histogram("paceline:step_rows", "Rows of one forward, filling included", buckets=_ROWS)
+DRAFT_BUDGET = Gauge("paceline:draft_budget", "Tree nodes that each drafting session is asked for")
 RUNNING_SESSIONS = Gauge("paceline:running_sessions", "Sessions open at this verifier")
 KV_USED_TOKENS = Gauge("paceline:kv_used_tokens", "KV slots held by sessions")
 KV_TOTAL_TOKENS = Gauge("paceline:kv_total_tokens", "KV slots in all")
@@ -51,6 +57,10 @@ PREFIX_QUERIES = Counter(
     "paceline:prefix_cache_queries", "Positions of sessions that began or began anew after a preemption"
 )
 PREFIX_HITS = Counter("paceline:prefix_cache_hits", "Those of them whose KV was there already")
+DIVERGENCE_CHECKS = Counter(
+    "paceline:divergence_checks", "Committed tokens drawn again as plain decoding does, where that may differ"
+)
+DIVERGENCES = Counter("paceline:divergences", "Those of them that came out as another token")
 LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
 TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
 APPENDS_FAILED = Counter("paceline:appends_failed", "Store appends that failed; tokens went out not durable")
@@ -74,6 +84,11 @@ INTER_TOKEN_SECONDS = Histogram(
     "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS
 )
 GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
+
+
+def step_labels(*, rows: int, context: int) -> tuple[str, str]:
+    """Labels of STEP_SECONDS: each number rounded up to a power of two."""
+    return str(1 << max(0, rows - 1).bit_length()), str(1 << max(0, context - 1).bit_length())
 
 
 class TelemetrySettings(Protocol):

@@ -47,3 +47,9 @@ class VerifierSettings(ServiceSettings):
         le=1000,
         description="Longest wait for trees that are on their way, where it pays; 0 never waits.",
     )
+    divergence_interval: int = Field(
+        512,
+        ge=0,
+        description="Of so many steps with accepted drafts one is drawn again as plain decoding would, where "
+        "the engine is not exact, to count divergences; 0 checks none.",
+    )

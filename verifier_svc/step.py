@@ -21,6 +21,7 @@ from verifier_svc import inbox, warmup
 from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
 from verifier_svc.cost import StepCost
+from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.waiting import TreeWait
@@ -77,6 +78,7 @@ class StepLoop:
         limits: Limits,
         draft_rows: int,
         max_draft_wait: float,
+        divergence_interval: int,
         feedback_top_k: Callable[[int], int],
         deliver: Callable[[list[SessionStep]], None],
         on_failure: Callable[[], None],
@@ -88,6 +90,7 @@ class StepLoop:
         self.failure: BaseException | None = None
         self._decoder = decoder
         self._pool = decoder.kv_pool(blocks)
+        self._divergence = DivergenceCheck(decoder, self._pool, interval=divergence_interval)
         self._limits = limits
         self._draft_rows = draft_rows
         self._budget = DraftBudget(StepCost({}, 0.0), draft_rows=draft_rows, max_nodes=limits.max_tree_nodes)
@@ -189,11 +192,15 @@ class StepLoop:
             steps = self._apply(planned.rows, drawing, decisions)
             self._learn(planned, time.monotonic() - started)
             self._wait.stepped(time.monotonic() - started)
-        telemetry.STEP_SECONDS.observe(time.monotonic() - started)
+        context = sum(row.segment.root_index + 1 for row in planned.rows)
+        labels = telemetry.step_labels(rows=batch.num_rows, context=context)
+        telemetry.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
         telemetry.STEP_ROWS.observe(batch.num_rows)
+        telemetry.DRAFT_BUDGET.set(self._asked)
         telemetry.RUNNING_SESSIONS.set(len(self.table))
         telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
+        self._divergence.run()
 
     def _learn(self, planned: Plan, seconds: float) -> None:
         """Refine the measured costs by a step without prompt rows."""
@@ -249,6 +256,7 @@ class StepLoop:
         accepted = min(len(decision.path), len(tokens))
         session.token_ids += tokens
         self._computed(session, session.num_computed + len(decision.path))
+        self._divergence.stepped(session, base, accepted)
         session.steps += 1
         drafted = len(row.tree)
         if drafted:

@@ -1,0 +1,75 @@
+"""How often an engine that is not exact commits another token than plain decoding would have.
+
+Where a token's logits depend, in their last bits, on what else is in the batch, both tokens follow the
+target's law, but the text is no longer a function of the request alone. Of some steps that accepted drafts
+the rows are computed again as plain decoding does, one at a time with nothing beside them, and the tokens
+compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paceline import telemetry
+from paceline.engine.kv import KVPool
+from paceline.engine.model import Decoder
+from paceline.engine.rows import Segment
+from paceline.engine.verify import decide
+from paceline.session import SamplingParams
+from verifier_svc.sessions import Session
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step to check: which tokens of a text it committed, and where the text's KV is."""
+
+    session_id: str
+    token_ids: Sequence[int]
+    base: int
+    blocks: Sequence[int]
+    sampling: SamplingParams
+
+
+class DivergenceCheck:
+    """Checks one in so many steps that accepted drafts."""
+
+    def __init__(self, decoder: Decoder, pool: KVPool, *, interval: int) -> None:
+        """`interval` 0 checks none; nothing is checked of an exact engine either."""
+        self._decoder, self._pool = decoder, pool
+        self._interval = 0 if decoder.exact else interval
+        self._since = 0
+        self._chosen: _Step | None = None
+
+    def stepped(self, session: Session, base: int, accepted: int) -> None:
+        """Note a step that committed what `session` has from length `base` on; call with the lock held."""
+        if not self._interval or not accepted or not session.blocks:
+            return
+        self._since += 1
+        if self._since >= self._interval:
+            self._since = 0
+            # Its blocks may be released before the check, but given to nobody: the same thread does that.
+            self._chosen = _Step(
+                session.key.session_id,
+                tuple(session.token_ids),
+                base,
+                tuple(session.blocks),
+                session.sampling,
+            )
+
+    def run(self) -> None:
+        """Draw the chosen step's tokens again, on the engine's thread; their KV becomes plain decoding's."""
+        step, self._chosen = self._chosen, None
+        if step is None:
+            return
+        for length in range(step.base, len(step.token_ids)):
+            segment = Segment([step.token_ids[length - 1]], length - 1, step.blocks)
+            batch = self._decoder.batch([segment])
+            (decision,) = decide(batch, self._decoder.forward(batch, self._pool), [step.sampling], [0])
+            telemetry.DIVERGENCE_CHECKS.inc()
+            if decision.bonus != step.token_ids[length]:
+                telemetry.DIVERGENCES.inc()
+                log.info("diverged", session=step.session_id, position=length)
+                return
