@@ -30,7 +30,14 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     else:
         log.warning("no redis_url: sessions are not recorded")
     fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
-    sessions = Sessions(fleet, store, max_sessions=settings.max_sessions, check_seconds=settings.poll_seconds)
+    sessions = Sessions(
+        fleet,
+        store,
+        strict=settings.durability == "strict",
+        silence_seconds=settings.verifier_silence_seconds,
+        max_sessions=settings.max_sessions,
+        check_seconds=settings.poll_seconds,
+    )
     gateway = Gateway(
         prompts,
         sessions,

@@ -233,7 +233,7 @@ async def _not_ready(gateway: Gateway) -> str:
         return "draining"
     if not any(pod.healthy and not pod.draining for pod in gateway.sessions.fleet.verifier_views()):
         return "no verifier is up"
-    if gateway.sessions.store is not None:
+    if gateway.sessions.store is not None and gateway.sessions.strict:
         try:
             await gateway.sessions.store.ping()
         except StoreUnavailable as error:

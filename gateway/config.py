@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -24,6 +26,17 @@ class GatewaySettings(ServiceSettings):
     redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
     session_ttl_seconds: int = Field(
         3600, ge=1, description="Lifetime of a session's record after its last token."
+    )
+    durability: Literal["strict", "relaxed"] = Field(
+        "relaxed",
+        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
+    )
+    verifier_silence_seconds: float = Field(
+        5.0,
+        ge=1.5,
+        le=600,
+        description="A verifier that says nothing of a session for so long is taken for hung, and its "
+        "session moves; more than its longest step.",
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger request body is refused with 413.")
     max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")

@@ -24,6 +24,7 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     text: str = ""
+    durable: bool = True
     done: Done | None = None
 
     def take(self, event: Event) -> None:
@@ -33,6 +34,7 @@ class Reply:
         elif isinstance(event, Chunk):
             self.text += event.text
             self.completion_tokens += len(event.token_ids)
+            self.durable = event.durable
         else:
             self.done = event
 
@@ -67,6 +69,7 @@ class Reply:
             "acceptance_length": round(receipt.acceptance_length, 3),
             "drafted_tokens": receipt.drafted_tokens,
             "accepted_tokens": receipt.accepted_tokens,
+            "durable": self.durable,
         }
 
     def whole(self) -> dict[str, Any]:
@@ -103,7 +106,8 @@ async def stream(events: AsyncIterator[Event], reply: Reply, include_usage: bool
     async for event in events:
         reply.take(event)
         if isinstance(event, Chunk) and event.text:
-            yield sse(reply.piece(event.text))
+            piece = reply.piece(event.text)
+            yield sse(piece if event.durable else {**piece, "paceline": {"durable": False}})
     assert reply.done is not None
     last = reply.piece(None, finish_reason=str(reply.done.reason))
     yield sse({**last, "paceline": reply.receipt()})

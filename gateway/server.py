@@ -128,7 +128,11 @@ def _to_proto(event: Event, model: str) -> pb.GenerateResponse:
     if isinstance(event, Chunk):
         return pb.GenerateResponse(
             chunk=pb.TextChunk(
-                text=event.text, position=event.position, token_ids=event.token_ids, accepted=event.accepted
+                text=event.text,
+                position=event.position,
+                token_ids=event.token_ids,
+                accepted=event.accepted,
+                durable=event.durable,
             )
         )
     return pb.GenerateResponse(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from gateway.router import VerifierView, choose_verifier
 from gateway.speculation import Speculation
 from paceline import telemetry, wire
 from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
-from paceline.store import SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -64,6 +64,8 @@ class Chunk:
     position: int
     token_ids: tuple[int, ...]
     accepted: int
+    # Whether the store has them.
+    durable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,30 @@ class Done:
 
 
 Event = Started | Chunk | Done
+_Response = verifier_pb2.OpenResponse
 
 
 class Sessions:
     """Runs sessions for both faces of the gateway."""
 
     def __init__(
-        self, fleet: Fleet, store: SessionStore | None, *, max_sessions: int, check_seconds: float
+        self,
+        fleet: Fleet,
+        store: SessionStore | None,
+        *,
+        strict: bool,
+        silence_seconds: float,
+        max_sessions: int,
+        check_seconds: float,
     ) -> None:
+        """`strict`: nothing begins or moves while the store does not answer.
+
+        A verifier that is silent for `silence_seconds` is taken for hung.
+        """
         self.fleet = fleet
         self.store = store
+        self.strict = strict
+        self.silence_seconds = silence_seconds
         self.running = 0
         self._max_sessions = max_sessions
         self._check_seconds = check_seconds
@@ -113,6 +129,10 @@ class Sessions:
             telemetry.GATEWAY_SESSIONS.set(self.running)
 
 
+class _Silent(Exception):
+    """A verifier neither serves its session nor says why."""
+
+
 class _Following:
     """One session from its record to its last event."""
 
@@ -127,11 +147,14 @@ class _Following:
         self._trace = tuple(trace)
         self._fleet = sessions.fleet
         self._store = sessions.store
+        self._strict = sessions.strict
+        self._silence_seconds = sessions.silence_seconds
         self._check_seconds = sessions._check_seconds
         self._wanted = wanted
         self._detokenizer = detokenizer
         self._stops = StopStrings(wanted.stops)
         self._committed: list[int] = []
+        self._durable = True
         self._receipt = Receipt()
         self._failed: set[str] = set()
 
@@ -153,17 +176,17 @@ class _Following:
                     yield event
                     if isinstance(event, Done):
                         return
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in _MOVABLE:
+            except (grpc.aio.AioRpcError, _Silent) as error:
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MOVABLE:
                     raise _refusal(error) from error
                 log.warning(
                     "verifier lost, moving the session",
                     session=self.key.session_id,
                     verifier=verifier.address,
-                    code=error.code().name,
+                    why="silent" if isinstance(error, _Silent) else error.code().name,
                 )
                 self._failed.add(verifier.address)
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
                     self._fleet.verifiers[verifier.address].lost("call failed")
                 async for event in self._claim(verifier):
                     yield event
@@ -173,12 +196,20 @@ class _Following:
     async def _record(self) -> None:
         if self._store is None:
             return
-        wanted = self._wanted
-        record = SessionRecord(self.key, wanted.model_id, wanted.prompt_ids, wanted.sampling)
         try:
-            await self._store.create(record)
+            await self._store.create(self._known_record())
         except StoreUnavailable as error:
-            raise RequestError(UNAVAILABLE, f"the session cannot be recorded: {error}") from error
+            log.warning("session not recorded", session=self.key.session_id, error=str(error))
+            if self._strict:
+                raise RequestError(
+                    UNAVAILABLE, "the session cannot be recorded now; try again later"
+                ) from error
+
+    def _known_record(self) -> SessionRecord:
+        """The session as its client knows it."""
+        wanted = self._wanted
+        committed = tuple(self._committed)
+        return SessionRecord(self.key, wanted.model_id, wanted.prompt_ids, wanted.sampling, committed)
 
     async def _verifier(self, deadline: float) -> VerifierView:
         while True:
@@ -191,7 +222,7 @@ class _Following:
             await asyncio.sleep(0.1)
 
     async def _serve(self, verifier: VerifierView) -> AsyncIterator[Chunk | Done | verifier_pb2.Opened]:
-        """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails."""
+        """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails, or `_Silent`."""
         wanted = self._wanted
         stub = verifier_pb2_grpc.VerifierServiceStub(self._fleet.verifiers[verifier.address].channel)
         call = stub.Open(
@@ -206,7 +237,7 @@ class _Following:
         )
         speculating: asyncio.Task[None] | None = None
         try:
-            async for response in call:
+            async for response in self._heard(call):
                 kind = response.WhichOneof("event")
                 if kind == "opened":
                     if wanted.speculation and self._fleet.drafters:
@@ -229,6 +260,19 @@ class _Following:
                 speculating.cancel()
                 with suppress(asyncio.CancelledError):
                     await speculating
+
+    async def _heard(self, call: AsyncIterable[_Response]) -> AsyncIterator[_Response]:
+        """What a verifier says. Raises `_Silent` when it says nothing for too long."""
+        responses = aiter(call)
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_seconds):
+                    response = await anext(responses)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise _Silent from error
+            yield response
 
     def _speculation(self, verifier: VerifierView) -> Speculation:
         return Speculation(
@@ -263,15 +307,16 @@ class _Following:
             accepted_tokens=self._receipt.accepted_tokens + accepted,
         )
         if accepted:
-            yield self._chunk(fresh[:accepted], accepted)
+            yield self._chunk(fresh[:accepted], accepted, durable=tokens.durable)
         if accepted < len(fresh):
-            yield self._chunk(fresh[accepted:], 0)
+            yield self._chunk(fresh[accepted:], 0, durable=tokens.durable)
 
-    def _chunk(self, fresh: Sequence[int], accepted: int) -> Chunk:
+    def _chunk(self, fresh: Sequence[int], accepted: int, *, durable: bool) -> Chunk:
         position = len(self._wanted.prompt_ids) + len(self._committed)
         self._committed += fresh
         text = self._stops.push(self._detokenizer.push(fresh))
-        return Chunk(text, position, tuple(fresh), accepted)
+        self._durable = durable
+        return Chunk(text, position, tuple(fresh), accepted, durable)
 
     async def _end(self, finished: verifier_pb2.Finished) -> AsyncIterator[Chunk | Done]:
         reason = wire.finish_reason_from_proto(finished.reason)
@@ -286,27 +331,49 @@ class _Following:
         tail += self._stops.flush()
         done = Done(reason, receipt)
         position = len(self._wanted.prompt_ids) + len(self._committed)
-        return [Chunk(tail, position, (), 0), done] if tail else [done]
+        return [Chunk(tail, position, (), 0, self._durable), done] if tail else [done]
 
     async def _claim(self, lost: VerifierView) -> AsyncIterator[Chunk | Done]:
         """Fence the lost verifier out and take over what it had committed but not told."""
-        if self._store is None:
-            self.key = replace(self.key, epoch=self.key.epoch + 1)
-            return
-        try:
-            record = await self._store.claim(self.key.session_id, owner="")
-        except (StoreUnavailable, UnknownSession) as error:
-            raise RequestError(UNAVAILABLE, f"the session cannot be moved: {error}") from error
-        self.key = record.key
+        record = await self._claimed()
         untold = record.committed_ids[len(self._committed) :]
         if untold:
-            yield self._chunk(untold, 0)
+            yield self._chunk(untold, 0, durable=True)
         if self._stops.matched:
             yield Done(FinishReason.STOP, self._receipt)
             return
         if record.finish_reason is not None or len(self._committed) >= self._wanted.sampling.max_tokens:
             for event in self._last_events(record.finish_reason or FinishReason.LENGTH, self._receipt):
                 yield event
+
+    async def _claimed(self) -> SessionRecord:
+        """The record under an epoch that no verifier has had. Raises `RequestError`.
+
+        Without a store that knows the session it is what the client knows: tokens that only the lost
+        verifier had are drawn again, and come out the same.
+        """
+        following = replace(self.key, epoch=self.key.epoch + 1)
+        if self._store is None:
+            self.key = following
+            return self._known_record()
+        try:
+            try:
+                record = await self._store.claim(self.key.session_id, owner="")
+                if record.key.epoch > self.key.epoch:
+                    self.key = record.key
+                    return record
+            except UnknownSession:
+                log.warning("the store had lost the session", session=self.key.session_id)
+            self.key = following
+            await self._store.restore(self._known_record())
+        except Fenced as error:
+            raise RequestError(UNAVAILABLE, f"the session has another owner: {error}") from error
+        except StoreUnavailable as error:
+            log.warning("session not claimed", session=self.key.session_id, error=str(error))
+            if self._strict:
+                raise RequestError(UNAVAILABLE, "the session cannot be moved now; try again later") from error
+            self.key = following
+        return self._known_record()
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> RequestError:

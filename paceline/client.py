@@ -99,6 +99,8 @@ class Chunk:
     position: int
     token_ids: tuple[int, ...]
     accepted: int
+    # Whether the session store has them: else they are lost with their verifier, and drawn again, the same.
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +203,14 @@ def _event(response: gateway_pb2.GenerateResponse) -> Event:
             return Started(started.session_id, started.model, started.prompt_tokens, started.seed)
         case "chunk":
             chunk = response.chunk
-            return Chunk(chunk.text, chunk.position, tuple(chunk.token_ids), chunk.accepted)
+            return Chunk(chunk.text, chunk.position, tuple(chunk.token_ids), chunk.accepted, chunk.durable)
         case _:
             finished = response.finished
             return Finished(finish_reason_from_proto(finished.reason), receipt_from_proto(finished.receipt))
 
 
 # How grpc's core words a failed connection; a gateway's own UNAVAILABLE says something else.
-_NOT_CONNECTED = ("failed to connect", "connection refused", "errors resolving")
+_NOT_CONNECTED = ("failed to connect", "errors resolving")
 
 
 def _error(address: str, code: grpc.StatusCode, details: str | None) -> GatewayError:

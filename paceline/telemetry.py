@@ -63,7 +63,9 @@ DIVERGENCE_CHECKS = Counter(
 DIVERGENCES = Counter("paceline:divergences", "Those of them that came out as another token")
 LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
 TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
-APPENDS_FAILED = Counter("paceline:appends_failed", "Store appends that failed; tokens went out not durable")
+UNDURABLE_TOKENS = Counter("paceline:undurable_tokens", "Tokens that went out before the store had them")
+STORE_AWAY = Gauge("paceline:store_away", "1 while the session store does not answer")
+RECORDS_RESTORED = Counter("paceline:records_restored", "Sessions that the store had lost, recorded anew")
 
 # Drafter.
 DRAFTER_TREES = Counter("paceline:drafter_trees", "Trees sent")

@@ -59,6 +59,14 @@ class Pod:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def pause(self) -> None:
+        """SIGSTOP: it neither answers nor closes anything."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL."""
         self._process.terminate()
@@ -80,11 +88,15 @@ class Pods:
         verifiers: int = 1,
         drafters: int = 1,
         verifier_flags: Sequence[str] = (),
+        gateway_flags: Sequence[str] = (),
+        durability: str = "relaxed",
     ) -> None:
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
         self._verifier_flags = verifier_flags
+        self._gateway_flags = gateway_flags
+        self._durability = durability
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters
@@ -114,7 +126,7 @@ class Pods:
                 "verifier_svc",
                 *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
                 *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
-                *self._verifier_flags,
+                *("--durability", self._durability, *self._verifier_flags),
             )
         if drafters:
             for address in self.drafters:
@@ -125,7 +137,8 @@ class Pods:
             *("--http-port", str(self._http_port), "--port", str(self._grpc_port)),
             *("--verifiers", ",".join(self.verifiers), "--drafters", ",".join(self.drafters)),
             *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
-            *("--poll-seconds", "0.1", "--max-body-bytes", "65536"),
+            *("--poll-seconds", "0.1", "--max-body-bytes", "65536", "--durability", self._durability),
+            *self._gateway_flags,
         )
         for address in self.verifiers:
             self.pods[address].until(lambda address=address: _serving(address))

@@ -33,7 +33,9 @@ class ScriptedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             started = gateway_pb2.Started(session_id="s", model="tiny", prompt_tokens=3, seed=2**63)
             yield gateway_pb2.GenerateResponse(started=started)
             for text, position, ids, accepted in [("Hi", 3, [7, 8], 2), (" th\x1bere", 5, [9], 0)]:
-                chunk = gateway_pb2.TextChunk(text=text, position=position, token_ids=ids, accepted=accepted)
+                chunk = gateway_pb2.TextChunk(
+                    text=text, position=position, token_ids=ids, accepted=accepted, durable=True
+                )
                 yield gateway_pb2.GenerateResponse(chunk=chunk)
             if self.hangs:
                 await asyncio.Event().wait()

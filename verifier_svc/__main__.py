@@ -40,7 +40,11 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
         log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
     event_loop = asyncio.get_running_loop()
     streams = DrafterStreams()
-    committer = Committer(store)
+    committer = Committer(
+        store,
+        strict=settings.durability == "strict",
+        patience_seconds=settings.store_patience_seconds,
+    )
     table = SessionTable(settings.max_sessions)
 
     def deliver(steps: list[SessionStep]) -> None:
@@ -78,6 +82,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
     )
     async with committer.running():
         await asyncio.to_thread(steps.start)
+        living = asyncio.create_task(servicer.say_alive())
         try:
             server = await start_server(
                 lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
@@ -102,6 +107,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
                 table.draining = True
             await server.stop(settings.grace_seconds)
         finally:
+            living.cancel()
             await asyncio.to_thread(steps.stop)
             if store is not None:
                 await store.close()

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 from paceline import telemetry
 from paceline.session import FinishReason, Receipt, SessionKey
-from paceline.store import Append, SessionStore, StoreError, StoreUnavailable
+from paceline.store import (
+    Append,
+    Fenced,
+    Incomplete,
+    SessionRecord,
+    SessionStore,
+    StoreError,
+    StoreUnavailable,
+    UnknownSession,
+)
 
 log = telemetry.logger(__name__)
+
+# How often a store that is away is asked for.
+_RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +66,77 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """The store did not answer for so long that strict durability gives the session up."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Nothing new, but the engine is getting on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """This verifier cannot go on, with any session."""
 
 
-Event = Tokens | Finished | Lost | Broken
+Event = Tokens | Finished | Lost | Unrecorded | Alive | Broken
 
 
 @dataclass(slots=True, eq=False)
 class _Open:
     """One session's way from its steps to its client."""
 
-    key: SessionKey
-    emitted_length: int
-    durable_length: int
+    # As it was opened.
+    record: SessionRecord
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    undurable: list[int] = field(default_factory=list)
+    # Ids since then: of these so many are in the store, and so many are emitted.
+    added: list[int] = field(default_factory=list)
+    durable: int = 0
+    emitted: int = 0
     waiting: list[StepOutcome] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+    @property
+    def opened_length(self) -> int:
+        """Absolute length when it was opened."""
+        return len(self.record.prompt_ids) + len(self.record.committed_ids)
+
+    def append(self) -> Append:
+        """What the store lacks."""
+        lacking = tuple(self.added[self.durable :])
+        return Append(self.record.key, self.opened_length + self.durable, lacking, self.finish)
+
+    def whole(self) -> SessionRecord:
+        """The record as it should be."""
+        committed = (*self.record.committed_ids, *self.added)
+        return replace(self.record, committed_ids=committed, finish_reason=self.finish)
 
 
 class Committer:
     """Appends all sessions' outcomes to the store in order, and only then hands them on.
 
     Runs on the event loop. What a step gave goes to the store in one round trip. While that is under way
-    further outcomes gather and go with the next one, so a slow store costs latency, never steps. Tokens that
-    the store could not take are tried again with the session's next ones, and emitted as not durable
-    meanwhile.
+    further outcomes gather and go with the next one, so a slow store costs latency, never steps. A record
+    that the store has lost is written anew.
+
+    While the store does not answer, with strict durability tokens wait for it, and their sessions are given
+    up after `patience_seconds`; else they are emitted as not durable, without waiting, and recorded once it
+    is back.
     """
 
-    def __init__(self, store: SessionStore | None) -> None:
+    def __init__(self, store: SessionStore | None, *, strict: bool, patience_seconds: float) -> None:
         self._store = store
+        self._strict = strict
+        self._patience_seconds = patience_seconds
         self._open: dict[SessionKey, _Open] = {}
-        self._waiting: list[_Open] = []
+        # In order.
+        self._waiting: dict[_Open, None] = {}
         self._wake = asyncio.Event()
+        self._away_since: float | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._failed = False
 
     @asynccontextmanager
@@ -97,10 +148,12 @@ class Committer:
             yield
         finally:
             committing.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
 
-    def open(self, key: SessionKey, length: int) -> asyncio.Queue[Event]:
-        """Begin to commit a session of `length` committed ids; gives the queue of its events."""
-        opened = self._open[key] = _Open(key, length, length)
+    def open(self, record: SessionRecord) -> asyncio.Queue[Event]:
+        """Begin to commit to a session that is recorded as `record`; gives the queue of its events."""
+        opened = self._open[record.key] = _Open(record)
         if self._failed:
             opened.events.put_nowait(Broken())
         return opened.events
@@ -115,10 +168,17 @@ class Committer:
             session = self._open.get(key)
             if session is None:
                 continue
-            if not session.waiting:
-                self._waiting.append(session)
+            self._waiting[session] = None
             session.waiting.append(outcome)
+            session.added += outcome.token_ids
+            session.finish = outcome.finish
         self._wake.set()
+
+    def say_alive(self) -> None:
+        """Tell every session that has nothing else to hear."""
+        for session in self._open.values():
+            if session.events.empty():
+                session.events.put_nowait(Alive())
 
     def fail(self) -> None:
         """Tell every session that no more will come."""
@@ -135,48 +195,97 @@ class Committer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch = [(session, session.waiting) for session in self._waiting]
-            self._waiting = []
-            for session, outcomes in batch:
+            batch, self._waiting = self._waiting, {}
+            taken = [(session, session.append(), session.waiting) for session in batch]
+            for session in batch:
                 session.waiting = []
-                session.undurable += [token for outcome in outcomes for token in outcome.token_ids]
-            errors = await self._append(batch)
-            for (session, outcomes), error in zip(batch, errors, strict=True):
-                self._emit(session, outcomes, error)
+            errors = await self._commit([(session, append) for session, append, _ in taken])
+            for (session, append, outcomes), error in zip(taken, errors, strict=True):
+                if error is None:
+                    session.durable += len(append.token_ids)
+                elif not isinstance(error, StoreUnavailable):
+                    session.events.put_nowait(Lost(str(error)))
+                    self.close(session.record.key)
+                    continue
+                elif self._strict and self._store is not None:
+                    self._hold(session, outcomes, error)
+                    continue
+                self._emit(session, outcomes, durable=error is None)
 
-    async def _append(self, batch: list[tuple[_Open, list[StepOutcome]]]) -> list[StoreError | None]:
-        """What kept each session from the store."""
+    async def _commit(self, batch: list[tuple[_Open, Append]]) -> list[StoreError | None]:
+        """What kept each session's ids from the store."""
         if self._store is None:
             return [StoreUnavailable("there is none")] * len(batch)
-        appends = [
-            Append(session.key, session.durable_length, tuple(session.undurable), outcomes[-1].finish)
-            for session, outcomes in batch
-        ]
-        errors = await self._store.append(appends)
-        for append, error in zip(appends, errors, strict=True):
-            if isinstance(error, StoreUnavailable):
-                telemetry.APPENDS_FAILED.inc()
-                log.warning(
-                    "append failed, tokens are not durable", session=append.key.session_id, error=str(error)
-                )
+        if self._away_since is not None and not self._strict:
+            return [StoreUnavailable("it has not come back")] * len(batch)
+        errors = await self._store.append([append for _, append in batch])
+        for place, (session, _) in enumerate(batch):
+            if isinstance(errors[place], UnknownSession | Incomplete):
+                errors[place] = await self._restore(session)
+        away = next((error for error in errors if isinstance(error, StoreUnavailable)), None)
+        if away is not None and self._away_since is None:
+            self._lose(away)
+        elif away is None and self._away_since is not None:
+            self._find()
         return errors
 
-    def _emit(self, session: _Open, outcomes: list[StepOutcome], error: StoreError | None) -> None:
-        if error is not None and not isinstance(error, StoreUnavailable):
-            session.events.put_nowait(Lost(str(error)))
-            self.close(session.key)
+    async def _restore(self, session: _Open) -> StoreError | None:
+        assert self._store is not None
+        try:
+            # Of what has come since the append, too: only its emission waits for the next one.
+            await self._store.restore(session.whole())
+        except (StoreUnavailable, Fenced) as error:
+            return error
+        log.warning("the store had lost a session, recorded anew", session=session.record.key.session_id)
+        telemetry.RECORDS_RESTORED.inc()
+        return None
+
+    def _lose(self, error: StoreError) -> None:
+        self._away_since = time.monotonic()
+        telemetry.STORE_AWAY.set(1)
+        log.warning("the session store is away", strict=self._strict, error=str(error))
+        if not self._strict:
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Ask for the store until it answers, then record what it has missed."""
+        assert self._store is not None
+        while self._away_since is not None:
+            await asyncio.sleep(_RETRY_SECONDS)
+            with suppress(StoreUnavailable):
+                await self._store.ping()
+                self._find()
+
+    def _find(self) -> None:
+        if self._away_since is not None:
+            log.info("the session store is back", seconds=round(time.monotonic() - self._away_since, 1))
+        self._away_since = None
+        telemetry.STORE_AWAY.set(0)
+        for session in self._open.values():
+            if session.durable < len(session.added):
+                self._waiting[session] = None
+        self._wake.set()
+
+    def _hold(self, session: _Open, outcomes: list[StepOutcome], error: StoreError) -> None:
+        """Keep outcomes until the store is back, or give the session up."""
+        assert self._away_since is not None
+        if time.monotonic() - self._away_since > self._patience_seconds:
+            session.events.put_nowait(Unrecorded(str(error)))
+            self.close(session.record.key)
             return
-        durable = error is None
-        if durable:
-            session.durable_length += len(session.undurable)
-            session.undurable = []
+        self._waiting[session] = None
+        session.waiting = [*outcomes, *session.waiting]
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._wake.set)
+
+    def _emit(self, session: _Open, outcomes: list[StepOutcome], *, durable: bool) -> None:
         for outcome in outcomes:
             if outcome.token_ids:
+                position = session.opened_length + session.emitted
                 session.events.put_nowait(
-                    Tokens(
-                        session.emitted_length, outcome.token_ids, outcome.accepted, durable, outcome.drafted
-                    )
+                    Tokens(position, outcome.token_ids, outcome.accepted, durable, outcome.drafted)
                 )
-                session.emitted_length += len(outcome.token_ids)
+                session.emitted += len(outcome.token_ids)
+                if not durable:
+                    telemetry.UNDURABLE_TOKENS.inc(len(outcome.token_ids))
             if outcome.finish is not None and outcome.receipt is not None:
                 session.events.put_nowait(Finished(outcome.finish, outcome.receipt))

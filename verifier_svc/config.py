@@ -27,6 +27,16 @@ class VerifierSettings(ServiceSettings):
     session_ttl_seconds: int = Field(
         3600, ge=1, description="Lifetime of a session's record after its last token."
     )
+    durability: Literal["strict", "relaxed"] = Field(
+        "relaxed",
+        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
+    )
+    store_patience_seconds: float = Field(
+        20.0,
+        ge=0,
+        le=3600,
+        description="How long strict durability waits for Redis before it gives up sessions.",
+    )
     max_sessions: int = Field(64, ge=1, le=4096, description="Sessions open at the most; more are refused.")
     kv_tokens: int = Field(
         0, ge=0, description="KV capacity in tokens; 0 sizes it from the memory that is free at start."

@@ -10,15 +10,19 @@ import grpc
 from paceline import handshake, telemetry, tree, wire
 from paceline.rpc import Refused, refusals
 from paceline.session import SamplingParams, SessionKey
+from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
-from verifier_svc.commit import Broken, Committer, Event, Finished, Lost, Tokens
+from verifier_svc.commit import Alive, Broken, Committer, Event, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.step import SessionStep, StepLoop
 
 log = telemetry.logger(__name__)
+
+# How often sessions without news hear that the engine is getting on.
+_ALIVE_SECONDS = 1.0
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -60,6 +64,15 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 stream.send(batch)
         self._committer.push((step.key, step.outcome) for step in steps)
 
+    async def say_alive(self) -> None:
+        """Let sessions hear of the engine's progress, for ever."""
+        beats = -1
+        while True:
+            await asyncio.sleep(_ALIVE_SECONDS)
+            if self._loop.beats != beats:
+                beats = self._loop.beats
+                self._committer.say_alive()
+
     @refusals
     async def Open(
         self, request: verifier_pb2.OpenRequest, context: grpc.aio.ServicerContext
@@ -72,7 +85,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             try:
                 with self._loop.lock:
                     self._loop.table.add(session)
-                    events = self._committer.open(key, session.length)
+                    events = self._committer.open(self._record(session))
                     self._loop.lock.notify_all()
             except SessionRefusedError as error:
                 raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
@@ -87,6 +100,12 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             finally:
                 self._loop.cancel(session)
                 self._committer.close(key)
+
+    def _record(self, session: Session) -> SessionRecord:
+        ids, prompt = session.token_ids, session.prompt_length
+        return SessionRecord(
+            session.key, self._served.model_id, tuple(ids[:prompt]), session.sampling, tuple(ids[prompt:])
+        )
 
     def _session(self, request: verifier_pb2.OpenRequest) -> Session:
         """The session a request asks for. Raises `Refused` or `WireError`, each naming its field."""
@@ -325,16 +344,20 @@ def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_con
         raise wire.WireError("committed_ids", f"{committed} ids are no fewer than max_tokens")
 
 
-def _checked(event: Event) -> Tokens | Finished:
+def _checked(event: Event) -> Tokens | Finished | Alive:
     """An event to stream. Raises `Refused` when the session is lost or the engine failed."""
     if isinstance(event, Lost):
         raise Refused(grpc.StatusCode.ABORTED, event.message)
+    if isinstance(event, Unrecorded):
+        raise Refused(grpc.StatusCode.UNAVAILABLE, event.message)
     if isinstance(event, Broken):
         raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
     return event
 
 
-def _event_to_proto(event: Tokens | Finished) -> verifier_pb2.OpenResponse:
+def _event_to_proto(event: Tokens | Finished | Alive) -> verifier_pb2.OpenResponse:
+    if isinstance(event, Alive):
+        return verifier_pb2.OpenResponse(alive=verifier_pb2.Alive())
     if isinstance(event, Tokens):
         return verifier_pb2.OpenResponse(
             tokens=verifier_pb2.CommittedTokens(

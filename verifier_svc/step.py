@@ -87,6 +87,8 @@ class StepLoop:
         self.table = table
         self.allocator = BlockAllocator(blocks, BLOCK_SIZE, keep_texts=prefix_cache)
         self.totals = Totals()
+        # Grows while the loop goes round, with work or without.
+        self.beats = 0
         self.failure: BaseException | None = None
         self._decoder = decoder
         self._pool = decoder.kv_pool(blocks)
@@ -155,6 +157,7 @@ class StepLoop:
             while True:
                 if self._stopping:
                     return None
+                self.beats += 1
                 self._await_trees()
                 sessions = [session for session in self.table.in_order() if session.finish_reason is None]
                 planned = plan(sessions, self.allocator, self._limits, self._budget)

@@ -3,9 +3,10 @@
 -- they are the last, or nothing.
 -- Ids whose first part stands there already are taken too, and only the rest is added: after a lost
 -- reply the owner sends the same ids again, with those it has drawn since.
--- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>".
+-- Replies "OK", "UNKNOWN", "FENCED <text>", "GAP <text>" or "BASE <text>". A record that lost what happened since an
+-- earlier owner is as good as none.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch then
+if not epoch or tonumber(epoch) < tonumber(ARGV[2]) then
   return 'UNKNOWN'
 end
 if epoch ~= ARGV[2] then
@@ -17,7 +18,10 @@ local known = ''
 if start >= 0 and start < length then
   known = redis.call('GETRANGE', KEYS[2], start, -1)
 end
-if start < 0 or start > length or string.sub(ARGV[4], 1, #known) ~= known then
+if start > length then
+  return 'GAP length ' .. ARGV[3] .. ' is beyond ' .. length / 4 .. ' committed ids'
+end
+if start < 0 or string.sub(ARGV[4], 1, #known) ~= known then
   return 'BASE length ' .. ARGV[3] .. ' does not continue ' .. length / 4 .. ' committed ids'
 end
 if #ARGV[4] > #known then

@@ -21,8 +21,12 @@ class BaseMismatch(StoreError):
     """The ids do not continue what is committed."""
 
 
+class Incomplete(BaseMismatch):
+    """The record lacks ids before these: the store went back to an earlier state."""
+
+
 class UnknownSession(StoreError):
-    """No such session is recorded (any more)."""
+    """No such session is recorded (any more), or only as an earlier owner left it."""
 
 
 class SessionExists(StoreError):
@@ -73,6 +77,12 @@ class SessionStore(Protocol):
         already are skipped, the rest is added. Errors are `Fenced` where the key does not own the
         session, `UnknownSession`, `StoreUnavailable`, and `BaseMismatch` for a gap, for other ids than
         those recorded, and for fewer.
+        """
+
+    async def restore(self, record: SessionRecord) -> None:
+        """Record a session as its owner knows it: the store has lost it, or never had it.
+
+        Raises `Fenced` when a later owner's record is there.
         """
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:

@@ -10,6 +10,7 @@ from paceline.store.base import (
     Append,
     BaseMismatch,
     Fenced,
+    Incomplete,
     SessionExists,
     SessionRecord,
     StoreError,
@@ -40,7 +41,12 @@ class MemoryStore:
             return error
         start = append.base_length - len(record.prompt_ids)
         known = record.committed_ids[max(start, 0) :]
-        if not 0 <= start <= len(record.committed_ids) or append.token_ids[: len(known)] != known:
+        if start > len(record.committed_ids):
+            return Incomplete(
+                f"session {record.key.session_id}: length {append.base_length} is beyond "
+                f"{len(record.committed_ids)} committed ids"
+            )
+        if start < 0 or append.token_ids[: len(known)] != known:
             return BaseMismatch(
                 f"session {record.key.session_id}: length {append.base_length} does not continue "
                 f"{len(record.committed_ids)} committed ids"
@@ -51,6 +57,13 @@ class MemoryStore:
             finish_reason=append.finish or record.finish_reason,
         )
         return None
+
+    async def restore(self, record: SessionRecord) -> None:
+        """See `SessionStore.restore`."""
+        known = self._records.get(record.key.session_id)
+        if known is not None and known.key.epoch > record.key.epoch:
+            raise _fenced(record.key, known.key.epoch)
+        self._records[record.key.session_id] = record
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
@@ -77,8 +90,12 @@ class MemoryStore:
 
     def _owned(self, key: SessionKey) -> SessionRecord:
         record = self._known(key.session_id)
+        if record.key.epoch < key.epoch:
+            raise UnknownSession(f"session {key.session_id}: only epoch {record.key.epoch} is recorded")
         if record.key.epoch != key.epoch:
-            raise Fenced(
-                f"session {key.session_id}: epoch {key.epoch} does not own it, {record.key.epoch} does"
-            )
+            raise _fenced(key, record.key.epoch)
         return record
+
+
+def _fenced(key: SessionKey, owner: int) -> Fenced:
+    return Fenced(f"session {key.session_id}: epoch {key.epoch} does not own it, {owner} does")

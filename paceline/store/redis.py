@@ -23,6 +23,7 @@ from paceline.store.base import (
     Append,
     BaseMismatch,
     Fenced,
+    Incomplete,
     SessionExists,
     SessionRecord,
     StoreError,
@@ -35,6 +36,7 @@ _ID = np.dtype("<u4")
 _REFUSALS = {
     b"FENCED": Fenced,
     b"BASE": BaseMismatch,
+    b"GAP": Incomplete,
     b"UNKNOWN": UnknownSession,
     b"EXISTS": SessionExists,
 }
@@ -67,20 +69,12 @@ class RedisStore:
         self._ttl = ttl_seconds
         self._create = _script(self._client, "create")
         self._append = _script(self._client, "append")
+        self._restore = _script(self._client, "restore")
         self._claim = _script(self._client, "claim")
 
     async def create(self, record: SessionRecord) -> None:
         """See `SessionStore.create`."""
-        await self._run(
-            self._create,
-            record.key.session_id,
-            record.key.epoch,
-            record.owner,
-            record.model_id,
-            _sampling_to_json(record.sampling),
-            _pack(record.prompt_ids),
-            _pack(record.committed_ids),
-        )
+        await self._run(self._create, record.key.session_id, *_fields(record))
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """See `SessionStore.append`."""
@@ -111,6 +105,11 @@ class RedisStore:
                     str(append.finish or ""),
                 )
             return await pipeline.execute(raise_on_error=False)
+
+    async def restore(self, record: SessionRecord) -> None:
+        """See `SessionStore.restore`."""
+        finish = str(record.finish_reason or "")
+        await self._run(self._restore, record.key.session_id, *_fields(record), finish)
 
     async def claim(self, session_id: str, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
@@ -161,6 +160,18 @@ def _refusal(session_id: str, reply: Any) -> StoreError | None:
         return None
     word, _, rest = bytes(reply).partition(b" ")
     return _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
+
+
+def _fields(record: SessionRecord) -> tuple[str | int | bytes, ...]:
+    """A record's part of a script's arguments, from the epoch on."""
+    return (
+        record.key.epoch,
+        record.owner,
+        record.model_id,
+        _sampling_to_json(record.sampling),
+        _pack(record.prompt_ids),
+        _pack(record.committed_ids),
+    )
 
 
 def _record(session_id: str, meta: Mapping[bytes, bytes], ids: bytes) -> SessionRecord:

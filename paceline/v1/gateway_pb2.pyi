@@ -80,16 +80,18 @@ class Started(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class TextChunk(_message.Message):
-    __slots__ = ("text", "position", "token_ids", "accepted")
+    __slots__ = ("text", "position", "token_ids", "accepted", "durable")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     text: str
     position: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted: int
-    def __init__(self, text: _Optional[str] = ..., position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ...) -> None: ...
+    durable: bool
+    def __init__(self, text: _Optional[str] = ..., position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ...) -> None: ...
 
 class GenerateFinished(_message.Message):
     __slots__ = ("reason", "receipt")

@@ -49,14 +49,20 @@ class OpenRequest(_message.Message):
     def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("opened", "tokens", "finished")
+    __slots__ = ("opened", "tokens", "finished", "alive")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     tokens: CommittedTokens
     finished: Finished
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[CommittedTokens, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    alive: Alive
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[CommittedTokens, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ...) -> None: ...
+
+class Alive(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 import redis.asyncio
@@ -14,6 +15,7 @@ from paceline.store import (
     Append,
     BaseMismatch,
     Fenced,
+    Incomplete,
     MemoryStore,
     RedisStore,
     SessionRecord,
@@ -145,11 +147,36 @@ async def test_claims_at_once_each_get_an_epoch_of_their_own(store: SessionStore
     assert last == max(claimed, key=lambda each: each.key.epoch)
 
 
-async def test_a_later_epoch_than_the_owners_is_fenced_too(store: SessionStore) -> None:
+async def test_a_record_of_an_earlier_owner_is_as_good_as_none(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    with pytest.raises(Fenced):
+    with pytest.raises(UnknownSession):
         await append(store, SessionKey(made.key.session_id, 2), 3, [5])
+
+
+@pytest.mark.parametrize("known", [None, (), (5, 6, 7)], ids=["nothing", "less", "more"])
+async def test_an_owner_restores_what_the_store_has_lost(
+    store: SessionStore, known: tuple[int, ...] | None
+) -> None:
+    made = record(committed_ids=(5, 6), owner="v:1", finish_reason=FinishReason.STOP)
+    if known is not None:
+        await store.create(replace(made, committed_ids=known, finish_reason=None))
+    await store.restore(made)
+    assert await store.get(made.key.session_id) == made
+    later = replace(made, key=SessionKey(made.key.session_id, 7), finish_reason=None)
+    await store.restore(later)
+    with pytest.raises(Fenced, match=made.key.session_id):
+        await store.restore(made)
+    assert await store.get(made.key.session_id) == later
+
+
+async def test_ids_beyond_the_recorded_ones_tell_of_a_loss(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    with pytest.raises(Incomplete):
+        await append(store, made.key, 4, [6])
+    with pytest.raises(Incomplete):
+        await append(store, made.key, 4, [], FinishReason.STOP)
 
 
 async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
@@ -165,7 +192,7 @@ async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
             Append(second.key, 3, (6,)),
         ]
     )
-    assert [type(error) for error in errors] == [type(None), UnknownSession, BaseMismatch, type(None)]
+    assert [type(error) for error in errors] == [type(None), UnknownSession, Incomplete, type(None)]
     assert (await store.get(second.key.session_id)).committed_ids == (6,)  # type: ignore[union-attr]
 
 
@@ -211,7 +238,7 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: st
             assert 0 < await client.ttl(key) <= TTL
             await client.persist(key)  # so that the next step has to set it again
 
-    await store.create(made)
+    await store.restore(made)
     await keys_are_mortal()
     await append(store, made.key, 3, [5])
     await keys_are_mortal()

@@ -9,7 +9,8 @@ import pytest
 
 from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailable
-from verifier_svc.commit import Broken, Committer, Event, Finished, Lost, StepOutcome, Tokens
+from tests.waiting import wait_until
+from verifier_svc.commit import Broken, Committer, Event, Finished, Lost, StepOutcome, Tokens, Unrecorded
 
 ONE, TWO = SessionKey("one", 1), SessionKey("two", 1)
 PROMPT = (1, 2, 3)
@@ -25,6 +26,16 @@ class Store(MemoryStore):
         self.answers.set()
         self.calls: list[int] = []
 
+    def committed(self, session_id: str) -> tuple[int, ...]:
+        return self._records[session_id].committed_ids
+
+    def forget(self, session_id: str) -> None:
+        del self._records[session_id]
+
+    async def ping(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         self.calls.append(len(appends))
         await self.answers.wait()
@@ -33,11 +44,19 @@ class Store(MemoryStore):
         return await super().append(appends)
 
 
+def relaxed(store: MemoryStore | None) -> Committer:
+    return Committer(store, strict=False, patience_seconds=9)
+
+
+def record(key: SessionKey) -> SessionRecord:
+    return SessionRecord(key, "m", PROMPT, SamplingParams(max_tokens=9))
+
+
 @pytest.fixture
 async def store() -> Store:
     made = Store()
     for key in (ONE, TWO):
-        await made.create(SessionRecord(key, "m", PROMPT, SamplingParams(max_tokens=9)))
+        await made.create(record(key))
     return made
 
 
@@ -46,16 +65,10 @@ async def nothing_more(events: asyncio.Queue[Event]) -> bool:
     return events.empty()
 
 
-async def committed(store: Store, key: SessionKey) -> tuple[int, ...]:
-    kept = await store.get(key.session_id)
-    assert kept is not None
-    return kept.committed_ids
-
-
 async def test_a_steps_sessions_go_to_the_store_together(store: Store) -> None:
-    committer = Committer(store)
+    committer = relaxed(store)
     async with committer.running():
-        one, two = (committer.open(key, 3) for key in (ONE, TWO))
+        one, two = (committer.open(record(key)) for key in (ONE, TWO))
         committer.push([(ONE, StepOutcome((5, 6), 1, drafted=4)), (TWO, StepOutcome((7,), 0))])
         assert await one.get() == Tokens(3, (5, 6), 1, True, 4)
         assert await two.get() == Tokens(3, (7,), 0, True)
@@ -69,9 +82,9 @@ async def test_a_steps_sessions_go_to_the_store_together(store: Store) -> None:
 
 
 async def test_nothing_is_emitted_before_the_store_has_answered(store: Store) -> None:
-    committer = Committer(store)
+    committer = relaxed(store)
     async with committer.running():
-        one = committer.open(ONE, 3)
+        one = committer.open(record(ONE))
         store.answers.clear()
         for token in (5, 6, 7):
             committer.push([(ONE, StepOutcome((token,), 0))])
@@ -80,46 +93,97 @@ async def test_nothing_is_emitted_before_the_store_has_answered(store: Store) ->
         assert [(await one.get()).token_ids for _ in range(3)] == [(5,), (6,), (7,)]  # type: ignore[union-attr]
     # What came meanwhile went with the second call.
     assert store.calls == [1, 1]
-    assert await committed(store, ONE) == (5, 6, 7)
-
-
-async def test_what_the_store_missed_it_gets_with_the_next_tokens(store: Store) -> None:
-    committer = Committer(store)
-    async with committer.running():
-        one = committer.open(ONE, 3)
-        store.away = True
-        committer.push([(ONE, StepOutcome((5,), 0))])
-        assert await one.get() == Tokens(3, (5,), 0, False)
-        store.away = False
-        committer.push([(ONE, StepOutcome((6,), 0))])
-        assert await one.get() == Tokens(4, (6,), 0, True)
-    assert await committed(store, ONE) == (5, 6)
+    assert store.committed("one") == (5, 6, 7)
 
 
 async def test_a_fenced_session_emits_nothing_more_and_others_go_on(store: Store) -> None:
-    committer = Committer(store)
+    committer = relaxed(store)
     async with committer.running():
-        one, two = (committer.open(key, 3) for key in (ONE, TWO))
+        one, two = (committer.open(record(key)) for key in (ONE, TWO))
         await store.claim("one", "another")
         committer.push([(ONE, StepOutcome((5,), 0)), (TWO, StepOutcome((7,), 0))])
         assert isinstance(await one.get(), Lost)
         assert await two.get() == Tokens(3, (7,), 0, True)
         committer.push([(ONE, StepOutcome((6,), 0))])
         assert await nothing_more(one)
-    assert await committed(store, ONE) == ()
+    assert store.committed("one") == ()
+
+
+async def test_away_without_strictness_nobody_waits_and_what_was_missed_is_recorded(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one, two = (committer.open(record(key)) for key in (ONE, TWO))
+        store.away = True
+        committer.push([(ONE, StepOutcome((5,), 0)), (TWO, StepOutcome((7,), 0))])
+        assert await one.get() == Tokens(3, (5,), 0, False)
+        store.answers.clear()  # Whoever asked now would wait.
+        committer.push([(ONE, StepOutcome((6,), 0))])
+        assert await one.get() == Tokens(4, (6,), 0, False)
+        store.away = False
+        store.answers.set()
+        await wait_until(lambda: store.committed("one") == (5, 6), "it is recorded")
+        assert store.committed("two") == (7,)
+        committer.push([(TWO, StepOutcome((8,), 0))])
+        assert [(await two.get()).durable for _ in range(2)] == [False, True]  # type: ignore[union-attr]
+
+
+async def test_away_with_strictness_tokens_wait(store: Store) -> None:
+    committer = Committer(store, strict=True, patience_seconds=9)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        store.away = True
+        for token in (5, 6):
+            committer.push([(ONE, StepOutcome((token,), 0))])
+            assert await nothing_more(one)
+        store.away = False
+        assert [await one.get() for _ in range(2)] == [Tokens(3, (5,), 0, True), Tokens(4, (6,), 0, True)]
+        assert await nothing_more(one)
+    assert store.committed("one") == (5, 6)
+
+
+async def test_strictness_has_an_end(store: Store) -> None:
+    committer = Committer(store, strict=True, patience_seconds=0)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        store.away = True
+        committer.push([(ONE, StepOutcome((5,), 0))])
+        assert isinstance(await one.get(), Unrecorded)
+
+
+@pytest.mark.parametrize("lost", ["all of it", "its last ids", "its last owner"])
+async def test_what_the_store_has_lost_is_recorded_anew(store: Store, lost: str) -> None:
+    await store.claim("one", "v")
+    key = SessionKey("one", 2)
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(key))
+        committer.push([(key, StepOutcome((5, 6), 0))])
+        assert await one.get() == Tokens(3, (5, 6), 0, True)
+        if lost == "all of it":
+            store.forget("one")
+        else:
+            await store.restore(record(key))
+            if lost == "its last owner":
+                store.forget("one")
+                await store.create(record(ONE))
+        committer.push([(key, StepOutcome((7,), 0))])
+        assert await one.get() == Tokens(5, (7,), 0, True)
+    kept = await store.get("one")
+    assert kept is not None
+    assert (kept.key, kept.committed_ids) == (key, (5, 6, 7))
 
 
 async def test_without_a_store_nothing_is_durable() -> None:
-    committer = Committer(None)
+    committer = relaxed(None)
     async with committer.running():
-        one = committer.open(ONE, 3)
+        one = committer.open(record(ONE))
         committer.push([(ONE, StepOutcome((5,), 0)), (TWO, StepOutcome((5,), 0))])
         assert await one.get() == Tokens(3, (5,), 0, False)
 
 
 async def test_every_session_hears_that_the_verifier_is_broken(store: Store) -> None:
-    committer = Committer(store)
-    before = committer.open(ONE, 3)
+    committer = relaxed(store)
+    before = committer.open(record(ONE))
     committer.fail()
     assert await before.get() == Broken()
-    assert await committer.open(TWO, 3).get() == Broken()
+    assert await committer.open(record(TWO)).get() == Broken()

@@ -1,0 +1,13 @@
+-- Record a session as its owner knows it, unless a later owner's record is there.
+-- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, owner, model, sampling JSON, prompt, committed, why it
+-- has ended or nothing.
+-- Replies "OK" or "FENCED <text>".
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch and tonumber(epoch) > tonumber(ARGV[2]) then
+  return 'FENCED epoch ' .. ARGV[2] .. ' does not own the session, ' .. epoch .. ' does'
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[3], 'model', ARGV[4],
+  'sampling', ARGV[5], 'prompt', ARGV[6], 'finish', ARGV[8])
+redis.call('SET', KEYS[2], ARGV[7], 'EX', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 'OK'
