@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from concurrent.futures import Executor
 
 import torch
 
 from paceline import telemetry
+from paceline.engine import parallel
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
+from paceline.engine.parallel import RankLostError, Ranks
 from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
@@ -27,9 +30,10 @@ from verifier_svc.step import SessionStep, StepLoop, engine_thread
 log = telemetry.logger(__name__)
 
 
-async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, stop: asyncio.Event) -> None:
+async def serve(
+    settings: VerifierSettings, decoder: Decoder, blocks: int, engine: Executor, stop: asyncio.Event
+) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
-    blocks = kv_blocks(decoder, kv_tokens=settings.kv_tokens, max_sessions=settings.max_sessions)
     served = describe(
         decoder, model=settings.model, model_name=settings.model_name, port=settings.port, kv_blocks=blocks
     )
@@ -100,6 +104,7 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
                 device=served.device,
                 exact=decoder.exact,
                 fused=decoder.fused,
+                ranks=decoder.shape.ranks,
                 kv_tokens=blocks * BLOCK_SIZE,
             )
             await stop.wait()
@@ -118,26 +123,53 @@ async def serve(settings: VerifierSettings, decoder: Decoder, engine: Executor, 
 
 def run(settings: VerifierSettings) -> None:
     """Load the model and serve it. Raises `SettingsError` when the model cannot be served."""
-    telemetry.setup("verifier", settings)
+    ranks = Ranks.launched()
+    # Followers have nothing to count, and the leader may be on this machine.
+    telemetry.setup("verifier", settings if ranks.leads else settings.model_copy(update={"metrics_port": 0}))
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.
     sys.setswitchinterval(0.0005)
     with engine_thread() as engine:
         try:
-            decoder = engine.submit(_load, settings).result()
+            decoder, blocks = engine.submit(_load, settings, ranks).result()
         except ModelError as error:
             raise SettingsError(str(error)) from error
-        run_service(lambda stop: serve(settings, decoder, engine, stop))
+        try:
+            if ranks.leads:
+                run_service(lambda stop: serve(settings, decoder, blocks, engine, stop))
+                engine.submit(decoder.close).result()
+            else:
+                _follow(ranks, decoder, blocks, engine)
+        except RankLostError as error:
+            log.error("rank lost", rank=ranks.rank, ranks=ranks.size, error=str(error))
+            raise SystemExit(1) from error
 
 
-def _load(settings: VerifierSettings) -> Decoder:
+def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> None:
+    # torchrun passes a signal on to all ranks, and the leader needs them as long as it drains.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
+    engine.submit(parallel.follow, ranks, decoder, blocks).result()
+
+
+def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
+    """The decoder, and how many blocks of KV every rank has room for."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return Decoder.load(
+    decoder = parallel.load(
         settings.model,
         device=choose_device(settings.device),
         dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        ranks=ranks,
     )
+    blocks = kv_blocks(
+        decoder,
+        kv_tokens=settings.kv_tokens,
+        max_sessions=settings.max_sessions,
+        local_ranks=ranks.local_size,
+    )
+    return decoder, ranks.least(blocks)
 
 
 command = service_command("verifier", VerifierSettings, run, help=__doc__ or "")

@@ -20,14 +20,15 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def kv_blocks(decoder: Decoder, *, kv_tokens: int, max_sessions: int) -> int:
+def kv_blocks(decoder: Decoder, *, kv_tokens: int, max_sessions: int, local_ranks: int = 1) -> int:
     """Blocks to allocate: `kv_tokens` rounded up, or (0) what memory allows and the sessions can use.
 
-    Raises `ModelError` when not even one block fits.
+    `local_ranks` processes of one model share a machine's memory; a GPU is one rank's own. Raises
+    `ModelError` when not even one block fits.
     """
     if kv_tokens:
         return -(-kv_tokens // BLOCK_SIZE)
-    share = GPU_SHARE if decoder.device.type == "cuda" else CPU_SHARE
+    share = GPU_SHARE if decoder.device.type == "cuda" else CPU_SHARE / local_ranks
     fitting = int(free_bytes(decoder.device) * share) // decoder.block_bytes
     if fitting < 1:
         raise ModelError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
@@ -34,7 +36,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the engine must know of a model beside its weights."""
+    """What the engine must know of a model beside its weights; heads are those this process has."""
 
     layers: int
     heads: int
@@ -42,10 +44,15 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     max_context: int
+    # Processes over which the weights are divided.
+    ranks: int = 1
 
 
-def _shape(path: str | Path) -> ModelShape:
-    config = AutoConfig.from_pretrained(path).get_text_config(decoder=True)
+def _text_config(path: str | Path) -> Any:
+    return AutoConfig.from_pretrained(path).get_text_config(decoder=True)
+
+
+def _shape(config: Any) -> ModelShape:
     heads = config.num_attention_heads
     return ModelShape(
         layers=config.num_hidden_layers,
@@ -55,6 +62,53 @@ def _shape(path: str | Path) -> ModelShape:
         vocab_size=config.vocab_size,
         max_context=config.max_position_embeddings,
     )
+
+
+def _share(config: Any, ranks: int) -> ModelShape:
+    """The shape of each rank's share of a model. Raises `ModelError` where it cannot be divided."""
+    plan = config.base_model_tp_plan
+    if not plan:
+        raise ModelError(
+            f"transformers has no tensor parallel plan for {config.model_type} models; "
+            "serve it with one process"
+        )
+    shape = replace(_shape(config), ranks=ranks)
+    # Some plans gather the heads before they attend, so that every rank has all of them.
+    if not any(name.endswith("k_proj") and style == "colwise" for name, style in plan.items()):
+        return shape
+    if shape.heads % ranks or shape.kv_heads % ranks:
+        raise ModelError(
+            f"{shape.heads} heads and {shape.kv_heads} key heads cannot be divided by {ranks} ranks; "
+            "start a number of processes that divides both (torchrun --nproc-per-node)"
+        )
+    return replace(shape, heads=shape.heads // ranks, kv_heads=shape.kv_heads // ranks)
+
+
+def load_weights(
+    path: str | Path, *, device: torch.device, dtype: torch.dtype | None, ranks: int = 1
+) -> tuple[PreTrainedModel, ModelShape]:
+    """A model from a folder or hub id, or this rank's share of it; dtype None keeps the checkpoint's own.
+
+    Raises `ModelError` where transformers cannot load it as a causal decoder, or not divide it.
+    """
+    AttentionInterface.register(NAME, ragged_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    division: dict[str, Any] = {}
+    try:
+        if ranks > 1:
+            # Said before gigabytes are loaded.
+            _share(_text_config(path), ranks)
+            division["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype or "auto", attn_implementation=NAME, use_safetensors=True, **division
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
+    model.eval().requires_grad_(False).to(device)
+    config = _text_config(path)
+    return model, _shape(config) if ranks == 1 else _share(config, ranks)
 
 
 def choose_device(name: str) -> torch.device:
@@ -78,10 +132,13 @@ class Decoder:
         self.device = device
         on_cpu = device.type == "cpu"
         self._kernels = on_cpu if kernels is None else kernels
+        self._make_pool: Callable[..., KVPool] = KVPool
         attention = KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
         self._attention: AttentionBackend = attention
+        # A share's layers are transformers' own: collectives are part of them.
+        packed = on_cpu and shape.ranks == 1 and pack_linears(model)
         # Whether a token's bits are its own: known of the CPU's kernels, not claimed for others.
-        self.exact = on_cpu and pack_linears(model) and self._kernels
+        self.exact = packed and self._kernels
         self._fused: FusedDecoder | None = None
         if isinstance(attention, KernelAttention):
             self._fused = self._agreeing(fuse(model, attention))
@@ -95,20 +152,12 @@ class Decoder:
         dtype: torch.dtype | None,
         kernels: bool | None = None,
     ) -> Decoder:
-        """Load weights from a folder or hub id. dtype None keeps the checkpoint's own; `kernels`: see above.
+        """`load_weights` behind one call; `kernels`: see above. Raises `ModelError`."""
+        model, shape = load_weights(path, device=device, dtype=dtype)
+        return cls(model, shape, device, kernels=kernels)
 
-        Raises `ModelError` where transformers cannot load the model as a causal decoder.
-        """
-        AttentionInterface.register(NAME, ragged_attention)
-        AttentionMaskInterface.register(NAME, _no_mask)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype or "auto", attn_implementation=NAME, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
-        model.eval().requires_grad_(False).to(device)
-        return cls(model, _shape(path), device, kernels=kernels)
+    def close(self) -> None:
+        """Let go of who computes with it: nobody, as long as it is whole."""
 
     @property
     def fused(self) -> bool:
@@ -145,7 +194,7 @@ class Decoder:
 
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
-        return KVPool(
+        return self._make_pool(
             layers=self.shape.layers,
             kv_heads=self.shape.kv_heads,
             head_dim=self.kv_head_dim,

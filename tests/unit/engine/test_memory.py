@@ -39,6 +39,7 @@ def test_memory_and_what_sessions_can_use_bound_it(decoder: Decoder, monkeypatch
     )
     assert memory.kv_blocks(decoder, kv_tokens=0, max_sessions=64) == 10
     assert memory.kv_blocks(decoder, kv_tokens=0, max_sessions=1) == 1024 // BLOCK_SIZE
+    assert memory.kv_blocks(decoder, kv_tokens=0, max_sessions=64, local_ranks=2) == 5
     monkeypatch.setattr(memory, "free_bytes", lambda device: decoder.block_bytes)
     with pytest.raises(ModelError, match="one block of 128 tokens takes"):
         memory.kv_blocks(decoder, kv_tokens=0, max_sessions=1)

@@ -1,0 +1,229 @@
+"""Tensor parallelism: rank 0 leads; the others do the same engine calls, each with its share of the weights.
+
+A launcher such as torchrun starts the processes (ranks). transformers divides the weights by the model's own
+plan and puts the collectives into its modules; a rank attends with its own heads over KV of its own. The
+leader alone has sessions. It sends every engine call to the others before it does the call itself, so that
+all of them reach the collectives in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from paceline.engine.blocks import BlockTask
+from paceline.engine.kv import KVPool
+from paceline.engine.model import Decoder, ModelError, ModelShape, load_weights
+from paceline.engine.rows import RaggedBatch, Segment
+
+# A follower waits for the next call as long as nobody asks for anything: the end of a process shows by its
+# connections, not by silence.
+_IDLE = timedelta(days=365)
+# Ranks come to a collective as far apart as they load their weights.
+_COLLECTIVE = timedelta(hours=2)
+
+
+class RankLostError(RuntimeError):
+    """Another process of this model has ended, and no call can be made any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """`KVPool.prepare`."""
+
+    tasks: Sequence[BlockTask]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """`Decoder.forward`."""
+
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """`KVPool.move`."""
+
+    sources: Sequence[int]
+    targets: Sequence[int]
+
+
+# None is the end.
+Call = Prepare | Forward | Move | None
+
+
+class Ranks:
+    """The processes that serve one model together, seen from one of them. On one thread at a time."""
+
+    def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, local_size: int = 1) -> None:
+        """`local_rank` and `local_size`: among those on this machine."""
+        self.rank, self.size = rank, size
+        self.local_rank, self.local_size = local_rank, local_size
+        self._calls: dist.ProcessGroup | None = None
+
+    @classmethod
+    def launched(cls) -> Ranks:
+        """As the launcher says in the environment; a process that none started is alone."""
+
+        def number(name: str, otherwise: int) -> int:
+            return int(os.environ.get(name, otherwise))
+
+        size = number("WORLD_SIZE", 1)
+        return cls(
+            number("RANK", 0),
+            size,
+            local_rank=number("LOCAL_RANK", 0),
+            local_size=number("LOCAL_WORLD_SIZE", size),
+        )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process with the sessions."""
+        return self.rank == 0
+
+    def join(self, device: torch.device) -> torch.device:
+        """Meet the other ranks; returns this one's own device. Raises `ModelError` where that cannot be."""
+        device = self._own(device)
+        try:
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                timeout=_COLLECTIVE,
+                device_id=device if device.type == "cuda" else None,
+            )
+            # Calls go over sockets on GPUs too: who waits for one must not keep the GPU busy.
+            self._calls = dist.new_group(backend="gloo", timeout=_IDLE)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"rank {self.rank} cannot meet the other {self.size - 1}: {error}") from error
+        return device
+
+    def _own(self, device: torch.device) -> torch.device:
+        if device.type == "cpu":
+            if torch.accelerator.is_available():
+                raise ModelError(
+                    "transformers divides a model over the GPUs where there are any; take --device cuda, "
+                    "or hide them (CUDA_VISIBLE_DEVICES=) to divide it over CPU processes"
+                )
+            return device
+        if device.index is not None:
+            raise ModelError(f"each rank takes a GPU of its own; give --device cuda, not {device}")
+        if self.local_size > torch.cuda.device_count():
+            raise ModelError(
+                f"{self.local_size} ranks on a machine with {torch.cuda.device_count()} GPUs; "
+                "start as many as it has (--nproc-per-node)"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device(device.type, self.local_rank)
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        dist.barrier(group=self._calls)
+
+    def least(self, number: int) -> int:
+        """The least of all ranks' numbers."""
+        if self.size == 1:
+            return number
+        least = torch.tensor(number)
+        dist.all_reduce(least, dist.ReduceOp.MIN, group=self._calls)
+        return int(least)
+
+    def send(self, call: Call) -> None:
+        """Have all followers do `call`. Raises `RankLostError`."""
+        self._exchange([call])
+
+    def receive(self) -> Call:
+        """The leader's next call, however long it takes. Raises `RankLostError`."""
+        return self._exchange([None])
+
+    def _exchange(self, box: list[Call]) -> Call:
+        try:
+            dist.broadcast_object_list(box, src=0, group=self._calls)
+        except RuntimeError as error:
+            raise RankLostError(f"rank {self.rank} has lost another one: {error}") from error
+        return box[0]
+
+
+class LeadingPool(KVPool):
+    """The leader's share of the KV."""
+
+    def __init__(self, ranks: Ranks, **form: Any) -> None:
+        """`form`: as `KVPool` takes it."""
+        super().__init__(**form)
+        self._ranks = ranks
+
+    def prepare(self, tasks: Sequence[BlockTask]) -> None:
+        """See `KVPool.prepare`."""
+        if tasks:
+            self._ranks.send(Prepare(tasks))
+        super().prepare(tasks)
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """See `KVPool.move`."""
+        self._ranks.send(Move(sources.tolist(), targets.tolist()))
+        super().move(sources, targets)
+
+
+class LeadingDecoder(Decoder):
+    """The leader's share of the model; what is asked of it all ranks do."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        shape: ModelShape,
+        device: torch.device,
+        *,
+        ranks: Ranks,
+        kernels: bool | None = None,
+    ) -> None:
+        super().__init__(model, shape, device, kernels=kernels)
+        self._ranks = ranks
+        self._make_pool = partial(LeadingPool, ranks)
+
+    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
+        """See `Decoder.forward`."""
+        self._ranks.send(Forward([placed.segment for placed in batch.segments]))
+        return super().forward(batch, pool)
+
+    def close(self) -> None:
+        """Let the followers go. Raises `RankLostError`."""
+        self._ranks.send(None)
+
+
+def load(path: str | Path, *, device: torch.device, dtype: torch.dtype | None, ranks: Ranks) -> Decoder:
+    """`Decoder.load` by all ranks at once, each its share. Returns when all of them have it.
+
+    Raises `ModelError` also where the model cannot be divided by so many.
+    """
+    if ranks.size == 1:
+        return Decoder.load(path, device=device, dtype=dtype)
+    device = ranks.join(device)
+    model, shape = load_weights(path, device=device, dtype=dtype, ranks=ranks.size)
+    decoder = (
+        LeadingDecoder(model, shape, device, ranks=ranks) if ranks.leads else Decoder(model, shape, device)
+    )
+    ranks.wait_for_all()
+    return decoder
+
+
+def follow(ranks: Ranks, decoder: Decoder, blocks: int) -> None:
+    """Do the leader's calls on a pool of `blocks` blocks until it ends. Raises `RankLostError`."""
+    pool = decoder.kv_pool(blocks)
+    while (call := ranks.receive()) is not None:
+        match call:
+            case Prepare(tasks):
+                pool.prepare(tasks)
+            case Forward(segments):
+                decoder.forward(decoder.batch(segments), pool)
+            case Move(sources, targets):
+                slots = torch.tensor([sources, targets], device=decoder.device)
+                pool.move(slots[0], slots[1])
