@@ -45,6 +45,21 @@ class Pod:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def ranks(self) -> list[int]:
+        """Ids of the processes that torchrun, where this is one, has started, by rank."""
+        children: dict[int, int] = {}
+        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                rank = next((each[5:] for each in variables if each.startswith(b"RANK=")), None)
+                if rank is not None:
+                    children[int(rank)] = int(child)
+        return [process for _, process in sorted(children.items())]
+
     def until(self, ready: Callable[[], bool]) -> None:
         """Return when `ready()`; fail with the log when it ends first or takes too long."""
         end = time.monotonic() + START_SECONDS
@@ -90,13 +105,16 @@ class Pods:
         verifier_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
         durability: str = "relaxed",
+        ranks: int = 1,
     ) -> None:
+        """`ranks`: processes of each verifier, started by torchrun where they are several."""
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
         self._verifier_flags = verifier_flags
         self._gateway_flags = gateway_flags
         self._durability = durability
+        self._ranks = ranks
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters
@@ -121,13 +139,7 @@ class Pods:
     def start(self, *, drafters: bool = True) -> Pods:
         """Start everything, wait until all of it is ready and the gateway knows of it."""
         for address in self.verifiers:
-            self._start(
-                address,
-                "verifier_svc",
-                *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
-                *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
-                *("--durability", self._durability, *self._verifier_flags),
-            )
+            self._launch_verifier(address)
         if drafters:
             for address in self.drafters:
                 self.launch_drafter(address)
@@ -148,6 +160,12 @@ class Pods:
         self.pods["gateway"].until(lambda: self._sees_all(drafters))
         return self
 
+    def start_verifier(self, address: str) -> Pod:
+        """Start a verifier alone and wait until it is ready."""
+        self._launch_verifier(address)
+        self.pods[address].until(lambda: _serving(address))
+        return self.pods[address]
+
     def launch_drafter(self, address: str) -> None:
         """Start a drafter without waiting for it."""
         self._start(address, "drafter_svc", "--port", _port(address))
@@ -164,8 +182,21 @@ class Pods:
                 drafter_pb2.DrafterStatusRequest(), timeout=5, wait_for_ready=True
             )
 
-    def _start(self, name: str, module: str, *flags: str) -> None:
-        command = [sys.executable, "-m", module, "--host", HOST, *flags]
+    def _launch_verifier(self, address: str) -> None:
+        self._start(
+            address,
+            "verifier_svc",
+            *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
+            *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
+            *("--durability", self._durability, *self._verifier_flags),
+            ranks=self._ranks,
+        )
+
+    def _start(self, name: str, module: str, *flags: str, ranks: int = 1) -> None:
+        launcher = [sys.executable]
+        if ranks > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [*launcher, "-m", module, "--host", HOST, *flags]
         self.pods[name] = Pod(name, command, self.folder)
 
     def _sees_all(self, drafters: bool) -> bool:
