@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from paceline.client import Chunk, Finished, GatewayClient, Generation, Started
+from tests.engine_loop import loaded
 from tests.pods import Pod, Pods
+from tests.rank import texts
+from tests.tiny_families import FAMILIES, make_family_model
 from tests.waiting import wait_until
 
 # Less than torchrun gives a process to end by itself.
@@ -67,6 +73,19 @@ async def test_the_text_is_that_of_one_process(asked: Generation, fleet: Pods, t
 async def test_trees_were_verified_by_both(two_ranks: Pods) -> None:
     await ids_of(two_ranks, ASKED["greedy, drafted"])
     assert two_ranks.verifier_status().accepted_tokens > 0
+
+
+def test_families_give_the_text_of_one_process(tmp_path: Path) -> None:
+    folders = [make_family_model(tmp_path / family, family) for family in FAMILIES]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "tests.rank", *map(str, folders)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    assert not done.returncode, done.stderr[-4000:]
+    divided = dict(zip(FAMILIES, map(json.loads, done.stdout.splitlines()), strict=True))
+    for family, folder in zip(FAMILIES, folders, strict=True):
+        with loaded(folder) as decoder:
+            assert divided[family] == texts(decoder), family
 
 
 LEADER, FOLLOWER = 0, 1

@@ -1,0 +1,44 @@
+"""One rank of an engine: the leader prints the texts of each model. `torchrun ... -m tests.rank FOLDER...`"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from paceline.engine.model import Decoder, load_weights
+from paceline.engine.parallel import LeadingDecoder, Ranks, follow
+from paceline.session import SamplingParams
+from paceline.tree import TokenTree
+from tests.engine_loop import EngineLoop, Running, generate
+
+COUNT = 32
+BLOCKS = 4
+# Right or wrong, trees put rows of theirs beside the root.
+TREE = TokenTree((7, 8, 9), (-1, -1, 0), (-1.0,) * 3)
+
+
+def texts(decoder: Decoder) -> list[list[int]]:
+    """Greedy texts of a short prompt and a longer one, in one batch."""
+    prompts = [[5, 6, 7, 9], [5, 6, 7, 9] * 9]
+    sessions = [Running(prompt, len(prompt), SamplingParams(max_tokens=COUNT)) for prompt in prompts]
+    return generate(EngineLoop.of(decoder, BLOCKS), sessions, COUNT, lambda session: TREE)
+
+
+def main(folders: list[str]) -> None:
+    torch.set_num_threads(1)
+    ranks = Ranks.launched()
+    device = ranks.join(torch.device("cpu"))
+    for folder in folders:
+        model, shape = load_weights(folder, device=device, dtype=torch.float32, ranks=ranks.size)
+        if ranks.leads:
+            leader = LeadingDecoder(model, shape, device, ranks=ranks)
+            print(json.dumps(texts(leader)), flush=True)
+            leader.close()
+        else:
+            follow(ranks, Decoder(model, shape, device), BLOCKS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
