@@ -149,7 +149,7 @@ def _measure(
 @contextmanager
 def _shown_progress() -> Iterator[Progress]:
     """A bar that is drawn only when it is told of progress: a thread of its own would take time from what is
-    measured.
+    measured. Lines, where nobody watches.
     """
     from rich import progress as bars
 
@@ -165,6 +165,8 @@ def _shown_progress() -> Iterator[Progress]:
         shown = bar.add_task("starting", total=None)
 
         def progress(what: str, done: int = 0, of: int | None = None) -> None:
+            if not err.is_terminal:
+                err.print(time.strftime("%H:%M:%S"), what)
             bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
 
         yield progress

@@ -48,10 +48,9 @@ async def measure(plan: Plan, progress: Progress, *, concurrencies: Sequence[int
                 progress(f"{name}: {kind}, {concurrency} at once")
                 texts = await _texts(arm, plan, concurrency)
                 label = f"{kind} at concurrency {concurrency} equals plain alone, {name}"
-                comparisons[label] = {
-                    "of": len(expected),
-                    "identical": sum(map(tuple.__eq__, expected, texts)),
-                }
+                same = sum(map(tuple.__eq__, expected, texts))
+                comparisons[label] = {"of": len(expected), "identical": same}
+                progress(f"{label}: {same} of {len(expected)}")
     return {
         "identical": {
             "of": sum(row["of"] for row in comparisons.values()),
