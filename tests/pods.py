@@ -157,8 +157,12 @@ class Pods:
         if drafters:
             for address in self.drafters:
                 self.pods[address].until(lambda address=address: _serving(address))
-        self.pods["gateway"].until(lambda: self._sees_all(drafters))
+        self.until_all_are_seen(drafters=drafters)
         return self
+
+    def until_all_are_seen(self, *, drafters: bool = True) -> None:
+        """Return when the gateway takes every pod for healthy."""
+        self.pods["gateway"].until(lambda: self._sees_all(drafters))
 
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""
