@@ -160,8 +160,11 @@ def test_what_nobody_sees_cannot_hurt(dtype: torch.dtype) -> None:
     segment = Segment([0] * 5, 0, (1,), [0, 0], [-1, -1])
     batch = build_batch([segment], block_size=BLOCK, device=torch.device("cpu"))
     query = torch.randn(1, 7, 32).to(dtype)
+    value = query.clone()
+    value[:, 5] = torch.inf  # of a node that its sibling does not see
     got = KernelAttention(heads=1).begin(batch, pool)
-    assert got.attend(0, query, query, query, scale=1.0, softcap=None, window=None).isfinite().all()
+    out = got.attend(0, query, query, value, scale=1.0, softcap=None, window=None)
+    assert out[[0, 1, 2, 3, 4, 6]].isfinite().all()
 
 
 def test_keys_lie_in_pairs_where_the_matrix_unit_reads_them() -> None:
