@@ -32,7 +32,7 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     """
     import torch
 
-    from bench.lockstep import Lockstep, Shape
+    from bench.lockstep import Counts, Lockstep, Shape
     from gateway.prompt import ChatTurn, Prompts
     from paceline.engine.model import Decoder, choose_device
 
@@ -57,7 +57,7 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     ]
     Lockstep(decoder, prompts[:2], max_tokens=16).run(Shape(pad_inputs=True))
     seconds: dict[tuple[int, str], list[float]] = {(batch, arm): [] for batch in batches for arm in arms}
-    shares: dict[tuple[int, str], tuple[float, float]] = {}
+    counted: dict[tuple[int, str], list[Counts]] = {key: [] for key in seconds}
     same: dict[tuple[int, str], int] = dict.fromkeys(seconds, 0)
     done = 0
     for number in range(rounds):
@@ -71,11 +71,8 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
             for arm in names[number % len(names) :] + names[: number % len(names)]:
                 started = time.perf_counter()
                 texts[arm], counts = lockstep.run(arms[arm])
+                counted[batch, arm].append(counts)
                 seconds[batch, arm].append(time.perf_counter() - started)
-                shares[batch, arm] = (
-                    per(counts.padding_rows, counts.rows),
-                    per(counts.hidden_keys, counts.keys),
-                )
             for arm, text in texts.items():
                 same[batch, arm] += sum(map(list.__eq__, text, texts[PLAIN]))
     progress("done", done)
@@ -98,8 +95,8 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
                             per(batch * plan.max_tokens, statistics.mean(seconds[batch, arm])), 1
                         ),
                         "over_plain": ratio(total[PLAIN], total[arm]),
-                        "padding_rows": round(shares[batch, arm][0], 3),
-                        "hidden_keys": round(shares[batch, arm][1], 3),
+                        "padding_rows": _share(counted[batch, arm], "padding_rows", "rows"),
+                        "hidden_keys": _share(counted[batch, arm], "hidden_keys", "keys"),
                         "same_text": same[batch, arm],
                         "texts": batch * rounds,
                     }
@@ -111,6 +108,12 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
         **{f"unpadded_over_padded_at_{row['batch']}": row["unpadded_over_padded"] for row in rows},
         "rows": rows,
     }
+
+
+def _share(counted: Sequence[object], part: str, whole: str) -> float:
+    """Of all rounds."""
+    parts, wholes = (sum(getattr(counts, name) for counts in counted) for name in (part, whole))
+    return round(per(parts, wholes), 3)
 
 
 def table(document: Mapping[str, Any]) -> Table:

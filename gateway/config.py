@@ -33,7 +33,7 @@ class GatewaySettings(ServiceSettings):
     )
     verifier_silence_seconds: float = Field(
         5.0,
-        ge=1.5,
+        ge=3,
         le=600,
         description="A verifier that says nothing of a session for so long is taken for hung, and its "
         "session moves; more than its longest step.",

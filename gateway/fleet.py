@@ -39,10 +39,14 @@ class Pod:
 
     def heard(self, status: Any) -> None:
         """Take a fresh status in."""
+        self.status, self.sent = status, 0
+        self._heard = time.monotonic()
+        if getattr(status, "stalled", False):
+            self.lost("its engine hangs")
+            return
         if not self.healthy:
             log.info("pod is up", address=self.address)
-        self.healthy, self.status, self.sent = True, status, 0
-        self._heard = time.monotonic()
+        self.healthy = True
 
     def missed(self, patience: float) -> None:
         """No answer; unhealthy once that has lasted `patience` seconds."""

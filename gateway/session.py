@@ -26,6 +26,8 @@ log = telemetry.logger(__name__)
 
 # How long a session looks for a verifier before its client is told.
 _PATIENCE_SECONDS = 20.0
+# Between two moves, for each verifier that has failed before.
+_MOVE_SECONDS = 0.1
 # A verifier that ends a call so may serve the session elsewhere or later.
 _MOVABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -164,6 +166,8 @@ class _Following:
         started = False
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
+            if time.monotonic() > deadline:
+                raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
             verifier = await self._verifier(deadline)
             try:
                 async for event in self._serve(verifier):
@@ -186,12 +190,16 @@ class _Following:
                     why="silent" if isinstance(error, _Silent) else error.code().name,
                 )
                 self._failed.add(verifier.address)
+                if isinstance(error, _Silent):
+                    # Perhaps it was only slow.
+                    self._silence_seconds *= 2
                 if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
                     self._fleet.verifiers[verifier.address].lost("call failed")
                 async for event in self._claim(verifier):
                     yield event
                     if isinstance(event, Done):
                         return
+                await asyncio.sleep(_MOVE_SECONDS * (len(self._failed) - 1))
 
     async def _record(self) -> None:
         if self._store is None:
@@ -342,8 +350,9 @@ class _Following:
         if self._stops.matched:
             yield Done(FinishReason.STOP, self._receipt)
             return
-        if record.finish_reason is not None or len(self._committed) >= self._wanted.sampling.max_tokens:
-            for event in self._last_events(record.finish_reason or FinishReason.LENGTH, self._receipt):
+        reason = record.finish_reason or self._reason_to_end()
+        if reason is not None:
+            for event in self._last_events(reason, self._receipt):
                 yield event
 
     async def _claimed(self) -> SessionRecord:
@@ -352,19 +361,14 @@ class _Following:
         Without a store that knows the session it is what the client knows: tokens that only the lost
         verifier had are drawn again, and come out the same.
         """
-        following = replace(self.key, epoch=self.key.epoch + 1)
+        self.key = replace(self.key, epoch=self.key.epoch + 1)
         if self._store is None:
-            self.key = following
             return self._known_record()
         try:
             try:
-                record = await self._store.claim(self.key.session_id, owner="")
-                if record.key.epoch > self.key.epoch:
-                    self.key = record.key
-                    return record
+                return await self._store.claim(self.key, owner="")
             except UnknownSession:
                 log.warning("the store had lost the session", session=self.key.session_id)
-            self.key = following
             await self._store.restore(self._known_record())
         except Fenced as error:
             raise RequestError(UNAVAILABLE, f"the session has another owner: {error}") from error
@@ -372,8 +376,14 @@ class _Following:
             log.warning("session not claimed", session=self.key.session_id, error=str(error))
             if self._strict:
                 raise RequestError(UNAVAILABLE, "the session cannot be moved now; try again later") from error
-            self.key = following
         return self._known_record()
+
+    def _reason_to_end(self) -> FinishReason | None:
+        """Why nothing may follow what is committed, if so."""
+        sampling = self._wanted.sampling
+        if self._committed and self._committed[-1] in sampling.stop_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self._committed) >= sampling.max_tokens else None
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> RequestError:

@@ -48,6 +48,7 @@ async def serve(
         store,
         strict=settings.durability == "strict",
         patience_seconds=settings.store_patience_seconds,
+        on_failure=stop.set,
     )
     table = SessionTable(settings.max_sessions)
 
@@ -116,7 +117,7 @@ async def serve(
             await asyncio.to_thread(steps.stop)
             if store is not None:
                 await store.close()
-    if steps.failure is not None:
+    if committer.failed:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -12,8 +12,8 @@ from paceline import telemetry
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import (
     Append,
+    BaseMismatch,
     Fenced,
-    Incomplete,
     SessionRecord,
     SessionStore,
     StoreError,
@@ -25,6 +25,8 @@ log = telemetry.logger(__name__)
 
 # How often a store that is away is asked for.
 _RETRY_SECONDS = 0.2
+# Sessions that ended while the store was away and are kept until it is back.
+_MAX_ENDED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,14 @@ class _Open:
     emitted: int = 0
     waiting: list[StepOutcome] = field(default_factory=list)
     finish: FinishReason | None = None
+    finish_durable: bool = False
+    # Since when its tokens wait for the store, with strict durability.
+    held_since: float | None = None
+
+    @property
+    def lacking(self) -> bool:
+        """Whether the store has not got all of it."""
+        return self.durable < len(self.added) or (self.finish is not None and not self.finish_durable)
 
     @property
     def opened_length(self) -> int:
@@ -124,26 +134,36 @@ class Committer:
 
     While the store does not answer, with strict durability tokens wait for it, and their sessions are given
     up after `patience_seconds`; else they are emitted as not durable, without waiting, and recorded once it
-    is back.
+    is back, also of sessions that have ended meanwhile.
     """
 
-    def __init__(self, store: SessionStore | None, *, strict: bool, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        store: SessionStore | None,
+        *,
+        strict: bool,
+        patience_seconds: float,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_failure` is called when it cannot commit any more, by a fault of its own."""
+        self.failed = False
+        self._on_failure = on_failure
         self._store = store
         self._strict = strict
         self._patience_seconds = patience_seconds
         self._open: dict[SessionKey, _Open] = {}
+        self._ended: dict[_Open, None] = {}
         # In order.
         self._waiting: dict[_Open, None] = {}
         self._wake = asyncio.Event()
         self._away_since: float | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._failed = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Commit and emit until the block is left."""
         committing = asyncio.create_task(self._run())
-        committing.add_done_callback(self._ended)
+        committing.add_done_callback(self._stopped)
         try:
             yield
         finally:
@@ -154,13 +174,23 @@ class Committer:
     def open(self, record: SessionRecord) -> asyncio.Queue[Event]:
         """Begin to commit to a session that is recorded as `record`; gives the queue of its events."""
         opened = self._open[record.key] = _Open(record)
-        if self._failed:
+        if self.failed:
             opened.events.put_nowait(Broken())
         return opened.events
 
     def close(self, key: SessionKey) -> None:
-        """Commit nothing more of a session. Idempotent."""
-        self._open.pop(key, None)
+        """Emit nothing more of a session. Idempotent."""
+        session = self._open.pop(key, None)
+        if session is not None and session.finish is not None and session.lacking:
+            while len(self._ended) >= _MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
+            self._ended[session] = None
+
+    def lose(self, key: SessionKey) -> None:
+        """End a session whose later owner has come to this verifier."""
+        session = self._open.pop(key, None)
+        if session is not None:
+            session.events.put_nowait(Lost("a later owner of the session is here"))
 
     def push(self, outcomes: Iterable[tuple[SessionKey, StepOutcome]]) -> None:
         """Add what a step gave; call on the event loop."""
@@ -182,20 +212,23 @@ class Committer:
 
     def fail(self) -> None:
         """Tell every session that no more will come."""
-        self._failed = True
+        self.failed = True
         for session in self._open.values():
             session.events.put_nowait(Broken())
 
-    def _ended(self, committing: asyncio.Task[None]) -> None:
+    def _stopped(self, committing: asyncio.Task[None]) -> None:
         if not committing.cancelled():
             log.error("commits stopped", exc_info=committing.exception())
             self.fail()
+            self._on_failure()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             batch, self._waiting = self._waiting, {}
+            if not batch:
+                continue
             taken = [(session, session.append(), session.waiting) for session in batch]
             for session in batch:
                 session.waiting = []
@@ -203,9 +236,13 @@ class Committer:
             for (session, append, outcomes), error in zip(taken, errors, strict=True):
                 if error is None:
                     session.durable += len(append.token_ids)
+                    session.finish_durable = append.finish is not None
+                    session.held_since = None
+                    self._ended.pop(session, None)
                 elif not isinstance(error, StoreUnavailable):
                     session.events.put_nowait(Lost(str(error)))
-                    self.close(session.record.key)
+                    self._open.pop(session.record.key, None)
+                    self._ended.pop(session, None)
                     continue
                 elif self._strict and self._store is not None:
                     self._hold(session, outcomes, error)
@@ -219,10 +256,14 @@ class Committer:
         if self._away_since is not None and not self._strict:
             return [StoreUnavailable("it has not come back")] * len(batch)
         errors = await self._store.append([append for _, append in batch])
-        for place, (session, _) in enumerate(batch):
-            if isinstance(errors[place], UnknownSession | Incomplete):
-                errors[place] = await self._restore(session)
         away = next((error for error in errors if isinstance(error, StoreUnavailable)), None)
+        for place, (session, _) in enumerate(batch):
+            # The epoch is this owner's: what else the record says, the store has from before it went back.
+            if isinstance(errors[place], UnknownSession | BaseMismatch):
+                error = away or await self._restore(session)
+                errors[place] = error
+                if isinstance(error, StoreUnavailable):
+                    away = error
         if away is not None and self._away_since is None:
             self._lose(away)
         elif away is None and self._away_since is not None:
@@ -244,11 +285,10 @@ class Committer:
         self._away_since = time.monotonic()
         telemetry.STORE_AWAY.set(1)
         log.warning("the session store is away", strict=self._strict, error=str(error))
-        if not self._strict:
-            self._looking = asyncio.create_task(self._look())
+        self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        """Ask for the store until it answers, then record what it has missed."""
+        """Ask for the store until it answers."""
         assert self._store is not None
         while self._away_since is not None:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -261,17 +301,18 @@ class Committer:
             log.info("the session store is back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
         telemetry.STORE_AWAY.set(0)
-        for session in self._open.values():
-            if session.durable < len(session.added):
+        for session in (*self._open.values(), *self._ended):
+            if session.lacking:
                 self._waiting[session] = None
         self._wake.set()
 
     def _hold(self, session: _Open, outcomes: list[StepOutcome], error: StoreError) -> None:
         """Keep outcomes until the store is back, or give the session up."""
-        assert self._away_since is not None
-        if time.monotonic() - self._away_since > self._patience_seconds:
+        now = time.monotonic()
+        session.held_since = session.held_since or now
+        if now - session.held_since > self._patience_seconds:
             session.events.put_nowait(Unrecorded(str(error)))
-            self.close(session.record.key)
+            self._open.pop(session.record.key, None)
             return
         self._waiting[session] = None
         session.waiting = [*outcomes, *session.waiting]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -23,6 +24,8 @@ log = telemetry.logger(__name__)
 
 # How often sessions without news hear that the engine is getting on.
 _ALIVE_SECONDS = 1.0
+# An engine that has not gone round for so long hangs.
+_STALLED_SECONDS = 10.0
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -84,6 +87,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             span.set_attribute(telemetry.SESSION_ID, key.session_id)
             try:
                 with self._loop.lock:
+                    self._replace(key)
                     self._loop.table.add(session)
                     events = self._committer.open(self._record(session))
                     self._loop.lock.notify_all()
@@ -100,6 +104,13 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             finally:
                 self._loop.cancel(session)
                 self._committer.close(key)
+
+    def _replace(self, key: SessionKey) -> None:
+        """End what an earlier owner left open here; call with the lock held."""
+        held = self._loop.table.get(key.session_id)
+        if held is not None and held.key.epoch < key.epoch:
+            self._committer.lose(held.key)
+            self._loop.cancel(held)
 
     def _record(self, session: Session) -> SessionRecord:
         ids, prompt = session.token_ids, session.prompt_length
@@ -302,6 +313,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         with loop.lock:
             totals = loop.totals
             sessions, draining = len(loop.table), loop.table.draining
+            stalled = time.monotonic() - loop.beat_at > _STALLED_SECONDS
             free = loop.allocator.free
         return verifier_pb2.VerifierStatusResponse(
             verifier_id=served.verifier_id,
@@ -320,6 +332,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             drafters=self._streams.ids(),
             draining=draining,
             device=served.device,
+            stalled=stalled,
         )
 
 

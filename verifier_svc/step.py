@@ -89,6 +89,7 @@ class StepLoop:
         self.totals = Totals()
         # Grows while the loop goes round, with work or without.
         self.beats = 0
+        self.beat_at = time.monotonic()
         self.failure: BaseException | None = None
         self._decoder = decoder
         self._pool = decoder.kv_pool(blocks)
@@ -158,6 +159,7 @@ class StepLoop:
                 if self._stopping:
                     return None
                 self.beats += 1
+                self.beat_at = time.monotonic()
                 self._await_trees()
                 sessions = [session for session in self.table.in_order() if session.finish_reason is None]
                 planned = plan(sessions, self.allocator, self._limits, self._budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -199,14 +200,15 @@ def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64], N
     """A ROW for every row of the batch, and what they point into: slots of ancestors, and hidden ones."""
     rows = np.zeros(batch.num_rows, dtype=kernels.ROW)
     ancestors: list[int] = []
-    hidden: list[int] = []
+    hidden: list[tuple[int, int]] = []
     for placed in batch.segments:
         segment, row = placed.segment, placed.row
         run = len(segment.run)
         rows["prefix"][row : row + run] = np.arange(segment.start + 1, segment.start + run + 1)
+        hiding = _ranges(segment.hidden)
         rows["first_hidden"][placed.rows] = len(hidden)
-        rows["num_hidden"][placed.rows] = len(segment.hidden)
-        hidden += segment.hidden
+        rows["num_hidden"][placed.rows] = len(hiding)
+        hidden += hiding
         rows["prefix"][row + run : row + segment.num_rows] = segment.root_index + 1
         paths: list[list[int]] = []
         for node, parent in enumerate(segment.tree_parents):
@@ -215,6 +217,15 @@ def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64], N
             rows["num_ancestors"][row + run + node] = len(paths[-1])
             ancestors += paths[-1]
     return rows, np.array(ancestors, dtype=np.int64), np.array(hidden, dtype=np.int64)
+
+
+def _ranges(ascending: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers as ranges, first and last + 1."""
+    made: list[tuple[int, int]] = []
+    for number in ascending:
+        first = made.pop()[0] if made and made[-1][1] == number else number
+        made.append((first, number + 1))
+    return made
 
 
 def _tiles(batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, most_rows: int) -> NDArray[np.void]:

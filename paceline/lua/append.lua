@@ -1,9 +1,9 @@
 -- Commit ids at an absolute length, if the epoch owns the session.
 -- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes each), and why
 -- they are the last, or nothing.
--- Ids whose first part stands there already are taken too, and only the rest is added: after a lost
--- reply the owner sends the same ids again, with those it has drawn since.
--- Replies "OK", "UNKNOWN", "FENCED <text>", "GAP <text>" or "BASE <text>". A record that lost what happened since an
+-- Ids that stand there already are skipped, and only the rest is added: after a lost reply the owner sends
+-- the same ids again, with those it has drawn since; and it may not know of what an earlier owner added.
+-- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>". A record that lost what happened since an
 -- earlier owner is as good as none.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or tonumber(epoch) < tonumber(ARGV[2]) then
@@ -18,10 +18,8 @@ local known = ''
 if start >= 0 and start < length then
   known = redis.call('GETRANGE', KEYS[2], start, -1)
 end
-if start > length then
-  return 'GAP length ' .. ARGV[3] .. ' is beyond ' .. length / 4 .. ' committed ids'
-end
-if start < 0 or string.sub(ARGV[4], 1, #known) ~= known then
+local common = math.min(#known, #ARGV[4])
+if start < 0 or start > length or string.sub(ARGV[4], 1, common) ~= string.sub(known, 1, common) then
   return 'BASE length ' .. ARGV[3] .. ' does not continue ' .. length / 4 .. ' committed ids'
 end
 if #ARGV[4] > #known then

@@ -1,12 +1,17 @@
--- Hand a session to a new owner: its epoch grows by one, which fences the old owner out.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, owner.
--- Replies the meta hash (names and values in turn) and the ids, as this claim left them: read in a
--- later call, another claim's epoch could be taken for one's own. Or "UNKNOWN".
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- Hand a session to a new owner under a later epoch, which fences the old owner out.
+-- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, owner.
+-- The epoch is the caller's to choose: a claim that comes late, when its caller has gone on without it,
+-- changes nothing.
+-- Replies the meta hash (names and values in turn) and the ids, as this claim left them. Or "UNKNOWN", or
+-- "FENCED <text>" when the record has that epoch already, or a later one.
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then
   return 'UNKNOWN'
 end
-redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[2])
+if tonumber(epoch) >= tonumber(ARGV[2]) then
+  return 'FENCED epoch ' .. epoch .. ' is recorded already'
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or ''}

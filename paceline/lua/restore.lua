@@ -1,10 +1,14 @@
 -- Record a session as its owner knows it, unless a later owner's record is there.
 -- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, owner, model, sampling JSON, prompt, committed, why it
 -- has ended or nothing.
--- Replies "OK" or "FENCED <text>".
+-- Replies "OK" or "FENCED <text>". One that comes late takes nothing back that its owner has added since.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch and tonumber(epoch) > tonumber(ARGV[2]) then
   return 'FENCED epoch ' .. ARGV[2] .. ' does not own the session, ' .. epoch .. ' does'
+end
+local ids = redis.call('GET', KEYS[2]) or ''
+if epoch == ARGV[2] and #ids >= #ARGV[7] and string.sub(ids, 1, #ARGV[7]) == ARGV[7] and ARGV[8] == '' then
+  return 'OK'
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[3], 'model', ARGV[4],
   'sampling', ARGV[5], 'prompt', ARGV[6], 'finish', ARGV[8])

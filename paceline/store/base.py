@@ -21,10 +21,6 @@ class BaseMismatch(StoreError):
     """The ids do not continue what is committed."""
 
 
-class Incomplete(BaseMismatch):
-    """The record lacks ids before these: the store went back to an earlier state."""
-
-
 class UnknownSession(StoreError):
     """No such session is recorded (any more), or only as an earlier owner left it."""
 
@@ -36,7 +32,7 @@ class SessionExists(StoreError):
 class StoreUnavailable(StoreError):
     """The store did not answer; whether the call took effect is not known.
 
-    Retrying is safe: at worst a create then finds its own session, or a claim skips an epoch.
+    Retrying is safe: at worst a create then finds its own session, or a claim its own epoch.
     """
 
 
@@ -73,10 +69,10 @@ class SessionStore(Protocol):
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """Commit to many sessions in one round trip, each by itself; what kept each from it, or None.
 
-        Idempotent, also when the owner has drawn more since a reply was lost: ids that stand there
-        already are skipped, the rest is added. Errors are `Fenced` where the key does not own the
-        session, `UnknownSession`, `StoreUnavailable`, and `BaseMismatch` for a gap, for other ids than
-        those recorded, and for fewer.
+        Ids that stand there already are skipped, the rest is added: so it is idempotent, also when the
+        owner has drawn more since a reply was lost. Errors are `Fenced` where the key does not own the
+        session, `UnknownSession`, `StoreUnavailable`, and `BaseMismatch` for a gap and for other ids than
+        those recorded.
         """
 
     async def restore(self, record: SessionRecord) -> None:
@@ -85,10 +81,10 @@ class SessionStore(Protocol):
         Raises `Fenced` when a later owner's record is there.
         """
 
-    async def claim(self, session_id: str, owner: str) -> SessionRecord:
-        """Hand the session to `owner`: its epoch grows by one, which only this caller is told.
+    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
+        """Hand the session to `owner` under `key`'s epoch, later than the recorded one.
 
-        Raises `UnknownSession`.
+        Raises `UnknownSession`, or `Fenced` when that epoch or a later one is recorded.
         """
 
     async def get(self, session_id: str) -> SessionRecord | None:

@@ -10,7 +10,6 @@ from paceline.store.base import (
     Append,
     BaseMismatch,
     Fenced,
-    Incomplete,
     SessionExists,
     SessionRecord,
     StoreError,
@@ -41,12 +40,8 @@ class MemoryStore:
             return error
         start = append.base_length - len(record.prompt_ids)
         known = record.committed_ids[max(start, 0) :]
-        if start > len(record.committed_ids):
-            return Incomplete(
-                f"session {record.key.session_id}: length {append.base_length} is beyond "
-                f"{len(record.committed_ids)} committed ids"
-            )
-        if start < 0 or append.token_ids[: len(known)] != known:
+        common = min(len(known), len(append.token_ids))
+        if not 0 <= start <= len(record.committed_ids) or append.token_ids[:common] != known[:common]:
             return BaseMismatch(
                 f"session {record.key.session_id}: length {append.base_length} does not continue "
                 f"{len(record.committed_ids)} committed ids"
@@ -63,13 +58,18 @@ class MemoryStore:
         known = self._records.get(record.key.session_id)
         if known is not None and known.key.epoch > record.key.epoch:
             raise _fenced(record.key, known.key.epoch)
-        self._records[record.key.session_id] = record
+        ids = record.committed_ids
+        late = known is not None and known.key == record.key and known.committed_ids[: len(ids)] == ids
+        if not late or record.finish_reason is not None:
+            self._records[record.key.session_id] = record
 
-    async def claim(self, session_id: str, owner: str) -> SessionRecord:
+    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
-        record = self._known(session_id)
-        claimed = replace(record, key=SessionKey(session_id, record.key.epoch + 1), owner=owner)
-        self._records[session_id] = claimed
+        record = self._known(key.session_id)
+        if record.key.epoch >= key.epoch:
+            raise _fenced(key, record.key.epoch)
+        claimed = replace(record, key=key, owner=owner)
+        self._records[key.session_id] = claimed
         return claimed
 
     async def get(self, session_id: str) -> SessionRecord | None:

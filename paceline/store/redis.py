@@ -23,7 +23,6 @@ from paceline.store.base import (
     Append,
     BaseMismatch,
     Fenced,
-    Incomplete,
     SessionExists,
     SessionRecord,
     StoreError,
@@ -36,7 +35,6 @@ _ID = np.dtype("<u4")
 _REFUSALS = {
     b"FENCED": Fenced,
     b"BASE": BaseMismatch,
-    b"GAP": Incomplete,
     b"UNKNOWN": UnknownSession,
     b"EXISTS": SessionExists,
 }
@@ -111,10 +109,10 @@ class RedisStore:
         finish = str(record.finish_reason or "")
         await self._run(self._restore, record.key.session_id, *_fields(record), finish)
 
-    async def claim(self, session_id: str, owner: str) -> SessionRecord:
+    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
         """See `SessionStore.claim`."""
-        meta, ids = await self._run(self._claim, session_id, owner)
-        return _record(session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
+        meta, ids = await self._run(self._claim, key.session_id, key.epoch, owner)
+        return _record(key.session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """See `SessionStore.get`."""

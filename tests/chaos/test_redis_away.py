@@ -53,7 +53,7 @@ def pods(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path, redis
         redis.server.url,
         verifiers=2,
         durability=request.param,
-        gateway_flags=("--verifier-silence-seconds", "2"),
+        gateway_flags=("--verifier-silence-seconds", "3"),
     ) as made:
         yield made.start()
 
@@ -137,7 +137,7 @@ async def test_strict_tokens_wait_for_redis(pods: Pods, redis: Redis) -> None:
     await asyncio.sleep(0.5)
     here = len(stream.token_ids)
     # Longer than a verifier may be silent: it is not taken for hung.
-    await asyncio.sleep(3)
+    await asyncio.sleep(4)
     assert len(stream.token_ids) == here
     with pytest.raises(GatewayError, match="cannot be recorded") as caught:
         await Stream(pods).whole()

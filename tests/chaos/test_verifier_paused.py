@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
-    flags = ("--verifier-silence-seconds", "2")
+    flags = ("--verifier-silence-seconds", "3")
     with Pods(tmp_path, tiny_model, redis_url, verifiers=2, gateway_flags=flags) as made:
         yield made.start()
 

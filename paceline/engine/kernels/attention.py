@@ -92,7 +92,7 @@ TASK = np.dtype(
 )
 # Rows of one session that one thread computes for one key head.
 TILE = np.dtype([(name, np.int64) for name in ("row", "num_rows", "kv_head", "first_block", "num_keys")])
-# What a row sees: keys 0..prefix-1 but for hidden[first:first + count], then the slots
+# What a row sees: keys 0..prefix-1 but for the ranges hidden[first:first + count], then the slots
 # ancestors[first:first + count] of its session.
 ROW = np.dtype(
     [(name, np.int64) for name in ("prefix", "first_ancestor", "num_ancestors", "first_hidden", "num_hidden")]
@@ -231,9 +231,9 @@ def _row_weights(task, row, start, scores):
             floats[key] = np.float32(math.tanh(floats[key] * factor / cap)) * (cap * _LOG2_E)
         factor = np.float32(1.0)
     floats[start : _first_key(row, task.window)] = -np.inf
-    hidden = carray(_integers(task.hidden), row.first_hidden + row.num_hidden)
-    for number in range(row.num_hidden):
-        floats[hidden[row.first_hidden + number]] = -np.inf
+    hidden = carray(_integers(task.hidden), 2 * (row.first_hidden + row.num_hidden))
+    for number in range(row.first_hidden, row.first_hidden + row.num_hidden):
+        floats[hidden[2 * number] : hidden[2 * number + 1]] = -np.inf
     end = start + (length - start + LANES - 1) // LANES * LANES
     floats[length:end] = -np.inf
     here = scores + 4 * start

@@ -100,7 +100,7 @@ async def test_a_fenced_session_emits_nothing_more_and_others_go_on(store: Store
     committer = relaxed(store)
     async with committer.running():
         one, two = (committer.open(record(key)) for key in (ONE, TWO))
-        await store.claim("one", "another")
+        await store.claim(SessionKey("one", 2), "another")
         committer.push([(ONE, StepOutcome((5,), 0)), (TWO, StepOutcome((7,), 0))])
         assert isinstance(await one.get(), Lost)
         assert await two.get() == Tokens(3, (7,), 0, True)
@@ -150,10 +150,71 @@ async def test_strictness_has_an_end(store: Store) -> None:
         assert isinstance(await one.get(), Unrecorded)
 
 
+async def test_a_session_that_ends_while_the_store_is_away_is_recorded_after_all(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        store.away = True
+        committer.push([(ONE, StepOutcome((5,), 0, FinishReason.STOP, Receipt()))])
+        assert [type(await one.get()) for _ in range(2)] == [Tokens, Finished]
+        committer.close(ONE)
+        store.away = False
+        await wait_until(lambda: store.committed("one") == (5,), "it is recorded")
+    ended = await store.get("one")
+    assert ended is not None
+    assert ended.finish_reason is FinishReason.STOP
+
+
+async def test_an_owner_that_knows_less_than_the_store_goes_on(store: Store) -> None:
+    """A claim whose answer was lost: its caller never saw what the last owner had added."""
+    key = SessionKey("one", 2)
+    await store.append([Append(ONE, 3, (5, 6, 7))])
+    await store.claim(key, "")
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(key))
+        for position, token in enumerate((5, 6, 7, 8), start=3):
+            committer.push([(key, StepOutcome((token,), 0))])
+            assert await one.get() == Tokens(position, (token,), 0, True)
+        assert store.committed("one") == (5, 6, 7, 8)
+
+
+async def test_the_owners_text_goes_before_what_the_store_has(store: Store) -> None:
+    key = SessionKey("one", 2)
+    await store.append([Append(ONE, 3, (5, 6, 7))])
+    await store.claim(key, "")
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(key))
+        committer.push([(key, StepOutcome((9,), 0))])
+        assert await one.get() == Tokens(3, (9,), 0, True)
+        assert store.committed("one") == (9,)
+
+
+async def test_a_step_without_tokens_does_not_find_a_store_that_is_away(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        store.away = True
+        committer.push([(ONE, StepOutcome((5,), 0))])
+        await one.get()
+        committer.push([])
+        committer.push([(ONE, StepOutcome((6,), 0))])
+        assert await one.get() == Tokens(4, (6,), 0, False)
+
+
+async def test_a_later_owner_at_the_same_verifier_ends_the_earlier_one(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        committer.lose(ONE)
+        assert isinstance(await one.get(), Lost)
+
+
 @pytest.mark.parametrize("lost", ["all of it", "its last ids", "its last owner"])
 async def test_what_the_store_has_lost_is_recorded_anew(store: Store, lost: str) -> None:
-    await store.claim("one", "v")
     key = SessionKey("one", 2)
+    await store.claim(key, "v")
     committer = relaxed(store)
     async with committer.running():
         one = committer.open(record(key))
