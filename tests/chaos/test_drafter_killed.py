@@ -63,9 +63,11 @@ async def test_a_session_outlives_its_drafter(pods: Pods) -> None:
         pods.pods[pods.drafter].kill()
         assert not reading.done()
         await wait_until(lambda: not pods.verifier_status().drafters, "the verifier notices")
-        drafted = pods.verifier_status().drafted_tokens
         told = len(reader.ids)
+        # The step in hand may have a tree yet.
+        await wait_until(lambda: reading.done() or len(reader.ids) > told + 20, "it goes on")
         assert not reading.done()
+        drafted = pods.verifier_status().drafted_tokens
         await reading
         assert len(reader.ids) > told
         assert reader.finished is not None
