@@ -40,9 +40,8 @@ class Shape:
 
 @dataclass(slots=True)
 class Counts:
-    """Of one run: forwards, their rows, those that were padding; keys at its end and those hidden of them."""
+    """Of one run: rows, and those that were padding; keys at its end, and those hidden of them."""
 
-    forwards: int = 0
     rows: int = 0
     padding_rows: int = 0
     keys: int = 0
@@ -153,7 +152,6 @@ class Lockstep:
         logits = self._decoder.forward(batch, self._pool)
         sampling = SamplingParams(max_tokens=self._max_tokens)
         decisions = decide(batch, logits, [sampling] * len(sessions), [0] * len(sessions))
-        counts.forwards += 1
         counts.rows += batch.num_rows
         # A chain's accepted keys lie where they belong. Padding is not accepted, even where it is right.
         accepted = [min(len(made.path), len(draft)) for made, draft in zip(decisions, drafts, strict=True)]

@@ -41,7 +41,7 @@ class Pod:
         """Take a fresh status in."""
         self.status, self.sent = status, 0
         self._heard = time.monotonic()
-        if getattr(status, "stalled", False):
+        if isinstance(status, verifier_pb2.VerifierStatusResponse) and status.stalled:
             self.lost("its engine hangs")
             return
         if not self.healthy:

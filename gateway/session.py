@@ -195,7 +195,7 @@ class _Following:
                     self._silence_seconds *= 2
                 if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
                     self._fleet.verifiers[verifier.address].lost("call failed")
-                async for event in self._claim(verifier):
+                async for event in self._claim():
                     yield event
                     if isinstance(event, Done):
                         return
@@ -341,7 +341,7 @@ class _Following:
         position = len(self._wanted.prompt_ids) + len(self._committed)
         return [Chunk(tail, position, (), 0, self._durable), done] if tail else [done]
 
-    async def _claim(self, lost: VerifierView) -> AsyncIterator[Chunk | Done]:
+    async def _claim(self) -> AsyncIterator[Chunk | Done]:
         """Fence the lost verifier out and take over what it had committed but not told."""
         record = await self._claimed()
         untold = record.committed_ids[len(self._committed) :]
