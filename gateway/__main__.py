@@ -33,7 +33,7 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     sessions = Sessions(
         fleet,
         store,
-        strict=settings.durability == "strict",
+        strict=settings.strict,
         silence_seconds=settings.verifier_silence_seconds,
         max_sessions=settings.max_sessions,
         check_seconds=settings.poll_seconds,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from paceline.settings import ServiceSettings
+from paceline.settings import StoreSettings
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(StoreSettings):
     """Settings of one gateway process; `PACELINE_GATEWAY_*` or flags."""
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_GATEWAY_")
@@ -23,14 +21,6 @@ class GatewaySettings(ServiceSettings):
     drafters: str = Field("", description="Drafters as host:port, separated by commas; none decodes plainly.")
     model: str = Field(description="Folder or Hugging Face id that holds the model's tokenizer.")
     model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
-    redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
-    session_ttl_seconds: int = Field(
-        3600, ge=1, description="Lifetime of a session's record after its last token."
-    )
-    durability: Literal["strict", "relaxed"] = Field(
-        "relaxed",
-        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
-    )
     verifier_silence_seconds: float = Field(
         5.0,
         ge=3,

@@ -33,6 +33,24 @@ class ServiceSettings(BaseSettings):
     )
 
 
+class StoreSettings(ServiceSettings):
+    """What every service that keeps sessions can be told of their store."""
+
+    redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
+    session_ttl_seconds: int = Field(
+        3600, ge=1, description="Lifetime of a session's record after its last token."
+    )
+    durability: Literal["strict", "relaxed"] = Field(
+        "relaxed",
+        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
+    )
+
+    @property
+    def strict(self) -> bool:
+        """Whether nothing may go on that the store does not have."""
+        return self.durability == "strict"
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 

@@ -46,7 +46,7 @@ async def serve(
     streams = DrafterStreams()
     committer = Committer(
         store,
-        strict=settings.durability == "strict",
+        strict=settings.strict,
         patience_seconds=settings.store_patience_seconds,
         on_failure=stop.set,
     )

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from paceline.settings import ServiceSettings
+from paceline.settings import StoreSettings
 
 
-class VerifierSettings(ServiceSettings):
+class VerifierSettings(StoreSettings):
     """Settings of one verifier process."""
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_VERIFIER_")
@@ -23,14 +23,6 @@ class VerifierSettings(ServiceSettings):
         "auto", description="What the weights are computed in; auto keeps the checkpoint's own."
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the forward; 0 takes all cores.")
-    redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
-    session_ttl_seconds: int = Field(
-        3600, ge=1, description="Lifetime of a session's record after its last token."
-    )
-    durability: Literal["strict", "relaxed"] = Field(
-        "relaxed",
-        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
-    )
     store_patience_seconds: float = Field(
         20.0,
         ge=0,
