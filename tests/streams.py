@@ -47,12 +47,14 @@ class Stream:
             position += len(chunk.token_ids)
         return self.token_ids
 
-    async def record(self) -> SessionRecord | None:
+    async def record(self) -> SessionRecord:
+        """What Redis has of the session."""
         started = self.events[0]
         assert isinstance(started, Started)
         store = RedisStore(self._pods.redis_url, ttl_seconds=60)
         record = await store.get(started.session_id)
         await store.close()
+        assert record is not None
         return record
 
 

@@ -151,7 +151,7 @@ def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
-    engine.submit(parallel.follow, ranks, decoder, blocks).result()
+    engine.submit(lambda: parallel.follow(ranks, decoder, decoder.kv_pool(blocks))).result()
 
 
 def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:

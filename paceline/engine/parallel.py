@@ -215,9 +215,11 @@ def load(path: str | Path, *, device: torch.device, dtype: torch.dtype | None, r
     return decoder
 
 
-def follow(ranks: Ranks, decoder: Decoder, blocks: int) -> None:
-    """Do the leader's calls on a pool of `blocks` blocks until it ends. Raises `RankLostError`."""
-    pool = decoder.kv_pool(blocks)
+def follow(ranks: Ranks, decoder: Decoder, pool: KVPool) -> None:
+    """Do the leader's calls on this rank's share of the KV until it ends.
+
+    Raises `RankLostError` between two calls; a rank that is lost within one breaks its collective.
+    """
     while (call := ranks.receive()) is not None:
         match call:
             case Prepare(tasks):

@@ -37,6 +37,5 @@ async def test_the_session_moves_and_the_sleeper_is_fenced_out(pods: Pods) -> No
         "nobody holds the session",
     )
     record = await stream.record()
-    assert record is not None
     assert (record.key.epoch, list(record.committed_ids)) == (2, undisturbed)
     assert record.finish_reason is not None

@@ -52,6 +52,13 @@ async def append(
         raise error
 
 
+async def kept(store: SessionStore, key: SessionKey) -> SessionRecord:
+    """The record that must be there."""
+    found = await store.get(key.session_id)
+    assert found is not None
+    return found
+
+
 async def test_a_record_comes_back_as_it_was_created(store: SessionStore) -> None:
     made = record(committed_ids=(4, 2**32 - 1), owner="v:1")
     await store.create(made)
@@ -75,7 +82,7 @@ async def test_appends_follow_one_another(store: SessionStore) -> None:
     await store.create(made)
     await append(store, made.key, 3, [5, 6])
     await append(store, made.key, 5, [7])
-    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6, 7)
 
 
 async def test_a_retried_append_counts_once(store: SessionStore) -> None:
@@ -84,7 +91,7 @@ async def test_a_retried_append_counts_once(store: SessionStore) -> None:
     await append(store, made.key, 3, [5])
     for _ in range(3):
         await append(store, made.key, 4, [6, 7])
-    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 7)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6, 7)
 
 
 async def test_after_a_lost_reply_the_owner_may_send_more_than_it_did(store: SessionStore) -> None:
@@ -94,7 +101,7 @@ async def test_after_a_lost_reply_the_owner_may_send_more_than_it_did(store: Ses
     await append(store, made.key, 3, [5, 6, 2**32 - 1])
     await append(store, made.key, 5, [2**32 - 1, 8])
     await append(store, made.key, 3, [5])
-    assert (await store.get(made.key.session_id)).committed_ids == (5, 6, 2**32 - 1, 8)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6, 2**32 - 1, 8)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +123,7 @@ async def test_ids_that_do_not_continue_are_refused(store: SessionStore, base: i
     await append(store, made.key, 3, [5, 6])
     with pytest.raises(BaseMismatch):
         await append(store, made.key, base, ids)
-    assert (await store.get(made.key.session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6)
 
 
 async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: SessionStore) -> None:
@@ -134,7 +141,7 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
     with pytest.raises(Fenced):
         await append(store, made.key, 3, [], FinishReason.STOP)
     await append(store, claimed.key, 4, [6])
-    assert (await store.get(session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6)
 
 
 async def test_of_claims_at_once_one_gets_the_epoch(store: SessionStore) -> None:
@@ -164,9 +171,8 @@ async def test_a_restore_that_comes_late_takes_nothing_back(store: SessionStore)
     await store.restore(made)
     await append(store, made.key, 4, [6], FinishReason.STOP)
     await store.restore(made)
-    kept = await store.get(made.key.session_id)
-    assert kept is not None
-    assert (kept.committed_ids, kept.finish_reason) == ((5, 6), FinishReason.STOP)
+    last = await kept(store, made.key)
+    assert (last.committed_ids, last.finish_reason) == ((5, 6), FinishReason.STOP)
 
 
 async def test_a_record_of_an_earlier_owner_is_as_good_as_none(store: SessionStore) -> None:
@@ -206,7 +212,7 @@ async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
         ]
     )
     assert [type(error) for error in errors] == [type(None), UnknownSession, BaseMismatch, type(None)]
-    assert (await store.get(second.key.session_id)).committed_ids == (6,)  # type: ignore[union-attr]
+    assert (await kept(store, second.key)).committed_ids == (6,)
 
 
 async def test_a_server_that_forgot_its_scripts_is_told_them_again(redis_url: str) -> None:
@@ -216,7 +222,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_them_again(redis_url: st
     await append(store, made.key, 3, [5])
     await client.script_flush()
     await append(store, made.key, 4, [6])
-    assert (await store.get(made.key.session_id)).committed_ids == (5, 6)  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).committed_ids == (5, 6)
     await client.aclose()
     await store.close()
 
@@ -226,7 +232,7 @@ async def test_the_end_is_recorded(store: SessionStore, reason: FinishReason) ->
     made = record()
     await store.create(made)
     await append(store, made.key, 3, [5], reason)
-    assert (await store.get(made.key.session_id)).finish_reason is reason  # type: ignore[union-attr]
+    assert (await kept(store, made.key)).finish_reason is reason
 
 
 async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore) -> None:
