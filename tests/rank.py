@@ -37,7 +37,8 @@ def main(folders: list[str]) -> None:
             print(json.dumps(texts(leader)), flush=True)
             leader.close()
         else:
-            follow(ranks, Decoder(model, shape, device), BLOCKS)
+            follower = Decoder(model, shape, device)
+            follow(ranks, follower, follower.kv_pool(BLOCKS))
 
 
 if __name__ == "__main__":
