@@ -366,7 +366,7 @@ class _Following:
             return self._known_record()
         try:
             try:
-                return await self._store.claim(self.key, owner="")
+                return await self._store.claim(self.key)
             except UnknownSession:
                 log.warning("the store had lost the session", session=self.key.session_id)
             await self._store.restore(self._known_record())

@@ -26,6 +26,7 @@ log = telemetry.logger(__name__)
 _ALIVE_SECONDS = 1.0
 # An engine that has not gone round for so long hangs.
 _STALLED_SECONDS = 10.0
+_MAX_REPLY = 16 << 10
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -89,7 +90,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 with self._loop.lock:
                     self._replace(key)
                     self._loop.table.add(session)
-                    events = self._committer.open(self._record(session))
+                    events = self._committer.open(self._record(session, request.reply))
                     self._loop.lock.notify_all()
             except SessionRefusedError as error:
                 raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
@@ -112,10 +113,15 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             self._committer.lose(held.key)
             self._loop.cancel(held)
 
-    def _record(self, session: Session) -> SessionRecord:
+    def _record(self, session: Session, reply: str) -> SessionRecord:
         ids, prompt = session.token_ids, session.prompt_length
         return SessionRecord(
-            session.key, self._served.model_id, tuple(ids[:prompt]), session.sampling, tuple(ids[prompt:])
+            session.key,
+            self._served.model_id,
+            tuple(ids[:prompt]),
+            session.sampling,
+            tuple(ids[prompt:]),
+            reply,
         )
 
     def _session(self, request: verifier_pb2.OpenRequest) -> Session:
@@ -134,6 +140,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         if not prompt:
             raise wire.WireError("prompt_ids", "must hold at least one id")
         _check_length(len(prompt), len(committed), sampling, served.max_context)
+        if len(request.reply) > _MAX_REPLY:
+            raise wire.WireError("reply", f"is at most {_MAX_REPLY} characters")
         return Session(
             key=key,
             prompt_length=len(prompt),

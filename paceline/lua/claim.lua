@@ -1,5 +1,5 @@
 -- Hand a session to a new owner under a later epoch, which fences the old owner out.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, owner.
+-- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch.
 -- The epoch is the caller's to choose: a claim that comes late, when its caller has gone on without it,
 -- changes nothing.
 -- Replies the meta hash (names and values in turn) and the ids, as this claim left them. Or "UNKNOWN", or
@@ -11,7 +11,7 @@ end
 if tonumber(epoch) >= tonumber(ARGV[2]) then
   return 'FENCED epoch ' .. epoch .. ' is recorded already'
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[3])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or ''}

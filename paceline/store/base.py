@@ -45,8 +45,8 @@ class SessionRecord:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     committed_ids: tuple[int, ...] = ()
-    # Who holds the session: a verifier's address, or empty.
-    owner: str = ""
+    # How its client is to be answered: a gateway's own words, opaque to everybody else.
+    reply: str = ""
     finish_reason: FinishReason | None = None
 
 
@@ -81,8 +81,8 @@ class SessionStore(Protocol):
         Raises `Fenced` when a later owner's record is there.
         """
 
-    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
-        """Hand the session to `owner` under `key`'s epoch, later than the recorded one.
+    async def claim(self, key: SessionKey) -> SessionRecord:
+        """Hand the session over to `key`'s epoch, later than the recorded one: earlier owners are fenced out.
 
         Raises `UnknownSession`, or `Fenced` when that epoch or a later one is recorded.
         """

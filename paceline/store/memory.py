@@ -63,12 +63,12 @@ class MemoryStore:
         if not late or record.finish_reason is not None:
             self._records[record.key.session_id] = record
 
-    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
+    async def claim(self, key: SessionKey) -> SessionRecord:
         """See `SessionStore.claim`."""
         record = self._known(key.session_id)
         if record.key.epoch >= key.epoch:
             raise _fenced(key, record.key.epoch)
-        claimed = replace(record, key=key, owner=owner)
+        claimed = replace(record, key=key)
         self._records[key.session_id] = claimed
         return claimed
 

@@ -1,7 +1,7 @@
 """Sessions in Redis: one hash and one string of packed ids per session, every step one Lua script.
 
 Keys of a session share the hash tag {session_id}, so they live in one slot of a Redis Cluster:
-`paceline:{id}:meta` (hash: epoch, owner, model, sampling, prompt, finish) and `paceline:{id}:ids`
+`paceline:{id}:meta` (hash: epoch, model, sampling, reply, prompt, finish) and `paceline:{id}:ids`
 (string: committed ids, 4 bytes each, little-endian). Both expire `ttl_seconds` after the last write.
 """
 
@@ -109,9 +109,9 @@ class RedisStore:
         finish = str(record.finish_reason or "")
         await self._run(self._restore, record.key.session_id, *_fields(record), finish)
 
-    async def claim(self, key: SessionKey, owner: str) -> SessionRecord:
+    async def claim(self, key: SessionKey) -> SessionRecord:
         """See `SessionStore.claim`."""
-        meta, ids = await self._run(self._claim, key.session_id, key.epoch, owner)
+        meta, ids = await self._run(self._claim, key.session_id, key.epoch)
         return _record(key.session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
 
     async def get(self, session_id: str) -> SessionRecord | None:
@@ -164,9 +164,9 @@ def _fields(record: SessionRecord) -> tuple[str | int | bytes, ...]:
     """A record's part of a script's arguments, from the epoch on."""
     return (
         record.key.epoch,
-        record.owner,
         record.model_id,
         _sampling_to_json(record.sampling),
+        record.reply,
         _pack(record.prompt_ids),
         _pack(record.committed_ids),
     )
@@ -180,7 +180,7 @@ def _record(session_id: str, meta: Mapping[bytes, bytes], ids: bytes) -> Session
         prompt_ids=_unpack(meta[b"prompt"]),
         sampling=_sampling_from_json(meta[b"sampling"]),
         committed_ids=_unpack(ids),
-        owner=meta[b"owner"].decode(),
+        reply=meta[b"reply"].decode(),
         finish_reason=FinishReason(reason) if reason else None,
     )
 

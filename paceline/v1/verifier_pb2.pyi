@@ -35,18 +35,20 @@ SESSION_ERROR_CODE_BAD_BASE: SessionErrorCode
 SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
 
 class OpenRequest(_message.Message):
-    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id")
+    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     committed_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _session_pb2.SamplingParams
     model_id: str
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ...) -> None: ...
+    reply: str
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("opened", "tokens", "finished", "alive")

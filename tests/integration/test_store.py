@@ -60,7 +60,7 @@ async def kept(store: SessionStore, key: SessionKey) -> SessionRecord:
 
 
 async def test_a_record_comes_back_as_it_was_created(store: SessionStore) -> None:
-    made = record(committed_ids=(4, 2**32 - 1), owner="v:1")
+    made = record(committed_ids=(4, 2**32 - 1), reply="its client")
     await store.create(made)
     assert await store.get(made.key.session_id) == made
 
@@ -131,9 +131,9 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
     session_id = made.key.session_id
     await store.create(made)
     await append(store, made.key, 3, [5])
-    claimed = await store.claim(SessionKey(session_id, 2), "v:2")
+    claimed = await store.claim(SessionKey(session_id, 2))
     assert claimed.key == SessionKey(session_id, 2)
-    assert (claimed.owner, claimed.committed_ids, claimed.sampling) == ("v:2", (5,), made.sampling)
+    assert claimed == replace(made, key=SessionKey(session_id, 2), committed_ids=(5,))
     with pytest.raises(Fenced):
         await append(store, made.key, 4, [6])
     with pytest.raises(Fenced):
@@ -149,9 +149,7 @@ async def test_of_claims_at_once_one_gets_the_epoch(store: SessionStore) -> None
     await store.create(made)
     for epoch in (2, 3):  # in the second round every connection is open, so the claims truly meet
         key = SessionKey(made.key.session_id, epoch)
-        claimed = await asyncio.gather(
-            *(store.claim(key, f"v:{i}") for i in range(8)), return_exceptions=True
-        )
+        claimed = await asyncio.gather(*(store.claim(key) for _ in range(8)), return_exceptions=True)
         (winner,) = [each for each in claimed if isinstance(each, SessionRecord)]
         assert sum(isinstance(each, Fenced) for each in claimed) == 7
         assert await store.get(made.key.session_id) == winner
@@ -162,7 +160,7 @@ async def test_a_claim_that_comes_late_changes_nothing(store: SessionStore) -> N
     made = record(committed_ids=(5,), key=SessionKey(secrets.token_urlsafe(12), 2))
     await store.restore(made)
     with pytest.raises(Fenced, match=made.key.session_id):
-        await store.claim(made.key, "")
+        await store.claim(made.key)
     await append(store, made.key, 4, [6])
 
 
@@ -186,7 +184,7 @@ async def test_a_record_of_an_earlier_owner_is_as_good_as_none(store: SessionSto
 async def test_an_owner_restores_what_the_store_has_lost(
     store: SessionStore, known: tuple[int, ...] | None
 ) -> None:
-    made = record(committed_ids=(5, 6), owner="v:1", finish_reason=FinishReason.STOP)
+    made = record(committed_ids=(5, 6), reply="its client", finish_reason=FinishReason.STOP)
     if known is not None:
         await store.create(replace(made, committed_ids=known, finish_reason=None))
     await store.restore(made)
@@ -240,7 +238,7 @@ async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore)
     with pytest.raises(UnknownSession, match="nobody"):
         await append(store, key, 3, [5])
     with pytest.raises(UnknownSession, match="nobody"):
-        await store.claim(SessionKey("nobody", 2), "v:1")
+        await store.claim(SessionKey("nobody", 2))
     with pytest.raises(UnknownSession, match="nobody"):
         await append(store, key, 3, [], FinishReason.STOP)
 
@@ -263,7 +261,7 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: st
     await keys_are_mortal()
     await append(store, made.key, 3, [5])
     await keys_are_mortal()
-    claimed = await store.claim(SessionKey(made.key.session_id, 2), "v:1")
+    claimed = await store.claim(SessionKey(made.key.session_id, 2))
     await keys_are_mortal()
     await append(store, claimed.key, 4, [], FinishReason.STOP)
     await keys_are_mortal()

@@ -106,7 +106,7 @@ async def test_a_fenced_session_emits_nothing_more_and_others_go_on(store: Store
     committer = relaxed(store)
     async with committer.running():
         one, two = (committer.open(record(key)) for key in (ONE, TWO))
-        await store.claim(SessionKey("one", 2), "another")
+        await store.claim(SessionKey("one", 2))
         committer.push([(ONE, StepOutcome((5,), 0)), (TWO, StepOutcome((7,), 0))])
         assert isinstance(await one.get(), Lost)
         assert await two.get() == Tokens(3, (7,), 0, True)
@@ -176,7 +176,7 @@ async def test_an_owner_goes_on_whatever_the_last_one_had_added(store: Store, dr
     """A claim whose answer was lost: its caller never saw the last owner's tokens, and draws its own."""
     key = SessionKey("one", 2)
     await store.append([Append(ONE, 3, (5, 6, 7))])
-    await store.claim(key, "")
+    await store.claim(key)
     committer = relaxed(store)
     async with committer.running():
         one = committer.open(record(key))
@@ -209,7 +209,7 @@ async def test_a_later_owner_at_the_same_verifier_ends_the_earlier_one(store: St
 @pytest.mark.parametrize("lost", ["all of it", "its last ids", "its last owner"])
 async def test_what_the_store_has_lost_is_recorded_anew(store: Store, lost: str) -> None:
     key = SessionKey("one", 2)
-    await store.claim(key, "v")
+    await store.claim(key)
     committer = relaxed(store)
     async with committer.running():
         one = committer.open(record(key))
