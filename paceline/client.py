@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -132,7 +132,7 @@ class GatewayClient:
 
     async def generate(
         self, generation: Generation, *, timeout_s: float | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Stream one generation; closing the iterator early cancels the session everywhere."""
         call = self._stub.Generate(generation.to_proto(), timeout=timeout_s)
         try:
@@ -172,7 +172,9 @@ class SyncGatewayClient:
     ) -> None:
         self._channel.close()
 
-    def generate(self, generation: Generation, *, timeout_s: float | None = None) -> Iterator[Event]:
+    def generate(
+        self, generation: Generation, *, timeout_s: float | None = None
+    ) -> Generator[Event, None, None]:
         """Stream one generation; closing the iterator early cancels the session everywhere."""
         call = self._stub.Generate(generation.to_proto(), timeout=timeout_s)
         try:

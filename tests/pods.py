@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -153,10 +154,10 @@ class Pods:
             *self._gateway_flags,
         )
         for address in self.verifiers:
-            self.pods[address].until(lambda address=address: _serving(address))
+            self.pods[address].until(partial(_serving, address))
         if drafters:
             for address in self.drafters:
-                self.pods[address].until(lambda address=address: _serving(address))
+                self.pods[address].until(partial(_serving, address))
         self.until_all_are_seen(drafters=drafters)
         return self
 
@@ -176,15 +177,17 @@ class Pods:
 
     def verifier_status(self, address: str | None = None) -> verifier_pb2.VerifierStatusResponse:
         with grpc.insecure_channel(address or self.verifier) as channel:
-            return verifier_pb2_grpc.VerifierServiceStub(channel).Status(
-                verifier_pb2.VerifierStatusRequest(), timeout=5
-            )
+            stub = verifier_pb2_grpc.VerifierServiceStub(channel)
+            request = verifier_pb2.VerifierStatusRequest()
+            status: verifier_pb2.VerifierStatusResponse = stub.Status(request, timeout=5)
+        return status
 
     def drafter_status(self, address: str | None = None) -> drafter_pb2.DrafterStatusResponse:
         with grpc.insecure_channel(address or self.drafter) as channel:
-            return drafter_pb2_grpc.DrafterServiceStub(channel).Status(
-                drafter_pb2.DrafterStatusRequest(), timeout=5, wait_for_ready=True
-            )
+            stub = drafter_pb2_grpc.DrafterServiceStub(channel)
+            request = drafter_pb2.DrafterStatusRequest()
+            status: drafter_pb2.DrafterStatusResponse = stub.Status(request, timeout=5, wait_for_ready=True)
+        return status
 
     def _launch_verifier(self, address: str) -> None:
         self._start(
@@ -223,7 +226,7 @@ def _serving(address: str) -> bool:
             )
         except grpc.RpcError:
             return False
-    return answer.status == health_pb2.HealthCheckResponse.SERVING
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _port(address: str) -> str:

@@ -60,7 +60,7 @@ def _random_llama(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config).to(torch.float32).eval()
+        model: LlamaForCausalLM = LlamaForCausalLM(config).float().eval()
     with torch.no_grad():
         # Unit-variance final states times this layer: logits of about scale / 6 standard deviation.
         model.lm_head.weight.mul_(scale / (6 * 0.2 * config.hidden_size**0.5))

@@ -204,7 +204,8 @@ def attach(
 
 
 async def status(stub: Stub) -> drafter_pb2.DrafterStatusResponse:
-    return await stub.Status(drafter_pb2.DrafterStatusRequest())
+    told: drafter_pb2.DrafterStatusResponse = await stub.Status(drafter_pb2.DrafterStatusRequest())
+    return told
 
 
 async def test_a_session_is_drafted_to_its_end_and_forgotten() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types import Completion
 from transformers import AutoTokenizer
 
 from tests.pods import MODEL, Pods
@@ -90,7 +91,7 @@ async def test_a_stream_is_the_whole_in_pieces(client: openai.AsyncOpenAI) -> No
     assert reasons == ["length"]
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 48
-    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens  # type: ignore[union-attr]
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
 
 
 async def test_usage_is_streamed_only_when_asked_for(client: openai.AsyncOpenAI) -> None:
@@ -165,7 +166,7 @@ async def test_a_stop_string_that_never_comes_changes_nothing(client: openai.Asy
 
 async def test_a_seed_repeats_the_text_and_another_changes_it(client: openai.AsyncOpenAI) -> None:
     async def text(seed: int) -> str:
-        answer = await client.completions.create(**{**ASKED, "temperature": 0.8, "seed": seed})
+        answer: Completion = await client.completions.create(**{**ASKED, "temperature": 0.8, "seed": seed})
         return answer.choices[0].text
 
     assert await text(7) == await text(7)

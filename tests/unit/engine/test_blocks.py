@@ -35,7 +35,7 @@ def test_a_block_holds_what_its_sessions_computed_and_nothing_else(data: st.Data
 
     sessions: list[tuple[list[int], list[int]]] = []
     for _ in range(data.draw(st.integers(1, 25))):
-        if sessions and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and sessions:
             table, text = sessions.pop(data.draw(st.integers(0, len(sessions) - 1)))
             allocator.keep(table, text, len(text) - data.draw(st.integers(0, 1)))
             allocator.release(table)

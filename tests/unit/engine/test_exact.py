@@ -134,7 +134,8 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(case: Case, data: st.D
             stop = done + 1
             if done < text.prompt:
                 stop = min(text.prompt, done + data.draw(st.sampled_from([1, 2, 13, 31, 32, 33, 100, 300])))
-            tree, path = TokenTree(), []
+            tree = TokenTree()
+            path: list[int] = []
             if stop >= text.prompt:
                 tree, path = data.draw(_trees(text.tokens[stop : stop + data.draw(st.integers(0, 9))]))
             segment = loop.segment(session, tree, stop)

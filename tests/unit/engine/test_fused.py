@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,10 +48,18 @@ def test_leaves_other_models_to_transformers(family: str, tmp_path: Path) -> Non
 def test_a_sliding_window_is_left_to_transformers(
     config: type[MistralConfig | Qwen2Config], window: int | None, fused: bool, tmp_path: Path
 ) -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 128}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    windows = {"sliding_window": window, "use_sliding_window": window is not None, "max_window_layers": 1}
-    AutoModelForCausalLM.from_config(config(**sizes, **heads, **windows)).save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "vocab_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "sliding_window": window,
+        "use_sliding_window": window is not None,
+        "max_window_layers": 1,
+    }
+    AutoModelForCausalLM.from_config(config(**sizes)).save_pretrained(tmp_path)
     with loaded(tmp_path) as decoder:
         assert decoder.fused is fused
 

@@ -17,8 +17,14 @@ from tests.engine_loop import loaded
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoder]:
     """Heads of 24 numbers, which the CPU's kernels keep in 32."""
     folder = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-    config = LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=1024)
+    config = LlamaConfig(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        vocab_size=64,
+        num_attention_heads=2,
+        max_position_embeddings=1024,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     with loaded(folder, torch.bfloat16) as decoder:
         yield decoder

@@ -162,7 +162,7 @@ def test_filters_against_transformers(seed: int, params: SamplingParams) -> None
     scores = torch.randn(1, 120, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
     if _near_a_threshold(scores[0].numpy(), params):
         return
-    ids = torch.zeros(1, 1, dtype=torch.int64)
+    ids = torch.LongTensor([[0]])
     processed = scores
     if params.top_k:
         processed = TopKLogitsWarper(params.top_k)(ids, processed)

@@ -71,7 +71,7 @@ def _enumerate(model: torch.nn.Module, sampling: SamplingParams) -> NDArray[np.f
     joint = torch.ones((), dtype=torch.float64)
     for depth in range(DEPTH):
         prefixes = list(itertools.product(range(VOCAB), repeat=depth))
-        ids = torch.tensor([[*TEXT, *prefix] for prefix in prefixes])
+        ids = torch.LongTensor([[*TEXT, *prefix] for prefix in prefixes])
         law = warpers(ids, model(ids).logits[:, -1]).softmax(-1)
         joint = joint[..., None] * law.view(*[VOCAB] * (depth + 1))
     return joint.numpy()

@@ -10,7 +10,7 @@ import pytest
 from bench.peers.http import HttpArm
 from bench.system import BenchFailed
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"choices": [{"text": "Hel", "index": 0}], "usage": None},
     {"choices": [{"text": "lo", "index": 0}]},
     {"choices": [{"text": "", "index": 0, "finish_reason": "length"}]},
