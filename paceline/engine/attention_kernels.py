@@ -14,6 +14,7 @@ from torch import Tensor
 
 from paceline.engine.kernels import attention as kernels
 from paceline.engine.kernels import products
+from paceline.engine.kernels.attention_task import ROW, TASK, TILE
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
@@ -66,7 +67,7 @@ class KernelAttention:
         if threads * scratch_floats > self._scratch.size:
             self._scratch = np.empty(threads * scratch_floats, dtype=np.float32)
         blocks = np.array([block for placed in batch.segments for block in placed.blocks])
-        task = np.zeros((), dtype=kernels.TASK)
+        task = np.zeros((), dtype=TASK)
         arrays = {
             "tiles": tiles,
             "rows": rows,
@@ -198,7 +199,7 @@ def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64], NDArray[np.int64]]:
     """A ROW for every row of the batch, and what they point into: slots of ancestors, and hidden ones."""
-    rows = np.zeros(batch.num_rows, dtype=kernels.ROW)
+    rows = np.zeros(batch.num_rows, dtype=ROW)
     ancestors: list[int] = []
     hidden: list[tuple[int, int]] = []
     for placed in batch.segments:
@@ -242,7 +243,7 @@ def _tiles(batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, most_rows:
             made += [(row, count, head, first_block, keys) for head in range(kv_heads)]
         first_block += len(placed.blocks)
     made.sort(key=lambda tile: -tile[1] * tile[4])
-    return np.array(made, dtype=kernels.TILE)
+    return np.array(made, dtype=TILE)
 
 
 def _even_parts(placed: PlacedSegment, most: int) -> list[tuple[int, int]]:
