@@ -15,6 +15,7 @@ EOS_ID = 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 )
+VOCAB = 512
 # Long enough that a session of this length is still running when a test has done something to it.
 CONTEXT = 16384
 # Factors on the random output layer. The likeliest of 512 tokens gets some tens of per cent, so texts
@@ -23,7 +24,7 @@ PEAKEDNESS = 12.0
 FLATNESS = 5.0
 
 
-def make_tiny_model(path: Path, *, vocab_size: int = 512, layers: int = 2, seed: int = 0) -> Path:
+def make_tiny_model(path: Path, *, vocab_size: int = VOCAB, layers: int = 2, seed: int = 0) -> Path:
     """A random float32 Llama with a byte-level tokenizer and a chat template, saved in `path`."""
     model = _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID, scale=PEAKEDNESS)
     model.save_pretrained(path)

@@ -1,0 +1,127 @@
+"""Bad requests over HTTP: each is answered with its own OpenAI-style error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.bad_input import COMPLETION, TOO_LONG
+from tests.pods import MODEL, Pods
+from tests.tiny import CONTEXT, VOCAB
+
+CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+
+
+def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(f"{fleet.http}/v1/{path}", content=content, timeout=30)
+    return answer.status_code, answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code", "param", "why"),
+    [
+        ({"model": "gpt-9"}, 404, "model_not_found", "model", "'gpt-9' does not exist"),
+        ({"model": ""}, 400, None, "model", "at least 1 character"),
+        ({"prompt": ""}, 400, None, "prompt", "the prompt is empty"),
+        ({"prompt": []}, 400, None, "prompt", "at least 1 item"),
+        ({"prompt": [VOCAB]}, 400, None, "prompt", "token 512 is not in the vocabulary of 512"),
+        ({"prompt": 5}, 400, None, "prompt", "valid"),
+        (
+            {"prompt": TOO_LONG},
+            400,
+            "context_length_exceeded",
+            "prompt",
+            f"{CONTEXT + 1} tokens, the model's context {CONTEXT}",
+        ),
+        (
+            {"prompt": TOO_LONG[:CONTEXT]},
+            400,
+            "context_length_exceeded",
+            "prompt",
+            "at least one must be left",
+        ),
+        (
+            {"prompt": [5], "max_tokens": CONTEXT},
+            400,
+            "context_length_exceeded",
+            "max_tokens",
+            f"at most {CONTEXT - 1}",
+        ),
+        ({"max_tokens": 0}, 400, None, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": "4"}, 400, None, "max_tokens", "valid integer"),
+        ({"temperature": -1}, 400, None, "temperature", "greater than or equal to 0"),
+        ({"temperature": "hot"}, 400, None, "temperature", "valid number"),
+        ({"top_p": 0}, 400, None, "top_p", "greater than 0"),
+        ({"top_k": VOCAB + 1}, 400, None, "top_k", "vocabulary's 512"),
+        ({"min_p": 2}, 400, None, "min_p", "less than or equal to 1"),
+        ({"seed": -1}, 400, None, "seed", "greater than or equal to 0"),
+        ({"stop": ["a"] * 5}, 400, None, "stop", "at most 4"),
+        ({"stream": "yes"}, 400, None, "stream", "valid boolean"),
+        ({"stream_options": {"include_usage": True}}, 400, None, "stream_options", "only taken with stream"),
+        ({"logprobs": 3}, 400, "unsupported_parameter", "logprobs", "not supported yet"),
+        ({"n": 2}, 400, "unsupported_parameter", "n", "not supported yet"),
+        ({"temprature": 1}, 400, "unknown_parameter", "temprature", "unrecognized request argument"),
+    ],
+)
+def test_a_bad_completion(
+    fleet: Pods, changes: dict[str, Any], status: int, code: str | None, param: str, why: str
+) -> None:
+    for stream in ({}, {"stream": True}) if "stream" not in " ".join(changes) else ({},):
+        got, error = refused(fleet, "completions", {**COMPLETION, **changes, **stream})
+        assert (got, error["code"], error["param"].split(".")[0]) == (status, code, param)
+        assert why in error["message"]
+        assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "x" * 3 * CONTEXT}]}, "messages"),
+        ({"max_tokens": CONTEXT}, "max_tokens"),
+        ({"max_tokens": None, "max_completion_tokens": CONTEXT}, "max_completion_tokens"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+    ],
+)
+def test_a_bad_chat(fleet: Pods, changes: dict[str, Any], param: str) -> None:
+    status, error = refused(fleet, "chat/completions", {**CHAT, **changes})
+    assert (status, error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, "must be a JSON object"),
+        (b'{"model": "tiny", "prompt": "\xff\xfe"}', 400, "not UTF-8"),
+        (b'{"model": "tiny", "prompt": "\\ud800"}', 400, "surrogate"),
+        (b'{"model": "\\ud800", "prompt": "x"}', 400, "surrogate"),
+        (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', 400, "not a JSON number"),
+        (b'{"model": "tiny", "prompt": "' + b"x" * 70_000 + b'"}', 413, "larger than 65536 bytes"),
+        (b"[" * 60_000, 400, "not JSON"),
+    ],
+    ids=["empty", "torn", "list", "bytes", "surrogate", "surrogate model", "nan", "large", "deep"],
+)
+def test_a_bad_body(fleet: Pods, body: bytes, status: int, why: str) -> None:
+    for path in ("completions", "chat/completions"):
+        got, error = refused(fleet, path, body)
+        assert got == status
+        assert why in error["message"]
+
+
+def test_a_body_without_an_announced_length_is_bounded_too(fleet: Pods) -> None:
+    answer = httpx.post(f"{fleet.http}/v1/completions", content=iter([b"x" * 10_000] * 10), timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_wrong_route_and_a_wrong_method(fleet: Pods) -> None:
+    assert httpx.post(f"{fleet.http}/v1/embeddings").json()["error"]["code"] == "unknown_url"
+    answer = httpx.get(f"{fleet.http}/v1/completions")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_supported")
