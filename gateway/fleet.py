@@ -119,6 +119,7 @@ class Fleet:
         return [
             DrafterView(
                 address=pod.address,
+                drafter_id=pod.status.drafter_id,
                 healthy=pod.healthy,
                 draining=pod.status.draining,
                 sessions=pod.status.sessions + pod.sent,

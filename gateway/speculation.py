@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import grpc
 
@@ -44,16 +44,27 @@ class Speculation:
         """Attach, and attach anew whenever the drafter has gone; detach when cancelled."""
         try:
             while True:
-                if self._attached is None or not self._fleet.drafters[self._attached].healthy:
+                if self._attached is None or not self._of_use(self._attached):
                     await self._attach()
                 await asyncio.sleep(self._check_seconds)
         finally:
             if self._attached is not None:
                 await asyncio.shield(self._detach(self._attached))
 
+    def _of_use(self, address: str) -> bool:
+        pod = self._fleet.drafters[address]
+        return pod.healthy and pod.status.drafter_id not in self._aside()
+
+    def _aside(self) -> Collection[str]:
+        """Ids of drafters that the session's verifier does not listen to now."""
+        aside: Collection[str] = self._fleet.verifiers[self._verifier_address].status.drafters_aside
+        return aside
+
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
-        chosen = choose_drafter(self._fleet.drafter_views(), avoid=() if gone is None else (gone,))
+        chosen = choose_drafter(
+            self._fleet.drafter_views(), avoid=() if gone is None else (gone,), aside=self._aside()
+        )
         if chosen is None:
             return
         pod = self._fleet.drafters[chosen.address]

@@ -63,6 +63,7 @@ DIVERGENCE_CHECKS = Counter(
 DIVERGENCES = Counter("paceline:divergences", "Those of them that came out as another token")
 LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
 TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
+DRAFTERS_PUT_ASIDE = Counter("paceline:drafters_put_aside", "Times a drafter was put aside", ["reason"])
 UNDURABLE_TOKENS = Counter("paceline:undurable_tokens", "Tokens that went out before the store had them")
 STORE_AWAY = Gauge("paceline:store_away", "1 while the session store does not answer")
 RECORDS_RESTORED = Counter("paceline:records_restored", "Sessions that the store had lost, recorded anew")

@@ -18,7 +18,6 @@ class DrafterStream:
     feedback_top_k: int
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
-    joined: set[str] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, verdicts: list[Verdict]) -> None:

@@ -18,6 +18,7 @@ from verifier_svc.commit import Alive, Broken, Committer, Event, Finished, Lost,
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
+from verifier_svc.standing import Standings
 from verifier_svc.step import SessionStep, StepLoop
 
 log = telemetry.logger(__name__)
@@ -27,6 +28,14 @@ _ALIVE_SECONDS = 1.0
 # An engine that has not gone round for so long hangs.
 _STALLED_SECONDS = 10.0
 _MAX_REPLY = 16 << 10
+
+# What an honest drafter may be told, because messages cross.
+_FAULTS_OF_TIMING = {
+    verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND,
+    verifier_pb2.SESSION_ERROR_CODE_STALE_EPOCH,
+    verifier_pb2.SESSION_ERROR_CODE_BAD_BASE,
+    verifier_pb2.SESSION_ERROR_CODE_NOT_JOINED,
+}
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -52,6 +61,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self._served = served
         self._loop = loop
         self._streams = streams
+        self._standings = Standings()
         self._committer = committer
         self._max_tree_nodes = max_tree_nodes
         self._max_tree_depth = max_tree_depth
@@ -66,6 +76,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             stream = self._streams.get(stream_id)
             if stream is not None:
                 stream.send(batch)
+                for verdict in batch:
+                    if verdict.drafted:
+                        self._standings.verified(stream.drafter_id, verdict.accepted)
         self._committer.push((step.key, step.outcome) for step in steps)
 
     async def say_alive(self) -> None:
@@ -103,7 +116,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                         span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
                         return
             finally:
-                self._loop.cancel(session)
+                self._let_go(session)
                 self._committer.close(key)
 
     def _replace(self, key: SessionKey) -> None:
@@ -111,7 +124,16 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         held = self._loop.table.get(key.session_id)
         if held is not None and held.key.epoch < key.epoch:
             self._committer.lose(held.key)
-            self._loop.cancel(held)
+            self._let_go(held)
+
+    def _let_go(self, session: Session) -> None:
+        """Take a session out, and tell its drafter, to whom no step will say that it has ended."""
+        with self._loop.lock:
+            ended = session.finish_reason is not None
+            self._loop.cancel(session)
+        stream = self._streams.get(session.stream_id)
+        if stream is not None and not ended:
+            stream.send([Verdict(session.key, session.length, committed=(), finished=True)])
 
     def _record(self, session: Session, reply: str) -> SessionRecord:
         ids, prompt = session.token_ids, session.prompt_length
@@ -171,6 +193,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             vocab_fingerprint=hello.vocab_fingerprint,
             served_fingerprint=self._served.vocab_fingerprint,
         )
+        self._check_standing(hello.drafter_id)
         stream = self._streams.open(hello.drafter_id, hello.feedback_top_k)
         log.info("drafter connected", drafter=hello.drafter_id, stream=stream.stream_id)
         reading = asyncio.create_task(self._read_trees(first, request_iterator, stream))
@@ -188,9 +211,15 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 if reading.done():
                     reading.result()
                     return
+                self._check_standing(stream.drafter_id)
         finally:
             reading.cancel()
             self._disconnect(stream)
+
+    def _check_standing(self, drafter_id: str) -> None:
+        fault = self._standings.fault(drafter_id)
+        if fault is not None:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {fault}")
 
     def _welcome(self) -> verifier_pb2.Welcome:
         served = self._served
@@ -236,7 +265,6 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             self._guard(stream, message.key.session_id, lambda message=message: self._offer(message, stream))
         with self._loop.lock:
             for session_id in request.leaves:
-                stream.joined.discard(session_id)
                 session = self._loop.table.get(session_id)
                 if session is not None and session.stream_id == stream.stream_id:
                     session.stream_id = 0
@@ -253,6 +281,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             code, message = verifier_pb2.SESSION_ERROR_CODE_MALFORMED, str(error)
         else:
             return
+        if code not in _FAULTS_OF_TIMING:
+            self._standings.tree(stream.drafter_id, sound=False)
         telemetry.TREES_REFUSED.labels(code=verifier_pb2.SessionErrorCode.Name(code)).inc()
         stream.refuse(verifier_pb2.SessionError(session_id=session_id[:64], code=code, message=message))
 
@@ -281,7 +311,6 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 )
             session.stream_id = stream.stream_id
             session.told_length = session.length
-            stream.joined.add(key.session_id)
             verdict = Verdict(
                 key=key,
                 base_length=known,
@@ -298,6 +327,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             max_nodes=self._max_tree_nodes,
             max_depth=self._max_tree_depth,
         )
+        self._standings.tree(stream.drafter_id, sound=True)
         with self._loop.lock:
             session = self._held(key)
             if session.stream_id != stream.stream_id:
@@ -338,6 +368,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             accepted_tokens=totals.accepted_tokens,
             committed_tokens=totals.committed_tokens,
             drafters=self._streams.ids(),
+            drafters_aside=self._standings.aside(),
             draining=draining,
             device=served.device,
             stalled=stalled,

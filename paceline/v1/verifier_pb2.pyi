@@ -165,7 +165,7 @@ class VerifierStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifierStatusResponse(_message.Message):
-    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled")
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled", "drafters_aside")
     VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,7 @@ class VerifierStatusResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    DRAFTERS_ASIDE_FIELD_NUMBER: _ClassVar[int]
     verifier_id: str
     model_id: str
     vocab_fingerprint: str
@@ -200,4 +201,5 @@ class VerifierStatusResponse(_message.Message):
     draining: bool
     device: str
     stalled: bool
-    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ...) -> None: ...
+    drafters_aside: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ..., drafters_aside: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -67,7 +67,8 @@ class VerifierServiceServicer:
 
     def Draft(self, request_iterator, context):
         """One stream per drafter and verifier carries all their sessions: trees up, verdicts down.
-        The first message must hold `hello`; a mismatch ends the stream with FAILED_PRECONDITION.
+        The first message must hold `hello`; a mismatch ends the stream with FAILED_PRECONDITION, and so does a
+        drafter's being put aside: it is not listened to for a while.
         A bad tree or an unknown session is answered in `errors` and harms no other session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from verifier_svc.standing import Fault, Standings
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def standings(clock: Clock) -> Standings:
+    return Standings(clock)
+
+
+def seconds_aside(standings: Standings, clock: Clock) -> float:
+    """How long the drafter "d" stays aside from now on; that time is over then."""
+    start = clock.now
+    while standings.fault("d"):
+        clock.now += 1
+    return clock.now - start
+
+
+def garbage(standings: Standings) -> None:
+    for _ in range(32):
+        standings.tree("d", sound=False)
+
+
+def test_one_that_sends_garbage_is_put_aside_and_comes_back(standings: Standings, clock: Clock) -> None:
+    garbage(standings)
+    assert standings.fault("d") is Fault.GARBAGE
+    assert standings.aside() == ["d"]
+    assert seconds_aside(standings, clock) > 0
+    assert standings.aside() == []
+
+
+def test_each_time_is_twice_as_long_up_to_a_limit(standings: Standings, clock: Clock) -> None:
+    times = []
+    for _ in range(10):
+        garbage(standings)
+        times.append(seconds_aside(standings, clock))
+    assert times[1] == 2 * times[0]
+    assert times[2] == 4 * times[0]
+    assert times[-1] == times[-2] == 3600
+
+
+def test_some_broken_trees_among_sound_ones_are_borne(standings: Standings) -> None:
+    for index in range(1000):
+        standings.tree("d", sound=index % 2 == 0)
+    assert standings.fault("d") is None
+
+
+def test_one_that_never_helps_is_put_aside(standings: Standings) -> None:
+    for _ in range(512):
+        standings.verified("d", 0)
+        standings.verified("other", 1)
+    assert standings.fault("d") is Fault.USELESS
+    assert standings.aside() == ["d"]
+
+
+def test_a_little_help_is_enough(standings: Standings) -> None:
+    for index in range(5120):
+        standings.verified("d", int(index % 50 == 0))
+    assert standings.fault("d") is None
+
+
+def test_names_are_not_kept_without_end(standings: Standings) -> None:
+    garbage(standings)
+    for index in range(5000):
+        standings.tree(f"other {index}", sound=True)
+    assert standings.fault("d") is None
