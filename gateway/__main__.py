@@ -12,7 +12,8 @@ from gateway.config import GatewaySettings
 from gateway.fleet import Fleet
 from gateway.prompt import Prompts
 from gateway.server import GatewayServicer
-from gateway.session import Sessions
+from gateway.session import Policy
+from gateway.sessions import Sessions
 from paceline import telemetry
 from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
@@ -30,18 +31,18 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     else:
         log.warning("no redis_url: sessions are not recorded")
     fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
+    model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     sessions = Sessions(
         fleet,
         store,
-        strict=settings.strict,
-        silence_seconds=settings.verifier_silence_seconds,
+        Policy(settings.strict, settings.verifier_silence_seconds, settings.poll_seconds),
+        model_id=model_name,
         max_sessions=settings.max_sessions,
-        check_seconds=settings.poll_seconds,
     )
     gateway = Gateway(
         prompts,
         sessions,
-        model_name=settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1],
+        model_name=model_name,
         max_body_bytes=settings.max_body_bytes,
     )
     listener = _listen(settings.host, settings.http_port)
@@ -69,6 +70,8 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     gateway.draining = True
+    await grpc_server.not_serving()
+    await asyncio.sleep(settings.drain_delay_seconds)
     http_server.should_exit = True
     await grpc_server.stop(settings.grace_seconds)
     await serving

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 from starlette.exceptions import HTTPException
 
 from gateway import errors, replies, schema
+from gateway.caller import ANYBODY
 from gateway.disconnect import ClientGone, until_disconnect
 from gateway.errors import RequestError
+from gateway.events import Chunk, Event, Mark, Untold
+from gateway.generation import Form, Generation
 from gateway.prompt import ChatTurn, Prompts
 from gateway.replies import Reply
 from gateway.request import Wishes, generation, served_model
-from gateway.session import Chunk, Event, Generation, Sessions
+from gateway.sessions import Sessions
 from paceline import __version__, telemetry
 from paceline.store import StoreUnavailable
 
@@ -62,6 +65,7 @@ class Gateway:
             self.prompts.stop_token_ids,
             prompt_field="messages",
             max_tokens_field=field,
+            form=_form(asked, "chat"),
         )
 
     async def completion(self, asked: schema.CompletionRequest) -> Generation:
@@ -79,7 +83,15 @@ class Gateway:
             served,
             self.prompts.stop_token_ids,
             prompt_field="prompt",
+            form=_form(asked, "text"),
         )
+
+
+def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
+    if asked.stream_options is not None and not asked.stream:
+        raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
+    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    return Form(kind, include_usage, int(time.time()))
 
 
 def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
@@ -149,30 +161,59 @@ def build_app(gateway: Gateway) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
         asked = schema.parse(await gateway.body(request), schema.ChatRequest)
-        return await _respond(gateway, request, asked, await gateway.chat(asked), "chat")
+        return await _respond(gateway, request, asked, await gateway.chat(asked))
 
     @app.post("/v1/completions", openapi_extra=_body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
         asked = schema.parse(await gateway.body(request), schema.CompletionRequest)
-        return await _respond(gateway, request, asked, await gateway.completion(asked), "text")
+        return await _respond(gateway, request, asked, await gateway.completion(asked))
+
+    @app.get("/v1/sessions/{session_id}/events")
+    async def session_events(session_id: str, request: Request) -> Response:
+        """The rest of a stream that broke, behind the event that `Last-Event-ID` names; all of it without."""
+        mark = _mark(request) or Mark(session_id)
+        if mark.session_id != session_id:
+            raise RequestError(errors.INVALID, "Last-Event-ID is of another session", "Last-Event-ID")
+        return await _resume(gateway, request, mark)
+
+    @app.delete("/v1/sessions/{session_id}")
+    async def cancel_session(session_id: str) -> dict[str, Any]:
+        """End a session, wherever it runs."""
+        reason = await gateway.sessions.cancel(session_id, ANYBODY)
+        return {"id": session_id, "object": "session", "finish_reason": str(reason)}
 
     return app
 
 
-async def _respond(
-    gateway: Gateway, request: Request, asked: schema.Sampled, wanted: Generation, kind: str
+async def _respond(gateway: Gateway, request: Request, asked: schema.Sampled, wanted: Generation) -> Response:
+    mark = _mark(request)
+    if mark is not None and asked.stream:
+        return await _resume(gateway, request, mark)
+    sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
+    events = _events(request, lambda span: sessions.generate(wanted, ANYBODY, detokenizer, span))
+    reply = Reply(wanted.form, gateway.model_name)
+    return await _answer(request, events, reply, Untold() if asked.stream else None)
+
+
+async def _resume(gateway: Gateway, request: Request, mark: Mark) -> Response:
+    sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
+    record = await sessions.claim(mark.session_id, ANYBODY)
+    events = _events(request, lambda span: sessions.resume(record, detokenizer, span))
+    wanted, _ = Generation.recorded(record)
+    return await _answer(request, events, Reply(wanted.form, gateway.model_name), Untold(mark))
+
+
+async def _answer(
+    request: Request, events: AsyncGenerator[Event, None], reply: Reply, untold: Untold | None
 ) -> Response:
-    reply = Reply(kind, gateway.model_name)
-    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    if asked.stream_options is not None and not asked.stream:
-        raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
-    watched = until_disconnect(_events(gateway, request, wanted), request)
+    """A stream of what is untold, or without that the whole."""
+    watched = until_disconnect(events, request)
     try:
         # The first event decides between an error status and a stream.
         reply.take(await anext(watched))
-        if asked.stream:
-            chunks = _stream(watched, reply, include_usage)
+        if untold is not None:
+            chunks = _stream(watched, reply, untold)
             headers = {"cache-control": "no-cache"}
             return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
         async for event in watched:
@@ -185,19 +226,27 @@ async def _respond(
     return JSONResponse(reply.whole())
 
 
-async def _events(gateway: Gateway, request: Request, wanted: Generation) -> AsyncIterator[Event]:
+def _mark(request: Request) -> Mark | None:
+    last = request.headers.get("last-event-id")
+    return Mark.parse(last) if last else None
+
+
+async def _events(
+    request: Request, begin: Callable[[Span], AsyncGenerator[Event, None]]
+) -> AsyncGenerator[Event, None]:
     parent = telemetry.extract(dict(request.headers))
     with telemetry.span("gateway.request", parent, kind=SpanKind.SERVER) as span:
-        events = gateway.sessions.generate(wanted, gateway.prompts.detokenizer(), span)
-        async with aclosing(observed(events, "http")) as counted:  # type: ignore[type-var]
+        async with aclosing(observed(begin(span), "http")) as counted:
             async for event in counted:
                 yield event
 
 
-async def _stream(events: Any, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
+async def _stream(
+    events: AsyncGenerator[Event, None], reply: Reply, untold: Untold
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
-            async for part in replies.stream(events, reply, include_usage):
+            async for part in replies.stream(events, reply, untold):
                 yield part
         except ClientGone:
             return
@@ -205,12 +254,12 @@ async def _stream(events: Any, reply: Reply, include_usage: bool) -> AsyncIterat
             yield replies.sse(error.body())
 
 
-async def observed(events: AsyncIterator[Event], face: str) -> AsyncIterator[Event]:
+async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGenerator[Event, None]:
     """The same events, counted and timed."""
     started = last = time.monotonic()
     outcome = "cancelled"
     try:
-        async with aclosing(events):  # type: ignore[type-var]
+        async with aclosing(events):
             async for event in events:
                 if isinstance(event, Chunk) and event.token_ids:
                     now = time.monotonic()
@@ -233,7 +282,7 @@ async def _not_ready(gateway: Gateway) -> str:
         return "draining"
     if not any(pod.healthy and not pod.draining for pod in gateway.sessions.fleet.verifier_views()):
         return "no verifier is up"
-    if gateway.sessions.store is not None and gateway.sessions.strict:
+    if gateway.sessions.store is not None and gateway.sessions.policy.strict:
         try:
             await gateway.sessions.store.ping()
         except StoreUnavailable as error:

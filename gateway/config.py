@@ -32,6 +32,14 @@ class GatewaySettings(StoreSettings):
     max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="How often each pod is asked for its status.")
 
+    drain_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="How long after SIGTERM, readiness off, new sessions are still taken: as long as whoever "
+        "balances load may need to notice.",
+    )
+
     @property
     def verifier_addresses(self) -> tuple[str, ...]:
         """`verifiers`, split."""

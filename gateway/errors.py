@@ -25,6 +25,8 @@ CONTEXT_LENGTH = Kind(
     400, "invalid_request_error", "context_length_exceeded", grpc.StatusCode.INVALID_ARGUMENT
 )
 UNKNOWN_MODEL = Kind(404, "invalid_request_error", "model_not_found", grpc.StatusCode.NOT_FOUND)
+UNKNOWN_SESSION = Kind(404, "invalid_request_error", "session_not_found", grpc.StatusCode.NOT_FOUND)
+TAKEN_OVER = Kind(409, "invalid_request_error", "session_taken_over", grpc.StatusCode.ABORTED)
 NO_ROUTE = Kind(404, "invalid_request_error", "unknown_url", grpc.StatusCode.UNIMPLEMENTED)
 WRONG_METHOD = Kind(405, "invalid_request_error", "method_not_supported", grpc.StatusCode.UNIMPLEMENTED)
 TOO_LARGE = Kind(413, "invalid_request_error", "request_too_large", grpc.StatusCode.INVALID_ARGUMENT)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from gateway.session import Chunk, Done, Event, Started
+from gateway.events import Chunk, Done, Event, Mark, Started, Untold
+from gateway.generation import Form
 from paceline import __version__
 
 
@@ -16,9 +16,8 @@ from paceline import __version__
 class Reply:
     """What is known of one response: fixed facts, then what the events add."""
 
-    kind: str  # "chat" or "text"
+    form: Form
     model: str
-    created: int = field(default_factory=lambda: int(time.time()))
     session_id: str = ""
     seed: int = 0
     prompt_tokens: int = 0
@@ -38,12 +37,16 @@ class Reply:
         else:
             self.done = event
 
+    def mark(self) -> Mark:
+        """How far the client has been told, once it has all that was taken."""
+        return Mark(self.session_id, self.prompt_tokens + self.completion_tokens, len(self.text))
+
     def _head(self, object_name: str) -> dict[str, Any]:
-        prefix = "chatcmpl-" if self.kind == "chat" else "cmpl-"
+        prefix = "chatcmpl-" if self.form.kind == "chat" else "cmpl-"
         return {
             "id": prefix + self.session_id,
             "object": object_name,
-            "created": self.created,
+            "created": self.form.created,
             "model": self.model,
             "system_fingerprint": f"paceline-{__version__}",
         }
@@ -76,11 +79,11 @@ class Reply:
         """The body of a response that is not streamed."""
         assert self.done is not None
         choice: dict[str, Any] = {"index": 0, "finish_reason": str(self.done.reason), "logprobs": None}
-        if self.kind == "chat":
+        if self.form.kind == "chat":
             choice["message"] = {"role": "assistant", "content": self.text, "refusal": None}
         else:
             choice["text"] = self.text
-        name = "chat.completion" if self.kind == "chat" else "text_completion"
+        name = "chat.completion" if self.form.kind == "chat" else "text_completion"
         return {**self._head(name), "choices": [choice], "usage": self.usage(), "paceline": self.receipt()}
 
     def piece(
@@ -88,34 +91,35 @@ class Reply:
     ) -> dict[str, Any]:
         """One streamed chunk."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
-        if self.kind == "chat":
+        if self.form.kind == "chat":
             delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
             if text:
                 delta["content"] = text
             choice["delta"] = delta
         else:
             choice["text"] = text or ""
-        name = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
+        name = "chat.completion.chunk" if self.form.kind == "chat" else "text_completion"
         return {**self._head(name), "choices": [choice]}
 
 
-async def stream(events: AsyncIterator[Event], reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
-    """Server-sent events of a session that has started."""
-    if reply.kind == "chat":
-        yield sse(reply.piece(None, first=True))
+async def stream(events: AsyncIterator[Event], reply: Reply, untold: Untold) -> AsyncIterator[bytes]:
+    """Server-sent events of a session that has started: what is untold, each with its mark as its id."""
+    if untold.everything and reply.form.kind == "chat":
+        yield sse(reply.piece(None, first=True), reply.mark())
     async for event in events:
         reply.take(event)
-        if isinstance(event, Chunk) and event.text:
-            piece = reply.piece(event.text)
-            yield sse(piece if event.durable else {**piece, "paceline": {"durable": False}})
+        if isinstance(event, Chunk) and (new := untold.of(event)) is not None and new.text:
+            piece = reply.piece(new.text)
+            yield sse(piece if new.durable else {**piece, "paceline": {"durable": False}}, reply.mark())
     assert reply.done is not None
     last = reply.piece(None, finish_reason=str(reply.done.reason))
-    yield sse({**last, "paceline": reply.receipt()})
-    if include_usage:
-        yield sse({**reply.piece(None), "choices": [], "usage": reply.usage()})
+    yield sse({**last, "paceline": reply.receipt()}, reply.mark())
+    if reply.form.include_usage:
+        yield sse({**reply.piece(None), "choices": [], "usage": reply.usage()}, reply.mark())
     yield b"data: [DONE]\n\n"
 
 
-def sse(body: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+def sse(body: dict[str, Any], mark: Mark | None = None) -> bytes:
+    """One server-sent event; a client that comes back with its id gets what follows."""
+    head = b"" if mark is None else f"id: {mark}\n".encode()
+    return head + b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

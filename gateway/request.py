@@ -6,8 +6,8 @@ import secrets
 from dataclasses import dataclass
 
 from gateway.errors import CONTEXT_LENGTH, INVALID, UNAVAILABLE, UNKNOWN_MODEL, RequestError
+from gateway.generation import Form, Generation
 from gateway.router import VerifierView
-from gateway.session import Generation
 from paceline.session import SamplingParams
 
 
@@ -45,6 +45,7 @@ def generation(
     *,
     prompt_field: str,
     max_tokens_field: str = "max_tokens",
+    form: Form | None = None,
 ) -> Generation:
     """The session to run. Raises `RequestError` for a prompt or length that does not fit the model."""
     context = served.max_context
@@ -81,4 +82,4 @@ def generation(
         seed=secrets.randbits(63) if wishes.seed is None else wishes.seed,
         stop_token_ids=stop_token_ids,
     )
-    return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation)
+    return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation, form or Form())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 
 import grpc
 
 from gateway.api import Gateway, observed
+from gateway.caller import ANYBODY
 from gateway.errors import INVALID, RequestError
+from gateway.events import Chunk, Event, Mark, Started, Untold
+from gateway.generation import Generation
 from gateway.prompt import ChatTurn
 from gateway.request import Wishes, generation, served_model
 from gateway.schema import MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
-from gateway.session import Chunk, Event, Generation, Started
 from paceline import telemetry, wire
 from paceline.rpc import Refused, refusals
 from paceline.v1 import gateway_pb2 as pb
@@ -34,16 +36,49 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> AsyncIterator[pb.GenerateResponse]:
         """One continuation, streamed."""
-        try:
-            with telemetry.rpc_span("gateway.request", context) as span:
-                wanted = await self._wanted(request)
-                detokenizer = self._gateway.prompts.detokenizer()
-                events = observed(self._gateway.sessions.generate(wanted, detokenizer, span), "grpc")
-                async with aclosing(events):  # type: ignore[type-var]
-                    async for event in events:
-                        yield _to_proto(event, self._gateway.model_name)
-        except RequestError as error:
-            raise Refused(error.kind.grpc, error.message, field=error.param) from error
+        with _refused(), telemetry.rpc_span("gateway.request", context) as span:
+            wanted = await self._wanted(request)
+            detokenizer = self._gateway.prompts.detokenizer()
+            events = self._gateway.sessions.generate(wanted, ANYBODY, detokenizer, span)
+            async with aclosing(self._told(events, Untold())) as responses:
+                async for response in responses:
+                    yield response
+
+    @refusals
+    async def Resume(
+        self,
+        request: pb.ResumeRequest,
+        context: grpc.aio.ServicerContext[pb.ResumeRequest, pb.GenerateResponse],
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """The rest of a session."""
+        with _refused(), telemetry.rpc_span("gateway.request", context) as span:
+            record = await self._gateway.sessions.claim(request.session_id, ANYBODY)
+            detokenizer = self._gateway.prompts.detokenizer()
+            events = self._gateway.sessions.resume(record, detokenizer, span)
+            mark = Mark(request.session_id, request.position, request.characters)
+            async with aclosing(self._told(events, Untold(mark))) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _told(
+        self, events: AsyncGenerator[Event, None], untold: Untold
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        async with aclosing(observed(events, "grpc")) as counted:
+            async for event in counted:
+                new = untold.of(event) if isinstance(event, Chunk) else event
+                if new is not None:
+                    yield _to_proto(new, self._gateway.model_name)
+
+    @refusals
+    async def Cancel(
+        self,
+        request: pb.CancelRequest,
+        context: grpc.aio.ServicerContext[pb.CancelRequest, pb.CancelResponse],
+    ) -> pb.CancelResponse:
+        """End a session, wherever it runs."""
+        with _refused():
+            reason = await self._gateway.sessions.cancel(request.session_id, ANYBODY)
+        return pb.CancelResponse(reason=wire.finish_reason_to_proto(reason))
 
     @refusals
     async def Fleet(
@@ -67,6 +102,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
         return generation(prompt_ids, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except RequestError as error:
+        raise Refused(error.kind.grpc, error.message, field=error.param) from error
 
 
 def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 import grpc
-from opentelemetry.trace import Span
 
+from gateway.caller import Caller
 from gateway.detokenize import Detokenizer, StopStrings
-from gateway.errors import INTERNAL, OVERLOADED, UNAVAILABLE, RequestError
+from gateway.errors import INTERNAL, OVERLOADED, TAKEN_OVER, UNAVAILABLE, RequestError
+from gateway.events import Chunk, Done, Event, Started
 from gateway.fleet import Fleet
+from gateway.generation import Generation
 from gateway.router import VerifierView, choose_verifier
 from gateway.speculation import Speculation
 from paceline import telemetry, wire
-from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
@@ -26,8 +27,9 @@ log = telemetry.logger(__name__)
 
 # How long a session looks for a verifier before its client is told.
 _PATIENCE_SECONDS = 20.0
-# Between two moves, for each verifier that has failed before.
+# Before a move, for each one since the last token: the first is made at once.
 _MOVE_SECONDS = 0.1
+_LONGEST_MOVE_SECONDS = 1.0
 # A verifier that ends a call so may serve the session elsewhere or later.
 _MOVABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -38,121 +40,49 @@ _MOVABLE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What a client asked for, whichever face it came through."""
-
-    model_id: str
-    prompt_ids: tuple[int, ...]
-    sampling: SamplingParams
-    stops: tuple[str, ...] = ()
-    speculation: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The session is recorded and its verifier has taken it."""
-
-    session_id: str
-    seed: int
-    prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """New tokens and the text that they make sure of."""
-
-    text: str
-    position: int
-    token_ids: tuple[int, ...]
-    accepted: int
-    # Whether the store has them.
-    durable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The last event."""
-
-    reason: FinishReason
-    receipt: Receipt
-
-
-Event = Started | Chunk | Done
 _Response = verifier_pb2.OpenResponse
-
-
-class Sessions:
-    """Runs sessions for both faces of the gateway."""
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        store: SessionStore | None,
-        *,
-        strict: bool,
-        silence_seconds: float,
-        max_sessions: int,
-        check_seconds: float,
-    ) -> None:
-        """`strict`: nothing begins or moves while the store does not answer.
-
-        A verifier that is silent for `silence_seconds` is taken for hung.
-        """
-        self.fleet = fleet
-        self.store = store
-        self.strict = strict
-        self.silence_seconds = silence_seconds
-        self.running = 0
-        self._max_sessions = max_sessions
-        self._check_seconds = check_seconds
-
-    async def generate(
-        self, wanted: Generation, detokenizer: Detokenizer, parent: Span
-    ) -> AsyncIterator[Event]:
-        """The session's events; leaving the iterator early cancels it everywhere. Raises `RequestError`."""
-        if self.running >= self._max_sessions:
-            raise RequestError(OVERLOADED, f"{self._max_sessions} sessions are running here; try again later")
-        self.running += 1
-        telemetry.GATEWAY_SESSIONS.set(self.running)
-        try:
-            with telemetry.span("gateway.session", parent) as span:
-                following = _Following(self, wanted, detokenizer, telemetry.inject(span))
-                span.set_attribute(telemetry.SESSION_ID, following.key.session_id)
-                span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
-                async for event in following.events():
-                    if isinstance(event, Done):
-                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
-                        span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
-                        span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
-                    yield event
-        finally:
-            self.running -= 1
-            telemetry.GATEWAY_SESSIONS.set(self.running)
+_Heard = Chunk | Done | verifier_pb2.Opened
 
 
 class _Silent(Exception):
     """A verifier neither serves its session nor says why."""
 
 
-class _Following:
-    """One session from its record to its last event."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How sessions are followed."""
+
+    # Nothing begins or moves while the store does not answer.
+    strict: bool
+    # A verifier that says nothing for so long is taken for hung.
+    silence_seconds: float
+    # How often a session's drafter is looked after.
+    check_seconds: float
+
+
+class Following:
+    """One session followed to its last event, by one gateway, from verifier to verifier."""
 
     def __init__(
         self,
-        sessions: Sessions,
+        fleet: Fleet,
+        store: SessionStore | None,
+        policy: Policy,
+        key: SessionKey,
         wanted: Generation,
+        caller: Caller,
         detokenizer: Detokenizer,
         trace: Sequence[tuple[str, str]],
     ) -> None:
-        self.key = SessionKey(secrets.token_urlsafe(24), 1)
+        self.key = key
         self._trace = tuple(trace)
-        self._fleet = sessions.fleet
-        self._store = sessions.store
-        self._strict = sessions.strict
-        self._silence_seconds = sessions.silence_seconds
-        self._check_seconds = sessions._check_seconds
+        self._fleet = fleet
+        self._store = store
+        self._strict = policy.strict
+        self._silence_seconds = policy.silence_seconds
+        self._check_seconds = policy.check_seconds
         self._wanted = wanted
+        self._caller = caller
         self._detokenizer = detokenizer
         self._stops = StopStrings(wanted.stops)
         self._committed: list[int] = []
@@ -160,28 +90,46 @@ class _Following:
         self._receipt = Receipt()
         self._failed: set[str] = set()
 
-    async def events(self) -> AsyncIterator[Event]:
-        await self._record()
-        wanted = self._wanted
-        started = False
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _started(self) -> Started:
+        return Started(self.key.session_id, self._wanted.sampling.seed, len(self._wanted.prompt_ids))
+
+    async def events(self, resumed: SessionRecord | None = None) -> AsyncGenerator[Event, None]:
+        """All events of a new session, or of one that was begun elsewhere and is claimed by that record.
+
+        Raises `RequestError`.
+        """
+        if resumed is None:
+            await self._record()
+        else:
+            yield self._started()
+            for event in self._untold(resumed):
+                yield event
+                if isinstance(event, Done):
+                    return
+        started = resumed is not None
+        deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
         while True:
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
             verifier = await self._verifier(deadline)
             try:
-                async for event in self._serve(verifier):
-                    if isinstance(event, verifier_pb2.Opened):
-                        if not started:
-                            yield Started(self.key.session_id, wanted.sampling.seed, len(wanted.prompt_ids))
-                        started = True
-                        continue
-                    deadline = time.monotonic() + _PATIENCE_SECONDS
-                    yield event
-                    if isinstance(event, Done):
-                        return
+                async with aclosing(self._serve(verifier)) as events:
+                    async for event in events:
+                        if isinstance(event, verifier_pb2.Opened):
+                            if not started:
+                                yield self._started()
+                            started = True
+                            continue
+                        deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
+                        yield event
+                        if isinstance(event, Done):
+                            return
             except (grpc.aio.AioRpcError, _Silent) as error:
-                if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MOVABLE:
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
+                    for event in await self._taken_over(error):
+                        yield event
+                    return
+                if isinstance(error, grpc.aio.AioRpcError) and not _is_movable(error, started=started):
                     raise _refusal(error) from error
                 log.warning(
                     "verifier lost, moving the session",
@@ -190,16 +138,17 @@ class _Following:
                     why="silent" if isinstance(error, _Silent) else error.code().name,
                 )
                 self._failed.add(verifier.address)
+                moves += 1
                 if isinstance(error, _Silent):
                     # Perhaps it was only slow.
                     self._silence_seconds *= 2
                 if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
                     self._fleet.verifiers[verifier.address].lost("call failed")
-                async for event in self._claim():
+                for event in await self._claim():
                     yield event
                     if isinstance(event, Done):
                         return
-                await asyncio.sleep(_MOVE_SECONDS * (len(self._failed) - 1))
+                await asyncio.sleep(min(_MOVE_SECONDS * (moves - 1), _LONGEST_MOVE_SECONDS))
 
     async def _record(self) -> None:
         if self._store is None:
@@ -215,9 +164,7 @@ class _Following:
 
     def _known_record(self) -> SessionRecord:
         """The session as its client knows it."""
-        wanted = self._wanted
-        committed = tuple(self._committed)
-        return SessionRecord(self.key, wanted.model_id, wanted.prompt_ids, wanted.sampling, committed)
+        return self._wanted.record(self.key, self._caller, self._committed)
 
     async def _verifier(self, deadline: float) -> VerifierView:
         while True:
@@ -229,7 +176,7 @@ class _Following:
                 raise RequestError(UNAVAILABLE, "no verifier has room for this session; try again later")
             await asyncio.sleep(0.1)
 
-    async def _serve(self, verifier: VerifierView) -> AsyncIterator[Chunk | Done | verifier_pb2.Opened]:
+    async def _serve(self, verifier: VerifierView) -> AsyncGenerator[_Heard, None]:
         """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails, or `_Silent`."""
         wanted = self._wanted
         stub = verifier_pb2_grpc.VerifierServiceStub(self._fleet.verifiers[verifier.address].channel)
@@ -240,6 +187,7 @@ class _Following:
                 committed_ids=self._committed,
                 sampling=wire.sampling_to_proto(wanted.sampling),
                 model_id=wanted.model_id,
+                reply=self._known_record().reply,
             ),
             metadata=self._trace,
         )
@@ -258,7 +206,7 @@ class _Following:
                             yield Done(FinishReason.STOP, self._receipt)
                             return
                 elif kind == "finished":
-                    async for event in self._end(response.finished):
+                    for event in self._last_events(wire.finish_reason_from_proto(response.finished.reason)):
                         yield event
                     return
             raise RequestError(INTERNAL, "the verifier ended the session without saying why")
@@ -311,52 +259,77 @@ class _Following:
         self._receipt = replace(
             self._receipt,
             steps=self._receipt.steps + 1,
-            committed_tokens=self._receipt.committed_tokens + len(fresh),
-            accepted_tokens=self._receipt.accepted_tokens + accepted,
+            drafted_tokens=self._receipt.drafted_tokens + tokens.drafted,
+            drafted_steps=self._receipt.drafted_steps + (tokens.drafted > 0),
         )
-        if accepted:
-            yield self._chunk(fresh[:accepted], accepted, durable=tokens.durable)
-        if accepted < len(fresh):
-            yield self._chunk(fresh[accepted:], 0, durable=tokens.durable)
+        for part, guessed in ((fresh[:accepted], accepted), (fresh[accepted:], 0)):
+            if part and not self._stops.matched:
+                chunk = self._chunk(part, guessed, durable=tokens.durable)
+                self._receipt = replace(
+                    self._receipt,
+                    committed_tokens=self._receipt.committed_tokens + len(chunk.token_ids),
+                    accepted_tokens=self._receipt.accepted_tokens + chunk.accepted,
+                )
+                yield chunk
 
     def _chunk(self, fresh: Sequence[int], accepted: int, *, durable: bool) -> Chunk:
         position = len(self._wanted.prompt_ids) + len(self._committed)
-        self._committed += fresh
-        text = self._stops.push(self._detokenizer.push(fresh))
+        text, told = self._text(fresh)
+        self._committed += told
         self._durable = durable
-        return Chunk(text, position, tuple(fresh), accepted, durable)
+        return Chunk(text, position, tuple(told), min(accepted, len(told)), durable)
 
-    async def _end(self, finished: verifier_pb2.Finished) -> AsyncIterator[Chunk | Done]:
-        reason = wire.finish_reason_from_proto(finished.reason)
-        for event in self._last_events(reason, wire.receipt_from_proto(finished.receipt)):
-            yield event
+    def _text(self, fresh: Sequence[int]) -> tuple[str, Sequence[int]]:
+        """The text of new ids, and the ids that belong to it: none behind a stop string."""
+        if not self._wanted.stops:
+            return self._detokenizer.push(fresh), fresh
+        text = ""
+        for count, token in enumerate(fresh, 1):
+            text += self._stops.push(self._detokenizer.push((token,)))
+            if self._stops.matched:
+                return text, fresh[:count]
+        return text, fresh
 
-    def _last_events(self, reason: FinishReason, receipt: Receipt) -> list[Chunk | Done]:
+    def _last_events(self, reason: FinishReason) -> list[Chunk | Done]:
         """What was held back, then the end."""
         tail = self._stops.push(self._detokenizer.flush())
         if self._stops.matched:
             reason = FinishReason.STOP
         tail += self._stops.flush()
-        done = Done(reason, receipt)
+        done = Done(reason, self._receipt)
         position = len(self._wanted.prompt_ids) + len(self._committed)
         return [Chunk(tail, position, (), 0, self._durable), done] if tail else [done]
 
-    async def _claim(self) -> AsyncIterator[Chunk | Done]:
-        """Fence the lost verifier out and take over what it had committed but not told."""
-        record = await self._claimed()
+    def _untold(self, record: SessionRecord) -> list[Chunk | Done]:
+        """What the session has come to since its client last heard, and its end if it has ended."""
+        events: list[Chunk | Done] = []
         untold = record.committed_ids[len(self._committed) :]
         if untold:
-            yield self._chunk(untold, 0, durable=True)
+            events.append(self._chunk(untold, 0, durable=True))
         if self._stops.matched:
-            yield Done(FinishReason.STOP, self._receipt)
-            return
+            return [*events, Done(FinishReason.STOP, self._receipt)]
         reason = record.finish_reason or self._reason_to_end()
-        if reason is not None:
-            for event in self._last_events(reason, self._receipt):
-                yield event
+        return events if reason is None else [*events, *self._last_events(reason)]
+
+    async def _claim(self) -> list[Chunk | Done]:
+        """Fence the lost verifier out and take over what it had committed but not told."""
+        try:
+            return self._untold(await self._claimed())
+        except Fenced as error:
+            return await self._taken_over(error)
+
+    async def _taken_over(self, error: Exception) -> list[Chunk | Done]:
+        """The rest of a session that a later owner has ended. Raises `RequestError` while it goes on."""
+        record = None
+        if self._store is not None:
+            with suppress(StoreUnavailable):
+                record = await self._store.get(self.key.session_id)
+        if record is None or record.finish_reason is None:
+            raise RequestError(TAKEN_OVER, "the session goes on in another stream") from error
+        return self._untold(record)
 
     async def _claimed(self) -> SessionRecord:
-        """The record under an epoch that no verifier has had. Raises `RequestError`.
+        """The record under an epoch that no verifier has had. Raises `Fenced` or `RequestError`.
 
         Without a store that knows the session it is what the client knows: tokens that only the lost
         verifier had are drawn again, and come out the same.
@@ -370,8 +343,6 @@ class _Following:
             except UnknownSession:
                 log.warning("the store had lost the session", session=self.key.session_id)
             await self._store.restore(self._known_record())
-        except Fenced as error:
-            raise RequestError(UNAVAILABLE, f"the session has another owner: {error}") from error
         except StoreUnavailable as error:
             log.warning("session not claimed", session=self.key.session_id, error=str(error))
             if self._strict:
@@ -384,6 +355,14 @@ class _Following:
         if self._committed and self._committed[-1] in sampling.stop_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self._committed) >= sampling.max_tokens else None
+
+
+def _is_movable(error: grpc.aio.AioRpcError, *, started: bool) -> bool:
+    """Whether another verifier, or this one later, may serve the session.
+
+    One that is full turns a new session away; a session that has begun waits for room.
+    """
+    return error.code() in _MOVABLE or (started and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> RequestError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
@@ -13,8 +16,13 @@ from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import finish_reason_from_proto, receipt_from_proto
 
-_FLEET_TIMEOUT_S = 5.0
-_OPTIONS = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+_UNARY_TIMEOUT_S = 5.0
+_OPTIONS = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
+# Between two calls of one stream.
+_AGAIN_S = 0.2
+# How a stream ends whose gateway, or the way to it, is gone.
+_BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+_CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class GatewayError(Exception):
@@ -114,13 +122,72 @@ class Finished:
 Event = Started | Chunk | Finished
 
 
+class _Stream:
+    """How far a generation has been told, and the call that tells the rest."""
+
+    def __init__(
+        self, generation: Generation, timeout_s: float | None, resume_s: float, gateways: int
+    ) -> None:
+        self._request = generation.to_proto()
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._resume_s = resume_s
+        self._untried = gateways - 1
+        self._started: Started | None = None
+        self._position = 0
+        self._characters = 0
+        self._broken: grpc.RpcError | None = None
+        self._broken_at = 0.0
+
+    def call(self, stub: gateway_pb2_grpc.GatewayServiceStub) -> Any:
+        """The next call: the generation's own, or one that goes on behind what has been told."""
+        timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        if self._started is None:
+            return stub.Generate(self._request, timeout=timeout)
+        rest = gateway_pb2.ResumeRequest(
+            session_id=self._started.session_id, position=self._position, characters=self._characters
+        )
+        return stub.Resume(rest, timeout=timeout)
+
+    def take(self, response: gateway_pb2.GenerateResponse) -> Event | None:
+        """The event in a response; None where a resumed stream says again that it has started."""
+        event = _event(response)
+        if isinstance(event, Started):
+            again, self._started = self._started is not None, event
+            return None if again else event
+        self._broken = None
+        if isinstance(event, Chunk):
+            self._position = event.position + len(event.token_ids)
+            self._characters += len(event.text)
+        return event
+
+    def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:
+        """What is the matter, or None where it is worth to go on."""
+        now, code = time.monotonic(), _code(error)
+        if self._deadline is not None and now >= self._deadline:
+            return error
+        if self._started is None:
+            self._untried -= 1
+            return None if self._untried >= 0 and _is_unreachable(error) else error
+        if self._broken is None:
+            self._broken, self._broken_at = error, now
+        if code not in _BROKEN:
+            # Why the stream broke says more than that this gateway cannot resume it.
+            return self._broken if code in _CANNOT_RESUME else error
+        return None if now - self._broken_at < self._resume_s else error
+
+
 class GatewayClient:
     """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, resume_s: float = 30.0) -> None:
+        """`address`: host:port; several gateways, separated by commas, stand in for one another.
+
+        A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
+        """
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+        self._resume_s = resume_s
+        self._channels = [grpc.aio.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
+        self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,41 +195,57 @@ class GatewayClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def generate(
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Stream one generation; closing the iterator early cancels the session everywhere."""
-        call = self._stub.Generate(generation.to_proto(), timeout=timeout_s)
+        """Stream one generation; closing the iterator early stops the session everywhere."""
+        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs))
+        while True:
+            call = stream.call(self._stubs[0])
+            try:
+                async for response in call:
+                    if (event := stream.take(response)) is not None:
+                        yield event
+                return
+            except grpc.aio.AioRpcError as error:
+                if (failure := stream.fails_with(error)) is not None:
+                    raise _error(self.address, failure) from failure
+                self._stubs.rotate(-1)
+            finally:
+                call.cancel()
+            await asyncio.sleep(_AGAIN_S)
+
+    async def cancel(self, session_id: str) -> FinishReason:
+        """End a session wherever it runs; gives why it has ended."""
         try:
-            async for response in call:
-                yield _event(response)
+            request = gateway_pb2.CancelRequest(session_id=session_id)
+            response = await self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise self._refused(error) from error
-        finally:
-            call.cancel()
+            raise _error(self.address, error) from error
+        return finish_reason_from_proto(response.reason)
 
     async def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = await self._stub.Fleet(request, timeout=_FLEET_TIMEOUT_S)
+            fleet: gateway_pb2.FleetResponse = await self._stubs[0].Fleet(request, timeout=_UNARY_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise self._refused(error) from error
+            raise _error(self.address, error) from error
         return fleet
-
-    def _refused(self, error: grpc.aio.AioRpcError) -> GatewayError:
-        return _error(self.address, error.code(), error.details())
 
 
 class SyncGatewayClient:
-    """Blocking client. All of it raises `GatewayError`. Use as `with SyncGatewayClient("host:port")`."""
+    """Blocking client, as `GatewayClient`. Use as `with SyncGatewayClient("host:port")`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, resume_s: float = 30.0) -> None:
+        """See `GatewayClient`."""
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+        self._resume_s = resume_s
+        self._channels = [grpc.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
+        self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
 
     def __enter__(self) -> Self:
         return self
@@ -170,32 +253,50 @@ class SyncGatewayClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def generate(
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> Generator[Event, None, None]:
-        """Stream one generation; closing the iterator early cancels the session everywhere."""
-        call = self._stub.Generate(generation.to_proto(), timeout=timeout_s)
+        """Stream one generation; closing the iterator early stops the session everywhere."""
+        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs))
+        while True:
+            call = stream.call(self._stubs[0])
+            try:
+                for response in call:
+                    if (event := stream.take(response)) is not None:
+                        yield event
+                return
+            except grpc.RpcError as error:
+                if (failure := stream.fails_with(error)) is not None:
+                    raise _error(self.address, failure) from failure
+                self._stubs.rotate(-1)
+            finally:
+                call.cancel()
+            time.sleep(_AGAIN_S)
+
+    def cancel(self, session_id: str) -> FinishReason:
+        """End a session wherever it runs; gives why it has ended."""
         try:
-            for response in call:
-                yield _event(response)
+            request = gateway_pb2.CancelRequest(session_id=session_id)
+            response = self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise self._refused(error) from error
-        finally:
-            call.cancel()
+            raise _error(self.address, error) from error
+        return finish_reason_from_proto(response.reason)
 
     def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = self._stub.Fleet(request, timeout=_FLEET_TIMEOUT_S)
+            fleet: gateway_pb2.FleetResponse = self._stubs[0].Fleet(request, timeout=_UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise self._refused(error) from error
+            raise _error(self.address, error) from error
         return fleet
 
-    def _refused(self, error: grpc.RpcError) -> GatewayError:
-        return _error(self.address, error.code(), error.details())
+
+def _addresses(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _event(response: gateway_pb2.GenerateResponse) -> Event:
@@ -215,8 +316,18 @@ def _event(response: gateway_pb2.GenerateResponse) -> Event:
 _NOT_CONNECTED = ("failed to connect", "errors resolving")
 
 
-def _error(address: str, code: grpc.StatusCode, details: str | None) -> GatewayError:
-    message = details or code.name
-    if code is grpc.StatusCode.UNAVAILABLE and any(words in message.lower() for words in _NOT_CONNECTED):
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+def _is_unreachable(error: grpc.RpcError) -> bool:
+    words = (error.details() or "").lower()
+    return _code(error) is grpc.StatusCode.UNAVAILABLE and any(each in words for each in _NOT_CONNECTED)
+
+
+def _error(address: str, error: grpc.RpcError) -> GatewayError:
+    code = _code(error)
+    if _is_unreachable(error):
         return GatewayUnreachable(code, f"no gateway answers at {address}")
-    return GatewayError(code, message)
+    return GatewayError(code, error.details() or code.name)

@@ -7,11 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from paceline import local_redis
 from tests.pods import Pod, Pods
 from tests.tiny import make_tiny_model
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("paceline", deadline=None)
+hypothesis.settings.load_profile("paceline")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -83,13 +84,37 @@ class Pod:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
+    def terminate(self) -> None:
+        """SIGTERM, and no wait."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL."""
-        self._process.terminate()
+        self.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where one gateway answers."""
+
+    http: str
+    grpc: str
+
+    def sees_all(self, *, drafters: bool) -> bool:
+        """Whether it takes every pod for healthy."""
+        try:
+            if httpx.get(f"{self.http}/readyz", timeout=2).status_code != 200:
+                return False
+        except httpx.TransportError:
+            return False
+        with grpc.insecure_channel(self.grpc) as channel:
+            fleet = gateway_pb2_grpc.GatewayServiceStub(channel).Fleet(gateway_pb2.FleetRequest(), timeout=5)
+        expected = [*fleet.verifiers, *(fleet.drafters if drafters else ())]
+        return all(pod.healthy for pod in expected)
 
 
 class Pods:
@@ -144,15 +169,7 @@ class Pods:
         if drafters:
             for address in self.drafters:
                 self.launch_drafter(address)
-        self._start(
-            "gateway",
-            "gateway",
-            *("--http-port", str(self._http_port), "--port", str(self._grpc_port)),
-            *("--verifiers", ",".join(self.verifiers), "--drafters", ",".join(self.drafters)),
-            *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
-            *("--poll-seconds", "0.1", "--max-body-bytes", "65536", "--durability", self._durability),
-            *self._gateway_flags,
-        )
+        self._launch_gateway("gateway", self._http_port, self._grpc_port)
         for address in self.verifiers:
             self.pods[address].until(partial(_serving, address))
         if drafters:
@@ -161,9 +178,28 @@ class Pods:
         self.until_all_are_seen(drafters=drafters)
         return self
 
+    def _launch_gateway(self, name: str, http_port: int, port: int) -> None:
+        self._start(
+            name,
+            "gateway",
+            *("--http-port", str(http_port), "--port", str(port)),
+            *("--verifiers", ",".join(self.verifiers), "--drafters", ",".join(self.drafters)),
+            *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
+            *("--poll-seconds", "0.1", "--max-body-bytes", "65536", "--durability", self._durability),
+            *self._gateway_flags,
+        )
+
+    def start_gateway(self, name: str) -> Gateway:
+        """Start one more gateway of the same fleet and wait until it sees all of it."""
+        where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
+        gateway = Gateway(where.url, where.grpc)
+        self._launch_gateway(name, where.http_port, where.grpc_port)
+        self.pods[name].until(lambda: gateway.sees_all(drafters=True))
+        return gateway
+
     def until_all_are_seen(self, *, drafters: bool = True) -> None:
         """Return when the gateway takes every pod for healthy."""
-        self.pods["gateway"].until(lambda: self._sees_all(drafters))
+        self.pods["gateway"].until(lambda: Gateway(self.http, self.grpc).sees_all(drafters=drafters))
 
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""
@@ -205,17 +241,6 @@ class Pods:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [*launcher, "-m", module, "--host", HOST, *flags]
         self.pods[name] = Pod(name, command, self.folder)
-
-    def _sees_all(self, drafters: bool) -> bool:
-        try:
-            if httpx.get(f"{self.http}/readyz", timeout=2).status_code != 200:
-                return False
-        except httpx.TransportError:
-            return False
-        with grpc.insecure_channel(self.grpc) as channel:
-            fleet = gateway_pb2_grpc.GatewayServiceStub(channel).Fleet(gateway_pb2.FleetRequest(), timeout=5)
-        expected = [*fleet.verifiers, *(fleet.drafters if drafters else ())]
-        return all(pod.healthy for pod in expected)
 
 
 def _serving(address: str) -> bool:

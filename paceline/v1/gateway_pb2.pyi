@@ -57,6 +57,28 @@ class GenerateRequest(_message.Message):
     speculation: bool
     def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., speculation: _Optional[bool] = ...) -> None: ...
 
+class ResumeRequest(_message.Message):
+    __slots__ = ("session_id", "position", "characters")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    characters: int
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., characters: _Optional[int] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CancelResponse(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: _session_pb2.FinishReason
+    def __init__(self, reason: _Optional[_Union[_session_pb2.FinishReason, str]] = ...) -> None: ...
+
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "chunk", "finished")
     STARTED_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,16 @@ class GatewayServiceStub:
                 request_serializer=paceline_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/paceline.v1.GatewayService/Resume',
+                request_serializer=paceline_dot_v1_dot_gateway__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/paceline.v1.GatewayService/Cancel',
+                request_serializer=paceline_dot_v1_dot_gateway__pb2.CancelRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_gateway__pb2.CancelResponse.FromString,
+                _registered_method=True)
         self.Fleet = channel.unary_unary(
                 '/paceline.v1.GatewayService/Fleet',
                 request_serializer=paceline_dot_v1_dot_gateway__pb2.FleetRequest.SerializeToString,
@@ -50,9 +60,28 @@ class GatewayServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generate one continuation and stream it. Cancelling the call cancels the session everywhere.
+        """Generate one continuation and stream it. Cancelling the call stops the session everywhere.
         INVALID_ARGUMENT: the request breaks a bound, named in the message. NOT_FOUND: unknown model.
         RESOURCE_EXHAUSTED: try later. UNAVAILABLE: no verifier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Go on with a session whose stream broke, at this gateway or another one. What the client has not had comes
+        as Generate would have sent it: first `started`, then each token and character once. A stream that still
+        follows the session elsewhere ends with ABORTED. Sessions are kept for session_ttl_seconds after their
+        last token, ended or not.
+        NOT_FOUND: no such session of this caller's. Else as Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """End a session, wherever it runs; its stream ends with FINISH_REASON_CANCELLED. (Cancelling a call only stops
+        the session: it can be resumed.) NOT_FOUND: no such session of this caller's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +101,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=paceline_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=paceline_dot_v1_dot_gateway__pb2.ResumeRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=paceline_dot_v1_dot_gateway__pb2.CancelRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_gateway__pb2.CancelResponse.SerializeToString,
             ),
             'Fleet': grpc.unary_unary_rpc_method_handler(
                     servicer.Fleet,
@@ -106,6 +145,60 @@ class GatewayService:
             '/paceline.v1.GatewayService/Generate',
             paceline_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
             paceline_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paceline.v1.GatewayService/Resume',
+            paceline_dot_v1_dot_gateway__pb2.ResumeRequest.SerializeToString,
+            paceline_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.GatewayService/Cancel',
+            paceline_dot_v1_dot_gateway__pb2.CancelRequest.SerializeToString,
+            paceline_dot_v1_dot_gateway__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import pytest
 from opentelemetry.trace import INVALID_SPAN
 
 from gateway import session
-from gateway.errors import RequestError
+from gateway.caller import ANYBODY
+from gateway.errors import OVERLOADED, RequestError
+from gateway.events import Chunk, Done, Event
 from gateway.fleet import Fleet
+from gateway.generation import Generation
 from gateway.prompt import Prompts
-from gateway.session import Chunk, Done, Event, Generation, Sessions
+from gateway.session import Policy
+from gateway.sessions import Sessions
 from paceline import rpc, wire
 from paceline.session import FinishReason, Receipt, SamplingParams
 from paceline.store import MemoryStore, SessionStore
@@ -26,8 +31,9 @@ MODEL = "m"
 PROMPT = (5, 6, 7)
 STOP_ID = 2
 Response = verifier_pb2.OpenResponse
-# What one call of Open does after it has admitted the session: responses, seconds of silence, or its end.
-Script = Sequence[Response | float | grpc.StatusCode]
+# What one call of Open does: it refuses the session; or admits it and then says responses, keeps silent for
+# some seconds, or ends.
+Script: TypeAlias = grpc.StatusCode | Sequence[Response | float | grpc.StatusCode]
 
 
 def tokens(position: int, *ids: int) -> Response:
@@ -56,6 +62,8 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
     ) -> AsyncIterator[Response]:
         script = self.scripts[min(len(self.opened), len(self.scripts) - 1)]
         self.opened.append(request)
+        if isinstance(script, grpc.StatusCode):
+            await context.abort(script, "scripted")
         yield Response(opened=verifier_pb2.Opened())
         for action in script:
             if isinstance(action, Response):
@@ -87,9 +95,8 @@ async def serving(
     fleet.start()
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
-        yield Sessions(
-            fleet, store, strict=False, silence_seconds=silence_seconds, max_sessions=9, check_seconds=1
-        )
+        policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
+        yield Sessions(fleet, store, policy, model_id=MODEL, max_sessions=9)
     finally:
         await fleet.close()
         await server.stop(0)
@@ -102,7 +109,7 @@ Ask = Callable[[Sessions], AsyncIterator[Event]]
 def ask(tiny_model: Path) -> Ask:
     prompts = Prompts(str(tiny_model))
     wanted = Generation(MODEL, PROMPT, SamplingParams(max_tokens=6, stop_token_ids=frozenset({STOP_ID})))
-    return lambda sessions: sessions.generate(wanted, prompts.detokenizer(), INVALID_SPAN)
+    return lambda sessions: sessions.generate(wanted, ANYBODY, prompts.detokenizer(), INVALID_SPAN)
 
 
 def ids(events: Sequence[Event]) -> list[int]:
@@ -148,6 +155,22 @@ async def test_a_verifier_that_was_only_slow_gets_more_time(ask: Ask) -> None:
         events = [event async for event in ask(sessions)]
     assert ids(events) == [10]
     assert len(verifier.opened) == 2
+
+
+async def test_a_session_that_has_begun_waits_for_room(ask: Ask) -> None:
+    full = grpc.StatusCode.RESOURCE_EXHAUSTED
+    verifier = ScriptedVerifier([tokens(3, 10), DIES], full, full, [tokens(4, 11), FINISHED])
+    async with serving(verifier) as sessions:
+        events = [event async for event in ask(sessions)]
+    assert ids(events) == [10, 11]
+
+
+async def test_a_new_session_is_turned_away_where_there_is_no_room(ask: Ask) -> None:
+    verifier = ScriptedVerifier(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    async with serving(verifier) as sessions:
+        with pytest.raises(RequestError) as caught:
+            [event async for event in ask(sessions)]
+    assert caught.value.kind is OVERLOADED
 
 
 async def test_a_session_that_nobody_gets_on_with_ends(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,9 @@ async def test_the_wire_is_server_sent_events(fleet: Pods) -> None:
         body = (await answer.aread()).decode()
     events = body.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
-    last = json.loads(events[-3].removeprefix("data: "))
+    mark, _, data = events[-3].partition("\n")
+    last = json.loads(data.removeprefix("data: "))
+    assert mark.startswith(f"id: {last['paceline']['session_id']}:")
     assert last["paceline"]["steps"] >= 1
     assert last["paceline"]["acceptance_length"] >= 1
 

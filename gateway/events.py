@@ -1,0 +1,97 @@
+"""What a session tells its client, whichever face the client came through."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from gateway.errors import INVALID, RequestError
+from paceline.session import FinishReason, Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The session is recorded and its verifier has taken it."""
+
+    session_id: str
+    seed: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens and the text that they make sure of."""
+
+    text: str
+    position: int
+    token_ids: tuple[int, ...]
+    accepted: int
+    # Whether the store has them.
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event."""
+
+    reason: FinishReason
+    receipt: Receipt
+
+
+Event = Started | Chunk | Done
+
+_NUMBER = re.compile(r"[0-9]{1,12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a client has been told of a session. As text it is the id of a server-sent event.
+
+    Text waits for whole characters and for stop strings, so it lags behind the tokens by as much as depends
+    on how they came: both are counted.
+    """
+
+    session_id: str
+    # Absolute position (index in prompt + committed) of the first id it has not had.
+    position: int = 0
+    # Characters (code points) that it has had.
+    characters: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.position}:{self.characters}"
+
+    @classmethod
+    def parse(cls, text: str) -> Mark:
+        """The mark a client sends back. Raises `RequestError`."""
+        parts = text.split(":")
+        if len(parts) != 3 or not all(_NUMBER.fullmatch(part) for part in parts[1:]):
+            raise RequestError(
+                INVALID, "Last-Event-ID must be the id of an event of the stream that broke", "Last-Event-ID"
+            )
+        return cls(parts[0], int(parts[1]), int(parts[2]))
+
+
+class Untold:
+    """Of a session told from its beginning, what a client that has come to a mark has not had."""
+
+    def __init__(self, mark: Mark | None = None) -> None:
+        """Without a mark everything is new."""
+        self._position = mark.position if mark else 0
+        self._characters = mark.characters if mark else 0
+        self.everything = not (self._position or self._characters)
+
+    def of(self, chunk: Chunk) -> Chunk | None:
+        """What is new in the session's next chunk; None if nothing is."""
+        known = min(max(0, self._position - chunk.position), len(chunk.token_ids))
+        text = chunk.text[self._characters :]
+        self._characters = max(0, self._characters - len(chunk.text))
+        token_ids = chunk.token_ids[known:]
+        if not text and not token_ids:
+            return None
+        return replace(
+            chunk,
+            text=text,
+            position=chunk.position + known,
+            token_ids=token_ids,
+            accepted=max(0, chunk.accepted - known),
+        )

@@ -1,0 +1,60 @@
+"""What a client asked for, and what a session's record keeps of it for the gateway that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from gateway.caller import Caller
+from paceline.session import SamplingParams, SessionKey
+from paceline.store import SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an HTTP reply is written. Sessions begun over gRPC have the default."""
+
+    kind: Literal["chat", "text"] = "text"
+    include_usage: bool = False
+    # Unix seconds; OpenAI's bodies carry it.
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation, whichever face it was asked through."""
+
+    model_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stops: tuple[str, ...] = ()
+    speculation: bool = True
+    form: Form = Form()
+
+    def record(self, key: SessionKey, caller: Caller, committed_ids: Sequence[int] = ()) -> SessionRecord:
+        """The session's record."""
+        reply = {
+            "caller": caller.id,
+            "stops": self.stops,
+            "speculation": self.speculation,
+            "form": asdict(self.form),
+        }
+        return SessionRecord(
+            key, self.model_id, self.prompt_ids, self.sampling, tuple(committed_ids), json.dumps(reply)
+        )
+
+    @classmethod
+    def recorded(cls, record: SessionRecord) -> tuple[Generation, Caller]:
+        """What a record asks for, and whose session it is."""
+        reply = json.loads(record.reply)
+        wanted = cls(
+            record.model_id,
+            record.prompt_ids,
+            record.sampling,
+            tuple(reply["stops"]),
+            reply["speculation"],
+            Form(**reply["form"]),
+        )
+        return wanted, Caller(reply["caller"])
