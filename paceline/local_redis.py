@@ -7,8 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis.asyncio
-from redis.exceptions import RedisError
+from paceline.redis_client import RedisClient, RedisUnavailable
 
 # A Unix socket's path is at most 107 bytes on Linux (103 elsewhere); ours adds some 30 to the base.
 _MAX_TMP_PATH = 70
@@ -58,11 +57,12 @@ def private_server(binary: Path, folder: Path) -> LocalRedis:
 
 
 async def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a server at `url` answers a PING in time. A malformed `url` raises `ValueError`."""
-    client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    """Whether what `url` names answers in time, and can write. A malformed `url` raises `SettingsError`."""
+    client = RedisClient(url, timeout_seconds=timeout_s)
     try:
-        return bool(await client.ping())
-    except (RedisError, OSError):
+        await client.ping()
+    except RedisUnavailable:
         return False
     finally:
-        await client.aclose()
+        await client.close()
+    return True

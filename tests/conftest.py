@@ -12,6 +12,7 @@ import pytest
 
 from paceline import local_redis
 from tests.pods import Pod, Pods
+from tests.redis_servers import redis_cluster
 from tests.tiny import make_tiny_model
 
 # How long an example takes says more of the machine than of the code.
@@ -29,6 +30,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield server.url
     pod.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of three primaries of this test run's own."""
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster.url
 
 
 @pytest.fixture(scope="session")

@@ -31,17 +31,17 @@ log = telemetry.logger(__name__)
 
 
 async def serve(
-    settings: VerifierSettings, decoder: Decoder, blocks: int, engine: Executor, stop: asyncio.Event
+    settings: VerifierSettings,
+    store: SessionStore | None,
+    decoder: Decoder,
+    blocks: int,
+    engine: Executor,
+    stop: asyncio.Event,
 ) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
     served = describe(
         decoder, model=settings.model, model_name=settings.model_name, port=settings.port, kv_blocks=blocks
     )
-    store: SessionStore | None = None
-    if settings.redis_url:
-        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
-    else:
-        log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
     event_loop = asyncio.get_running_loop()
     streams = DrafterStreams()
     committer = Committer(
@@ -130,6 +130,11 @@ def run(settings: VerifierSettings) -> None:
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.
     sys.setswitchinterval(0.0005)
+    store = None
+    if settings.redis_url:
+        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
+    else:
+        log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
     with engine_thread() as engine:
         try:
             decoder, blocks = engine.submit(_load, settings, ranks).result()
@@ -137,7 +142,7 @@ def run(settings: VerifierSettings) -> None:
             raise SettingsError(str(error)) from error
         try:
             if ranks.leads:
-                run_service(lambda stop: serve(settings, decoder, blocks, engine, stop))
+                run_service(lambda stop: serve(settings, store, decoder, blocks, engine, stop))
                 engine.submit(decoder.close).result()
             else:
                 _follow(ranks, decoder, blocks, engine)

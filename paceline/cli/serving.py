@@ -24,6 +24,7 @@ from paceline.local_plan import Addresses, plan_fleet
 from paceline.local_process import ServiceDied
 from paceline.local_redis import LocalRedis, RedisMissing
 from paceline.model_store import LocalModel
+from paceline.settings import SettingsError
 
 _KEPT_LOGS = 10
 _STOPPED = 128  # exit status of a process ended by signal n is 128 + n, by convention
@@ -166,8 +167,8 @@ def _invite(options: UpOptions) -> None:
 async def _reachable(url: str) -> bool:
     try:
         return await local_redis.answers(url)
-    except ValueError as error:
-        raise UpFailed(f"not a Redis URL: {error}") from error
+    except SettingsError as error:
+        raise UpFailed(str(error)) from error
 
 
 @contextmanager

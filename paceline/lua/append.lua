@@ -4,7 +4,7 @@
 -- Ids that stand there already are skipped, and only the rest is added: after a lost reply the owner sends
 -- the same ids again, with those it has drawn since; and it may not know of what an earlier owner added.
 -- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>". A record that lost what happened since an
--- earlier owner is as good as none.
+-- earlier owner is as good as none, and so is half a record.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or tonumber(epoch) < tonumber(ARGV[2]) then
   return 'UNKNOWN'
@@ -14,6 +14,9 @@ if epoch ~= ARGV[2] then
 end
 local start = tonumber(ARGV[3]) * 4 - redis.call('HSTRLEN', KEYS[1], 'prompt')
 local length = redis.call('STRLEN', KEYS[2])
+if length == 0 and redis.call('EXISTS', KEYS[2]) == 0 then
+  return 'UNKNOWN'
+end
 local known = ''
 if start >= 0 and start < length then
   known = redis.call('GETRANGE', KEYS[2], start, -1)

@@ -6,8 +6,8 @@ local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch and tonumber(epoch) > tonumber(ARGV[2]) then
   return 'FENCED epoch ' .. ARGV[2] .. ' does not own the session, ' .. epoch .. ' does'
 end
-local ids = redis.call('GET', KEYS[2]) or ''
-if epoch == ARGV[2] and #ids >= #ARGV[7] and string.sub(ids, 1, #ARGV[7]) == ARGV[7] and ARGV[8] == '' then
+local ids = redis.call('GET', KEYS[2])
+if epoch == ARGV[2] and ids and string.sub(ids, 1, #ARGV[7]) == ARGV[7] and ARGV[8] == '' then
   return 'OK'
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'model', ARGV[3], 'sampling', ARGV[4],

@@ -32,7 +32,7 @@ class SessionExists(StoreError):
 class StoreUnavailable(StoreError):
     """The store did not answer; whether the call took effect is not known.
 
-    Retrying is safe: at worst a create then finds its own session, or a claim its own epoch.
+    Retrying is safe: at worst a claim then finds its own epoch.
     """
 
 
@@ -64,7 +64,7 @@ class SessionStore(Protocol):
     """Atomic steps on session records. Methods raise `StoreUnavailable` when nobody answers."""
 
     async def create(self, record: SessionRecord) -> None:
-        """Record a new session. Raises `SessionExists`."""
+        """Record a new session; again changes nothing. Raises `SessionExists` where another has its id."""
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """Commit to many sessions in one round trip, each by itself; what kept each from it, or None.
@@ -91,7 +91,7 @@ class SessionStore(Protocol):
         """The record, or None."""
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailable` unless the store answers."""
+        """Raise `StoreUnavailable` unless the store answers and can write."""
 
     async def close(self) -> None:
         """Let connections go."""

@@ -25,7 +25,7 @@ class MemoryStore:
 
     async def create(self, record: SessionRecord) -> None:
         """See `SessionStore.create`."""
-        if record.key.session_id in self._records:
+        if self._records.get(record.key.session_id, record) != record:
             raise SessionExists(f"session {record.key.session_id} exists")
         self._records[record.key.session_id] = record
 

@@ -8,16 +8,13 @@ Keys of a session share the hash tag {session_id}, so they live in one slot of a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from importlib import resources
+import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import redis.asyncio as aioredis
-from redis.asyncio.client import Redis
-from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
 
+from paceline.redis_client import Argument, Call, RedisClient, RedisUnavailable, Script
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store.base import (
     Append,
@@ -30,6 +27,8 @@ from paceline.store.base import (
     UnknownSession,
 )
 
+_CREATE, _APPEND, _RESTORE = Script.named("create"), Script.named("append"), Script.named("restore")
+_CLAIM, _GET = Script.named("claim"), Script.named("get")
 _ID = np.dtype("<u4")
 # First word of the reply of a script that did nothing.
 _REFUSALS = {
@@ -48,99 +47,82 @@ def _unpack(packed: bytes) -> tuple[int, ...]:
     return tuple(np.frombuffer(packed, dtype=_ID).tolist())
 
 
-def _script(client: Redis, name: str) -> AsyncScript:
-    source = resources.files("paceline").joinpath("lua", f"{name}.lua").read_text("utf-8")
-    return client.register_script(source)
-
-
 def _keys(session_id: str) -> list[str]:
     return [f"paceline:{{{session_id}}}:meta", f"paceline:{{{session_id}}}:ids"]
 
 
 class RedisStore:
-    """See `SessionStore`. One connection pool; safe for many tasks of one event loop."""
+    """See `SessionStore`. Safe for many tasks of one event loop."""
 
     def __init__(self, url: str, *, ttl_seconds: int, timeout_seconds: float = 2.0) -> None:
-        self._client: Redis = aioredis.from_url(
-            url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
-        )
+        """`timeout_seconds` bounds every call. Raises `SettingsError` where `url` names no Redis."""
+        self._client = RedisClient(url, timeout_seconds=timeout_seconds)
         self._ttl = ttl_seconds
-        self._create = _script(self._client, "create")
-        self._append = _script(self._client, "append")
-        self._restore = _script(self._client, "restore")
-        self._claim = _script(self._client, "claim")
 
     async def create(self, record: SessionRecord) -> None:
         """See `SessionStore.create`."""
-        await self._run(self._create, record.key.session_id, *_fields(record))
+        try:
+            await self._run(_CREATE, record.key.session_id, *_fields(record))
+        except SessionExists:
+            # Its own, when the first reply was lost.
+            if await self.get(record.key.session_id) != record:
+                raise
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """See `SessionStore.append`."""
-        try:
-            replies = await self._append_each(appends)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                await self._client.script_load(self._append.script)
-                replies = await self._append_each(appends)
-        except (RedisError, OSError) as error:
-            return [_unavailable(error)] * len(appends)
-        return [
-            _unavailable(reply) if isinstance(reply, Exception) else _refusal(append.key.session_id, reply)
-            for append, reply in zip(appends, replies, strict=True)
-        ]
-
-    async def _append_each(self, appends: Sequence[Append]) -> list[Any]:
-        # A pipeline runs registered scripts too, but asks before every run whether they are known.
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for append in appends:
-                pipeline.evalsha(
-                    self._append.sha,
-                    2,
-                    *_keys(append.key.session_id),
+        calls = [
+            Call(
+                _keys(append.key.session_id),
+                (
                     self._ttl,
                     append.key.epoch,
                     append.base_length,
                     _pack(append.token_ids),
                     str(append.finish or ""),
-                )
-            return await pipeline.execute(raise_on_error=False)
+                ),
+            )
+            for append in appends
+        ]
+        replies = await self._client.run_each(_APPEND, calls)
+        return [
+            _unavailable(reply)
+            if isinstance(reply, RedisUnavailable)
+            else _refusal(append.key.session_id, reply)
+            for append, reply in zip(appends, replies, strict=True)
+        ]
 
     async def restore(self, record: SessionRecord) -> None:
         """See `SessionStore.restore`."""
         finish = str(record.finish_reason or "")
-        await self._run(self._restore, record.key.session_id, *_fields(record), finish)
+        await self._run(_RESTORE, record.key.session_id, *_fields(record), finish)
 
     async def claim(self, key: SessionKey) -> SessionRecord:
         """See `SessionStore.claim`."""
-        meta, ids = await self._run(self._claim, key.session_id, key.epoch)
-        return _record(key.session_id, dict(zip(meta[::2], meta[1::2], strict=True)), ids)
+        reply = await self._run(_CLAIM, key.session_id, key.epoch, secrets.token_hex(8))
+        return _record(key.session_id, reply)
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """See `SessionStore.get`."""
-        meta_key, ids_key = _keys(session_id)
         try:
-            async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.hgetall(meta_key)
-                pipeline.get(ids_key)
-                meta, ids = await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
-        return _record(session_id, meta, ids or b"") if meta else None
+            return _record(session_id, await self._run(_GET, session_id))
+        except UnknownSession:
+            return None
 
     async def ping(self) -> None:
         """See `SessionStore.ping`."""
         try:
             await self._client.ping()
-        except (RedisError, OSError) as error:
+        except RedisUnavailable as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
         """See `SessionStore.close`."""
-        await self._client.aclose()
+        await self._client.close()
 
-    async def _run(self, script: AsyncScript, session_id: str, *args: Any) -> Any:
+    async def _run(self, script: Script, session_id: str, *args: Argument) -> Any:
         try:
-            reply = await script(keys=_keys(session_id), args=[self._ttl, *args])
-        except (RedisError, OSError) as error:
+            reply = await self._client.run(script, _keys(session_id), self._ttl, *args)
+        except RedisUnavailable as error:
             raise _unavailable(error) from error
         refusal = _refusal(session_id, reply)
         if refusal is not None:
@@ -148,7 +130,7 @@ class RedisStore:
         return reply
 
 
-def _unavailable(error: Exception) -> StoreUnavailable:
+def _unavailable(error: RedisUnavailable) -> StoreUnavailable:
     return StoreUnavailable(f"the session store does not answer: {error}")
 
 
@@ -160,7 +142,7 @@ def _refusal(session_id: str, reply: Any) -> StoreError | None:
     return _REFUSALS[word](f"session {session_id}: {rest.decode() or word.decode().lower()}")
 
 
-def _fields(record: SessionRecord) -> tuple[str | int | bytes, ...]:
+def _fields(record: SessionRecord) -> tuple[Argument, ...]:
     """A record's part of a script's arguments, from the epoch on."""
     return (
         record.key.epoch,
@@ -172,7 +154,10 @@ def _fields(record: SessionRecord) -> tuple[str | int | bytes, ...]:
     )
 
 
-def _record(session_id: str, meta: Mapping[bytes, bytes], ids: bytes) -> SessionRecord:
+def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRecord:
+    """What a script replied: the hash's names and values in turn, and the ids."""
+    names_and_values, ids = reply
+    meta = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
     reason = meta[b"finish"].decode()
     return SessionRecord(
         key=SessionKey(session_id, int(meta[b"epoch"])),

@@ -1,15 +1,16 @@
-"""The contract of every session store, held against memory and a real Redis."""
+"""The contract of every session store, held against memory, a real Redis and a real Redis Cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
-import redis.asyncio
+from redis.asyncio import Redis, RedisCluster
 
+from paceline.redis_url import open_url
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import (
     Append,
@@ -28,12 +29,53 @@ PROMPT = (1, 2, 70000)
 TTL = 60
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[SessionStore]:
-    made: SessionStore = (
-        MemoryStore() if request.param == "memory" else RedisStore(redis_url, ttl_seconds=TTL)
-    )
+KINDS = {"redis": "redis_url", "cluster": "redis_cluster_url"}
+
+
+def url_of(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(KINDS[request.param])
+    return found
+
+
+@pytest.fixture(params=list(KINDS))
+def redis_kind(request: pytest.FixtureRequest) -> str:
+    """A URL of each kind. Servers are started here, outside of any event loop."""
+    return url_of(request)
+
+
+@pytest.fixture(params=["memory", *KINDS])
+def kind(request: pytest.FixtureRequest) -> str:
+    return "" if request.param == "memory" else url_of(request)
+
+
+def redis_store(url: str) -> RedisStore:
+    # Patient, since the machine may be busy.
+    return RedisStore(url, ttl_seconds=TTL, timeout_seconds=30)
+
+
+@pytest.fixture
+async def store(kind: str) -> AsyncIterator[SessionStore]:
+    made: SessionStore = redis_store(kind) if kind else MemoryStore()
     yield made
+    await made.close()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A store, and what a test asks or does to its servers past it."""
+
+    store: SessionStore
+    asked: RedisCluster | Redis
+
+    async def keys(self, session_id: str) -> list[bytes]:
+        return [key async for key in self.asked.scan_iter(f"*{session_id}*")]
+
+
+@pytest.fixture
+async def beside(redis_kind: str) -> AsyncIterator[Beside]:
+    made, asked = redis_store(redis_kind), open_url(redis_kind, 30)
+    yield Beside(made, asked)
+    await asked.aclose()
     await made.close()
 
 
@@ -75,6 +117,11 @@ async def test_an_id_is_created_once(store: SessionStore) -> None:
     with pytest.raises(SessionExists, match=made.key.session_id):
         await store.create(record(key=made.key, prompt_ids=(9,)))
     assert await store.get(made.key.session_id) == made
+    await store.create(made)
+    await append(store, made.key, 3, [5])
+    with pytest.raises(SessionExists, match=made.key.session_id):
+        await store.create(made)
+    assert (await kept(store, made.key)).committed_ids == (5,)
 
 
 async def test_appends_follow_one_another(store: SessionStore) -> None:
@@ -213,16 +260,48 @@ async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
     assert (await kept(store, second.key)).committed_ids == (6,)
 
 
-async def test_a_server_that_forgot_its_scripts_is_told_them_again(redis_url: str) -> None:
-    store, client = RedisStore(redis_url, ttl_seconds=TTL), redis.asyncio.from_url(redis_url)
-    made = record()
+async def test_a_server_that_forgot_its_scripts_is_told_them_again(beside: Beside) -> None:
+    many = [record() for _ in range(8)]
+    for step in range(2):
+        for each in many if step == 0 else []:
+            await beside.store.create(each)
+        await beside.asked.script_flush()
+        assert await beside.store.append([Append(each.key, 3 + step, (step,)) for each in many]) == [None] * 8
+    await beside.asked.script_flush()
+    assert (await beside.store.claim(SessionKey(many[0].key.session_id, 2))).committed_ids == (0, 1)
+
+
+async def test_many_sessions_are_committed_at_once(store: SessionStore) -> None:
+    many = [record() for _ in range(100)]
+    await asyncio.gather(*(store.create(each) for each in many))
+    errors = await store.append([Append(each.key, 3, (place,)) for place, each in enumerate(many)])
+    assert errors == [None] * 100
+    assert [(await kept(store, each.key)).committed_ids for each in many] == [
+        (place,) for place in range(100)
+    ]
+
+
+async def test_nothing_is_committed_of_nothing(store: SessionStore) -> None:
+    assert await store.append([]) == []
+
+
+@pytest.mark.parametrize("half", ["meta", "ids"])
+async def test_half_a_record_is_none(beside: Beside, half: str) -> None:
+    """As a server leaves it that evicts keys."""
+    made, store = record(committed_ids=(5,)), beside.store
     await store.create(made)
+    (lost,) = [key for key in await beside.keys(made.key.session_id) if key.endswith(half.encode())]
+    await beside.asked.delete(lost)
+    assert await store.get(made.key.session_id) is None
+    with pytest.raises(UnknownSession):
+        await append(store, made.key, 4, [6])
+    with pytest.raises(UnknownSession):
+        await append(store, made.key, 3, [])
+    with pytest.raises(UnknownSession):
+        await store.claim(SessionKey(made.key.session_id, 2))
+    await store.restore(replace(made, committed_ids=()))
+    assert (await kept(store, made.key)).committed_ids == ()
     await append(store, made.key, 3, [5])
-    await client.script_flush()
-    await append(store, made.key, 4, [6])
-    assert (await kept(store, made.key)).committed_ids == (5, 6)
-    await client.aclose()
-    await store.close()
 
 
 @pytest.mark.parametrize("reason", list(FinishReason))
@@ -243,19 +322,18 @@ async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore)
         await append(store, key, 3, [], FinishReason.STOP)
 
 
-async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: str) -> None:
-    store, client = RedisStore(redis_url, ttl_seconds=TTL), redis.asyncio.from_url(redis_url)
-    made = record()
+async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(beside: Beside) -> None:
+    store, made = beside.store, record()
 
     async def keys_are_mortal() -> None:
-        keys = [key async for key in client.scan_iter(f"*{made.key.session_id}*")]
+        keys = await beside.keys(made.key.session_id)
         assert len(keys) == 2
         for key in keys:
             assert f"{{{made.key.session_id}}}".encode() in key
-            assert 0 < await client.ttl(key) <= TTL
-            await client.persist(key)  # so that the next step has to set it again
+            assert 0 < await beside.asked.ttl(key) <= TTL
+            await beside.asked.persist(key)  # so that the next step has to set it again
 
-    await store.restore(made)
+    await store.create(made)
     await keys_are_mortal()
     await append(store, made.key, 3, [5])
     await keys_are_mortal()
@@ -265,9 +343,10 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(redis_url: st
     await keys_are_mortal()
     await append(store, claimed.key, 4, [], FinishReason.STOP)
     await keys_are_mortal()
-    await client.delete(*[key async for key in client.scan_iter(f"*{made.key.session_id}*")])
-    await client.aclose()
-    await store.close()
+    await store.restore(replace(claimed, committed_ids=(7,)))
+    await keys_are_mortal()
+    for key in await beside.keys(made.key.session_id):
+        await beside.asked.delete(key)
 
 
 async def test_a_store_that_nobody_answers_for_is_unavailable() -> None:
