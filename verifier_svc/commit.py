@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from paceline import telemetry
@@ -217,7 +217,7 @@ class Committer:
             session.events.put_nowait(Broken())
 
     def _stopped(self, committing: asyncio.Task[None]) -> None:
-        if not committing.cancelled():
+        if not committing.cancelled() and committing.exception() is not None:
             log.error("commits stopped", exc_info=committing.exception())
             self.fail()
             self._on_failure()
@@ -234,27 +234,45 @@ class Committer:
                 session.waiting = []
             errors = await self._commit([(session, append) for session, append, _ in taken])
             for (session, append, outcomes), error in zip(taken, errors, strict=True):
-                if error is None:
-                    session.durable += len(append.token_ids)
-                    session.finish_durable = append.finish is not None
-                    session.held_since = None
-                    self._ended.pop(session, None)
-                elif not isinstance(error, StoreUnavailable):
-                    session.events.put_nowait(Lost(str(error)))
-                    self._open.pop(session.record.key, None)
-                    self._ended.pop(session, None)
+                if not self._settled(session, append, error):
                     continue
-                elif self._strict and self._store is not None:
+                if error is not None and self._strict and self._store is not None:
                     self._hold(session, outcomes, error)
-                    continue
-                self._emit(session, outcomes, durable=error is None)
+                else:
+                    self._emit(session, outcomes, durable=error is None)
+
+    def _settled(self, session: _Open, append: Append, error: StoreError | None) -> bool:
+        """Note what the store said to an append; whether the session goes on."""
+        if error is None:
+            session.durable += len(append.token_ids)
+            session.finish_durable = append.finish is not None
+            session.held_since = None
+            self._ended.pop(session, None)
+        elif not isinstance(error, StoreUnavailable):
+            session.events.put_nowait(Lost(str(error)))
+            self._open.pop(session.record.key, None)
+            self._ended.pop(session, None)
+            return False
+        return True
 
     async def _commit(self, batch: list[tuple[_Open, Append]]) -> list[StoreError | None]:
-        """What kept each session's ids from the store."""
+        """What kept each session's ids from the store; what is left to `_look` does not wait for it."""
         if self._store is None:
             return [StoreUnavailable("there is none")] * len(batch)
-        if self._away_since is not None and not self._strict:
-            return [StoreUnavailable("it has not come back")] * len(batch)
+        errors: list[StoreError | None] = [StoreUnavailable("it has not come back")] * len(batch)
+        asked = [place for place, (session, _) in enumerate(batch) if not self._looked_after(session)]
+        if asked:
+            told = await self._append([batch[place] for place in asked])
+            for place, error in zip(asked, told, strict=True):
+                errors[place] = error
+        return errors
+
+    def _looked_after(self, session: _Open) -> bool:
+        """Whether the store is away for the session."""
+        return self._away_since is not None and (not self._strict or session.held_since is not None)
+
+    async def _append(self, batch: list[tuple[_Open, Append]]) -> list[StoreError | None]:
+        assert self._store is not None
         errors = await self._store.append([append for _, append in batch])
         away = next((error for error in errors if isinstance(error, StoreUnavailable)), None)
         for place, (session, _) in enumerate(batch):
@@ -266,8 +284,6 @@ class Committer:
                     away = error
         if away is not None and self._away_since is None:
             self._lose(away)
-        elif away is None and self._away_since is not None:
-            self._find()
         return errors
 
     async def _restore(self, session: _Open) -> StoreError | None:
@@ -286,19 +302,35 @@ class Committer:
         telemetry.STORE_AWAY.set(1)
         log.warning("the session store is away", strict=self._strict, error=str(error))
         self._looking = asyncio.create_task(self._look())
+        self._looking.add_done_callback(self._stopped)
 
     async def _look(self) -> None:
-        """Ask for the store until it answers."""
+        """Offer the store what it lacks until it takes all of that: one that answers may still not write."""
         assert self._store is not None
-        while self._away_since is not None:
+        while True:
             await asyncio.sleep(_RETRY_SECONDS)
-            with suppress(StoreUnavailable):
-                await self._store.ping()
+            sessions = (*self._open.values(), *self._ended)
+            lacking = [(session, session.append()) for session in sessions if session.lacking]
+            lacking = [each for each in lacking if self._looked_after(each[0])]
+            errors: list[StoreError | None] = []
+            if lacking:
+                errors = await self._append(lacking)
+                for (session, append), error in zip(lacking, errors, strict=True):
+                    self._settled(session, append, error)
+            else:
+                try:
+                    await self._store.ping()
+                except StoreUnavailable as error:
+                    errors = [error]
+            if not any(isinstance(error, StoreUnavailable) for error in errors):
                 self._find()
+                return
+            # Those that are held may have waited long enough.
+            self._wake.set()
 
     def _find(self) -> None:
-        if self._away_since is not None:
-            log.info("the session store is back", seconds=round(time.monotonic() - self._away_since, 1))
+        assert self._away_since is not None
+        log.info("the session store is back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
         telemetry.STORE_AWAY.set(0)
         for session in (*self._open.values(), *self._ended):
@@ -316,7 +348,6 @@ class Committer:
             return
         self._waiting[session] = None
         session.waiting = [*outcomes, *session.waiting]
-        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._wake.set)
 
     def _emit(self, session: _Open, outcomes: list[StepOutcome], *, durable: bool) -> None:
         for outcome in outcomes:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 
 from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailable
@@ -22,6 +23,8 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        # Sessions that it cannot write, though it answers.
+        self.refused: set[str] = set()
         self.answers = asyncio.Event()
         self.answers.set()
         self.calls: list[int] = []
@@ -41,7 +44,12 @@ class Store(MemoryStore):
         await self.answers.wait()
         if self.away:
             return [StoreUnavailable("away")] * len(appends)
-        return await super().append(appends)
+        errors = await super().append([each for each in appends if each.key.session_id not in self.refused])
+        told = iter(errors)
+        return [
+            StoreUnavailable("full") if each.key.session_id in self.refused else next(told)
+            for each in appends
+        ]
 
 
 def relaxed(store: MemoryStore | None) -> Committer:
@@ -64,6 +72,11 @@ async def tokens(events: asyncio.Queue[Event]) -> Tokens:
     event = await events.get()
     assert isinstance(event, Tokens)
     return event
+
+
+def is_away() -> bool:
+    """What the metric says of the store."""
+    return REGISTRY.get_sample_value("paceline:store_away") == 1
 
 
 async def nothing_more(events: asyncio.Queue[Event]) -> bool:
@@ -169,6 +182,42 @@ async def test_a_session_that_ends_while_the_store_is_away_is_recorded_after_all
     ended = await store.get("one")
     assert ended is not None
     assert ended.finish_reason is FinishReason.STOP
+
+
+async def test_relaxed_a_store_that_answers_and_does_not_write_is_away(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one, two = (committer.open(record(key)) for key in (ONE, TWO))
+        store.refused = {"one"}
+        committer.push([(ONE, StepOutcome((5,), 0))])
+        assert await one.get() == Tokens(3, (5,), 0, False)
+        looks = len(store.calls)
+        await wait_until(lambda: len(store.calls) > looks + 2, "it has looked")
+        assert is_away()
+        # What can be written is.
+        committer.push([(TWO, StepOutcome((6,), 0))])
+        assert await two.get() == Tokens(3, (6,), 0, False)
+        await wait_until(lambda: store.committed("two") == (6,), "it is recorded")
+        store.refused = set()
+        await wait_until(lambda: not is_away(), "it is found")
+        assert store.committed("one") == (5,)
+        committer.push([(ONE, StepOutcome((7,), 0))])
+        assert await one.get() == Tokens(4, (7,), 0, True)
+
+
+async def test_strict_sessions_that_can_be_recorded_do_not_wait_for_those_that_cannot(store: Store) -> None:
+    committer = Committer(store, strict=True, patience_seconds=9)
+    async with committer.running():
+        one, two = (committer.open(record(key)) for key in (ONE, TWO))
+        store.refused = {"one"}
+        for token in range(4):
+            committer.push([(ONE, StepOutcome((token,), 0)), (TWO, StepOutcome((token,), 0))])
+            assert await two.get() == Tokens(3 + token, (token,), 0, True)
+        assert one.empty()
+        store.refused = set()
+        for token in range(4):
+            assert await one.get() == Tokens(3 + token, (token,), 0, True)
+        assert store.committed("one") == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("drawn", [(5, 6, 7, 8), (9,)], ids=["the same", "others"])
