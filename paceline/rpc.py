@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -53,13 +55,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Refused(Exception):
-    """A call that is answered with a status of our choosing; `field` names the culprit if one is."""
+    """A call that is answered with a status of our choosing.
 
-    def __init__(self, code: grpc.StatusCode, message: str, *, field: str | None = None) -> None:
+    `field` names the culprit if one is; `retry_after`, in seconds, says when to call again.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.field = field
+        self.retry_after = retry_after
 
 
 def _as_refused(error: Exception) -> Refused:
@@ -74,20 +87,22 @@ def _as_refused(error: Exception) -> Refused:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> None:
-    """End the call with the refusal's status; a named field goes along as google.rpc.BadRequest."""
-    trailing: tuple[tuple[str, bytes], ...] = ()
+    """End the call with the refusal's status, and google.rpc's BadRequest and RetryInfo as its details."""
+    details: list[Message] = []
     if refused.field is not None:
-        detail = any_pb2.Any()
-        detail.Pack(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=refused.field, description=refused.message
-                    )
-                ]
-            )
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=refused.field, description=refused.message
         )
-        status = status_pb2.Status(code=refused.code.value[0], message=refused.message, details=[detail])
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if refused.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(math.ceil(refused.retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    trailing: tuple[tuple[str, bytes], ...] = ()
+    if details:
+        status = status_pb2.Status(code=refused.code.value[0], message=refused.message)
+        for detail in details:
+            status.details.add().Pack(detail)
         trailing = ((_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(refused.code, refused.message, trailing)
 

@@ -19,6 +19,7 @@ SERVICE = "paceline.v1.GatewayService"
 ERRORS: dict[str, Exception] = {
     "refused": Refused(grpc.StatusCode.NOT_FOUND, "no such model", field="model"),
     "refused plainly": Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+    "refused for now": Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", field="model", retry_after=2.5),
     "wire": WireError("sampling.top_p", "must be in (0, 1], got 2"),
     "handshake": HandshakeError("protocol version 9 is not spoken here"),
     "unexpected": RuntimeError("a secret of the inside"),
@@ -94,6 +95,20 @@ async def test_what_is_raised_becomes_a_status_after_what_was_sent(
         await call.read()
     assert (caught.value.code(), caught.value.details()) == (code, message)
     assert violations(caught.value) == ([(field, message)] if field else [])
+
+
+async def test_a_refusal_for_now_says_when_to_call_again(connected: grpc.aio.Channel) -> None:
+    call = gateway_pb2_grpc.GatewayServiceStub(connected).Generate(
+        gateway_pb2.GenerateRequest(model="refused for now")
+    )
+    await call.read()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+    bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(bad)
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 2500
 
 
 async def test_a_unary_call_fails_the_same_way(connected: grpc.aio.Channel) -> None:
