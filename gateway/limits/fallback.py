@@ -1,0 +1,58 @@
+"""Limits while Redis is away: this gateway's own counts take over until it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.limits.base import Ask, Ledger, LedgerUnavailable, Outcome, Settlement, Verdict
+from gateway.limits.memory import MemoryLedger
+from paceline import telemetry
+
+log = telemetry.logger(__name__)
+
+
+class FallbackLedger:
+    """A shared ledger while it answers, else this gateway's own counts, which go along all the time.
+
+    So each gateway keeps the limits by itself at least. Only `settle` asks for a shared ledger that is away:
+    no request waits for it.
+    """
+
+    def __init__(self, shared: Ledger, own: MemoryLedger | None = None) -> None:
+        self._shared = shared
+        self._own = own or MemoryLedger()
+        self._away = False
+
+    async def admit(self, ask: Ask) -> Verdict:
+        """See `Ledger.admit`."""
+        if not self._away:
+            try:
+                verdict = await self._shared.admit(ask)
+            except LedgerUnavailable as error:
+                self._lose(error)
+            else:
+                if verdict.outcome is Outcome.ADMITTED:
+                    self._own.hold(ask)
+                return verdict
+        return await self._own.admit(ask)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """See `Ledger.settle`."""
+        await self._own.settle(settlements)
+        try:
+            await self._shared.settle(settlements)
+        except LedgerUnavailable as error:
+            self._lose(error)
+        else:
+            if self._away:
+                log.info("limits are shared again")
+            self._away = False
+
+    async def close(self) -> None:
+        """See `Ledger.close`."""
+        await self._shared.close()
+
+    def _lose(self, error: LedgerUnavailable) -> None:
+        if not self._away:
+            log.warning("limits are this gateway's own for now", error=str(error))
+        self._away = True
