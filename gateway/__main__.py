@@ -7,9 +7,12 @@ import socket
 
 import uvicorn
 
+from gateway.admission import Admission
 from gateway.api import Gateway, build_app
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet
+from gateway.keys import ApiKeys, KeyFileError
+from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
 from gateway.prompt import Prompts
 from gateway.server import GatewayServicer
 from gateway.session import Policy
@@ -23,29 +26,39 @@ from paceline.v1 import gateway_pb2_grpc
 log = telemetry.logger(__name__)
 
 
-async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event) -> None:
+async def serve(
+    settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None, stop: asyncio.Event
+) -> None:
     """Serve until `stop` is set, then let running streams end within the grace period."""
+    if keys is None:
+        log.warning("no api_keys_file: everybody is served")
     store: SessionStore | None = None
     if settings.redis_url:
         store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
     else:
         log.warning("no redis_url: sessions are not recorded")
+    ledger = _ledger(settings)
+    admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     sessions = Sessions(
         fleet,
         store,
         Policy(settings.strict, settings.verifier_silence_seconds, settings.poll_seconds),
+        admission,
         model_id=model_name,
         max_sessions=settings.max_sessions,
     )
     gateway = Gateway(
         prompts,
         sessions,
+        keys,
         model_name=model_name,
         max_body_bytes=settings.max_body_bytes,
+        request_seconds=settings.request_seconds,
+        client_stall_seconds=settings.client_stall_seconds,
     )
-    listener = _listen(settings.host, settings.http_port)
+    listener = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
     fleet.start()
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
@@ -68,14 +81,16 @@ async def serve(settings: GatewaySettings, prompts: Prompts, stop: asyncio.Event
     http_address = f"{settings.host}:{listener.getsockname()[1]}"
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    gateway.draining = True
-    await grpc_server.not_serving()
-    await asyncio.sleep(settings.drain_delay_seconds)
-    http_server.should_exit = True
-    await grpc_server.stop(settings.grace_seconds)
-    await serving
+    async with admission.running():
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        gateway.draining = True
+        await grpc_server.not_serving()
+        await asyncio.sleep(settings.drain_delay_seconds)
+        http_server.should_exit = True
+        await grpc_server.stop(settings.grace_seconds)
+        await serving
     await fleet.close()
+    await ledger.close()
     if store is not None:
         await store.close()
 
@@ -90,13 +105,25 @@ class _HttpServer(uvicorn.Server):
         return nullcontext()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _ledger(settings: GatewaySettings) -> Ledger:
+    """Where limits are counted: together with other gateways, or here alone."""
+    if not settings.redis_url:
+        return MemoryLedger()
+    shared = RedisLedger(settings.redis_url)
+    return shared if settings.strict else FallbackLedger(shared)
+
+
+def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:
+    """A socket whose connections end when their client takes nothing for `stall_seconds`."""
     try:
-        return socket.create_server((host, port), backlog=1024)
+        listener = socket.create_server((host, port), backlog=1024)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another --http-port"
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
+    return listener
 
 
 def run(settings: GatewaySettings) -> None:
@@ -108,7 +135,15 @@ def run(settings: GatewaySettings) -> None:
         prompts = Prompts(settings.model)
     except (OSError, ValueError) as error:
         raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
-    run_service(lambda stop: serve(settings, prompts, stop))
+    keys = _keys(settings.api_keys_file)
+    run_service(lambda stop: serve(settings, prompts, keys, stop))
+
+
+def _keys(path: str) -> ApiKeys | None:
+    try:
+        return ApiKeys(path) if path else None
+    except KeyFileError as error:
+        raise SettingsError(f"--api-keys-file: {error}") from error
 
 
 command = service_command("gateway", GatewaySettings, run, help=__doc__ or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -13,42 +14,67 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from opentelemetry.trace import Span, SpanKind
 from starlette.exceptions import HTTPException
 
-from gateway import errors, replies, schema
-from gateway.caller import ANYBODY
+from gateway import errors, headers, replies, schema
+from gateway.caller import Caller
 from gateway.disconnect import ClientGone, until_disconnect
 from gateway.errors import RequestError
-from gateway.events import Chunk, Event, Mark, Untold
+from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Form, Generation
+from gateway.keys import ApiKeys
 from gateway.prompt import ChatTurn, Prompts
 from gateway.replies import Reply
 from gateway.request import Wishes, generation, served_model
 from gateway.sessions import Sessions
 from paceline import __version__, telemetry
+from paceline.api_keys import Scope
 from paceline.store import StoreUnavailable
 
 log = telemetry.logger(__name__)
 
+# How long a request's body may take.
+_BODY_SECONDS = 30.0
+
 
 class Gateway:
-    """What the routes need: the model's prompts, the sessions, and the limits."""
+    """What both faces need: the model's prompts, the sessions, the keys, and bounds."""
 
-    def __init__(self, prompts: Prompts, sessions: Sessions, *, model_name: str, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        prompts: Prompts,
+        sessions: Sessions,
+        keys: ApiKeys | None,
+        *,
+        model_name: str,
+        max_body_bytes: int,
+        request_seconds: float,
+        client_stall_seconds: float,
+    ) -> None:
+        """Without keys everybody is served."""
         self.prompts = prompts
         self.sessions = sessions
+        self.keys = keys
         self.model_name = model_name
         self.max_body_bytes = max_body_bytes
+        self.request_seconds = request_seconds
+        self.client_stall_seconds = client_stall_seconds
         self.started = int(time.time())
         self.draining = False
 
     async def body(self, request: Request) -> bytes:
-        """The request's body. Raises `RequestError` as soon as it is over the limit."""
+        """The request's body. Raises `RequestError` as soon as it is over the limit, or too slow."""
         parts: list[bytes] = []
         size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.max_body_bytes:
-                raise schema.too_large(self.max_body_bytes)
-            parts.append(part)
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self.max_body_bytes:
+                        raise schema.too_large(self.max_body_bytes)
+                    parts.append(part)
+        except TimeoutError:
+            raise RequestError(
+                errors.SLOW_BODY, f"the body has not come within {_BODY_SECONDS:g} seconds"
+            ) from None
         return b"".join(parts)
 
     async def chat(self, asked: schema.ChatRequest) -> Generation:
@@ -146,13 +172,15 @@ def build_app(gateway: Gateway) -> FastAPI:
         return JSONResponse({"status": problem or "ok"}, 503 if problem else 200)
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(request: Request) -> dict[str, Any]:
         """The model served."""
+        headers.caller(gateway.keys, request)
         return {"object": "list", "data": [_model(gateway)]}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str, request: Request) -> dict[str, Any]:
         """One model."""
+        headers.caller(gateway.keys, request)
         if name != gateway.model_name:
             raise RequestError(errors.UNKNOWN_MODEL, f"the model {name!r} does not exist", "model")
         return _model(gateway)
@@ -160,62 +188,72 @@ def build_app(gateway: Gateway) -> FastAPI:
     @app.post("/v1/chat/completions", openapi_extra=_body_of(schema.ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
+        caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         asked = schema.parse(await gateway.body(request), schema.ChatRequest)
-        return await _respond(gateway, request, asked, await gateway.chat(asked))
+        return await _respond(gateway, request, caller, asked, await gateway.chat(asked))
 
     @app.post("/v1/completions", openapi_extra=_body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
+        caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         asked = schema.parse(await gateway.body(request), schema.CompletionRequest)
-        return await _respond(gateway, request, asked, await gateway.completion(asked))
+        return await _respond(gateway, request, caller, asked, await gateway.completion(asked))
 
     @app.get("/v1/sessions/{session_id}/events")
     async def session_events(session_id: str, request: Request) -> Response:
         """The rest of a stream that broke, behind the event that `Last-Event-ID` names; all of it without."""
+        caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         mark = _mark(request) or Mark(session_id)
         if mark.session_id != session_id:
             raise RequestError(errors.INVALID, "Last-Event-ID is of another session", "Last-Event-ID")
-        return await _resume(gateway, request, mark)
+        return await _resume(gateway, request, caller, mark)
 
     @app.delete("/v1/sessions/{session_id}")
-    async def cancel_session(session_id: str) -> dict[str, Any]:
+    async def cancel_session(session_id: str, request: Request) -> dict[str, Any]:
         """End a session, wherever it runs."""
-        reason = await gateway.sessions.cancel(session_id, ANYBODY)
+        caller = headers.caller(gateway.keys, request, Scope.GENERATE)
+        reason = await gateway.sessions.cancel(session_id, caller)
         return {"id": session_id, "object": "session", "finish_reason": str(reason)}
 
     return app
 
 
-async def _respond(gateway: Gateway, request: Request, asked: schema.Sampled, wanted: Generation) -> Response:
+async def _respond(
+    gateway: Gateway, request: Request, caller: Caller, asked: schema.Sampled, wanted: Generation
+) -> Response:
     mark = _mark(request)
     if mark is not None and asked.stream:
-        return await _resume(gateway, request, mark)
+        return await _resume(gateway, request, caller, mark)
+    deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
-    events = _events(request, lambda span: sessions.generate(wanted, ANYBODY, detokenizer, span))
+    events = _events(request, lambda span: sessions.generate(wanted, caller, detokenizer, span, deadline))
     reply = Reply(wanted.form, gateway.model_name)
-    return await _answer(request, events, reply, Untold() if asked.stream else None)
+    untold = Untold() if asked.stream else None
+    return await _answer(until_disconnect(events, request, deadline), reply, untold)
 
 
-async def _resume(gateway: Gateway, request: Request, mark: Mark) -> Response:
+async def _resume(gateway: Gateway, request: Request, caller: Caller, mark: Mark) -> Response:
+    deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
-    record = await sessions.claim(mark.session_id, ANYBODY)
-    events = _events(request, lambda span: sessions.resume(record, detokenizer, span))
+    record = await sessions.claim(mark.session_id, caller)
+    events = _events(request, lambda span: sessions.resume(record, caller, detokenizer, span, deadline))
     wanted, _ = Generation.recorded(record)
-    return await _answer(request, events, Reply(wanted.form, gateway.model_name), Untold(mark))
+    reply = Reply(wanted.form, gateway.model_name)
+    return await _answer(until_disconnect(events, request, deadline), reply, Untold(mark))
 
 
-async def _answer(
-    request: Request, events: AsyncGenerator[Event, None], reply: Reply, untold: Untold | None
-) -> Response:
+async def _answer(watched: AsyncGenerator[Event, None], reply: Reply, untold: Untold | None) -> Response:
     """A stream of what is untold, or without that the whole."""
-    watched = until_disconnect(events, request)
     try:
         # The first event decides between an error status and a stream.
-        reply.take(await anext(watched))
+        first = await anext(watched)
+        reply.take(first)
+        left = headers.of_allowance(first.allowance if isinstance(first, Started) else None)
         if untold is not None:
             chunks = _stream(watched, reply, untold)
-            headers = {"cache-control": "no-cache"}
-            return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+            return StreamingResponse(
+                chunks, media_type="text/event-stream", headers={"cache-control": "no-cache", **left}
+            )
         async for event in watched:
             reply.take(event)
     except ClientGone:
@@ -223,7 +261,7 @@ async def _answer(
     except BaseException:
         await watched.aclose()
         raise
-    return JSONResponse(reply.whole())
+    return JSONResponse(reply.whole(), headers=left)
 
 
 def _mark(request: Request) -> Mark | None:
@@ -302,8 +340,7 @@ def _body_of(model: type[schema.Sampled]) -> dict[str, Any]:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> JSONResponse:
-        headers = {"retry-after": "1"} if error.kind.status in (429, 503) else None
-        return JSONResponse(error.body(), error.kind.status, headers=headers)
+        return JSONResponse(error.body(), error.kind.status, headers=headers.of_error(error))
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.limits.base import Limits
+from paceline.api_keys import Scope
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`id` is that of the API key a request came with; empty where none is demanded."""
+    """The holder of the API key a request came with; `id` is empty where none is demanded."""
 
     id: str = ""
+    scopes: frozenset[Scope] = frozenset(Scope)
+    limits: Limits = field(default_factory=Limits)
 
 
 ANYBODY = Caller()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from gateway.limits import Limits
 from paceline.settings import StoreSettings
 
 
@@ -30,6 +31,29 @@ class GatewaySettings(StoreSettings):
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger request body is refused with 413.")
     max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")
+    api_keys_file: str = Field(
+        "",
+        description="JSON file of the API keys' hashes, scopes and limits, read anew when it changes "
+        "(`paceline key create` makes entries); empty serves anybody.",
+    )
+    concurrent_sessions: int = Field(
+        0, ge=0, description="Sessions of all gateways and keys at once; more wait. 0 sets no limit."
+    )
+    queued_requests: int = Field(
+        256, ge=0, description="Requests that may wait for one of concurrent_sessions; more are refused."
+    )
+    tokens_per_minute: int = Field(
+        0, ge=0, description="Prompt and answer tokens of all gateways and keys; 0 sets no limit."
+    )
+    queue_seconds: float = Field(
+        10.0, ge=0, le=600, description="How long a request waits for a session's place, a key's own, too."
+    )
+    client_stall_seconds: float = Field(
+        60.0, ge=1, le=3600, description="A client that takes nothing of its stream for so long is let go."
+    )
+    request_seconds: float = Field(
+        0, ge=0, description="Longest time for a request over HTTP, which may ask for less; 0 sets none."
+    )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="How often each pod is asked for its status.")
 
     drain_delay_seconds: float = Field(
@@ -39,6 +63,11 @@ class GatewaySettings(StoreSettings):
         description="How long after SIGTERM, readiness off, new sessions are still taken: as long as whoever "
         "balances load may need to notice.",
     )
+
+    @property
+    def limits(self) -> Limits:
+        """Those of everybody together."""
+        return Limits(self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None)
 
     @property
     def verifier_addresses(self) -> tuple[str, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import TypeVar
 
 from fastapi import Request
+
+from gateway.errors import TIMEOUT, RequestError
 
 T = TypeVar("T")
 
@@ -16,19 +19,25 @@ class ClientGone(Exception):
     """The HTTP client has closed its connection."""
 
 
-async def until_disconnect(events: AsyncIterator[T], request: Request) -> AsyncGenerator[T, None]:
+async def until_disconnect(
+    events: AsyncIterator[T], request: Request, deadline: float | None = None
+) -> AsyncGenerator[T, None]:
     """The same events, until the client is gone: then `events` is closed and `ClientGone` raised.
 
-    The body must have been read. Noticed at once, also while no event comes.
+    The same at `deadline`, on the monotonic clock, with a `RequestError`. The body must have been read. Both
+    are noticed at once, also while no event comes.
     """
     gone = asyncio.ensure_future(_disconnected(request))
     getting: asyncio.Task[T] | None = None
     try:
         while True:
             getting = asyncio.create_task(_next(events))
-            await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            await asyncio.wait({getting, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done():
-                raise ClientGone
+                if gone.done():
+                    raise ClientGone
+                raise RequestError(TIMEOUT, "the request's time is over")
             try:
                 event = getting.result()
             except StopAsyncIteration:

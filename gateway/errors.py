@@ -24,25 +24,37 @@ UNKNOWN_FIELD = Kind(400, "invalid_request_error", "unknown_parameter", grpc.Sta
 CONTEXT_LENGTH = Kind(
     400, "invalid_request_error", "context_length_exceeded", grpc.StatusCode.INVALID_ARGUMENT
 )
+INVALID_API_KEY = Kind(401, "invalid_request_error", "invalid_api_key", grpc.StatusCode.UNAUTHENTICATED)
+FORBIDDEN = Kind(403, "invalid_request_error", "insufficient_permissions", grpc.StatusCode.PERMISSION_DENIED)
 UNKNOWN_MODEL = Kind(404, "invalid_request_error", "model_not_found", grpc.StatusCode.NOT_FOUND)
 UNKNOWN_SESSION = Kind(404, "invalid_request_error", "session_not_found", grpc.StatusCode.NOT_FOUND)
 TAKEN_OVER = Kind(409, "invalid_request_error", "session_taken_over", grpc.StatusCode.ABORTED)
 NO_ROUTE = Kind(404, "invalid_request_error", "unknown_url", grpc.StatusCode.UNIMPLEMENTED)
 WRONG_METHOD = Kind(405, "invalid_request_error", "method_not_supported", grpc.StatusCode.UNIMPLEMENTED)
+SLOW_BODY = Kind(408, "invalid_request_error", "request_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
 TOO_LARGE = Kind(413, "invalid_request_error", "request_too_large", grpc.StatusCode.INVALID_ARGUMENT)
+RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limit_exceeded", grpc.StatusCode.RESOURCE_EXHAUSTED)
 OVERLOADED = Kind(429, "rate_limit_error", "overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED)
 UNAVAILABLE = Kind(503, "server_error", "unavailable", grpc.StatusCode.UNAVAILABLE)
+STALLED = Kind(408, "invalid_request_error", "client_stalled", grpc.StatusCode.UNAVAILABLE)
+TIMEOUT = Kind(504, "server_error", "timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
 INTERNAL = Kind(500, "server_error", "internal_error", grpc.StatusCode.INTERNAL)
 
 
 class RequestError(Exception):
-    """A request that is answered with an error; `param` names the field at fault."""
+    """A request that is answered with an error.
 
-    def __init__(self, kind: Kind, message: str, param: str | None = None) -> None:
+    `param` names the field at fault; `retry_after`, in seconds, says when to ask again.
+    """
+
+    def __init__(
+        self, kind: Kind, message: str, param: str | None = None, *, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
+        self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error body."""

@@ -10,12 +10,23 @@ from paceline.session import FinishReason, Receipt
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key has left of its tokens per minute, and when it will have all of them again."""
+
+    limit: int
+    left: int
+    full_in_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The session is recorded and its verifier has taken it."""
 
     session_id: str
     seed: int
     prompt_tokens: int
+    # What its key has left, where that is limited.
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from typing import Any
 
 import grpc
 
 from gateway.api import Gateway, observed
-from gateway.caller import ANYBODY
-from gateway.errors import INVALID, RequestError
+from gateway.caller import Caller
+from gateway.errors import INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Generation
+from gateway.keys import authenticate
 from gateway.prompt import ChatTurn
 from gateway.request import Wishes, generation, served_model
 from gateway.schema import MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
 from paceline import telemetry, wire
+from paceline.api_keys import Scope
 from paceline.rpc import Refused, refusals
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
+
+log = telemetry.logger(__name__)
 
 _ROLES = ("system", "user", "assistant")
 
@@ -34,40 +41,65 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> None:
         """One continuation, streamed."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
+            caller = self._caller(context, Scope.GENERATE)
             wanted = await self._wanted(request)
             detokenizer = self._gateway.prompts.detokenizer()
-            events = self._gateway.sessions.generate(wanted, ANYBODY, detokenizer, span)
-            async with aclosing(self._told(events, Untold())) as responses:
-                async for response in responses:
-                    yield response
+            events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
+            await self._tell(events, Untold(), context)
 
     @refusals
     async def Resume(
         self,
         request: pb.ResumeRequest,
         context: grpc.aio.ServicerContext[pb.ResumeRequest, pb.GenerateResponse],
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> None:
         """The rest of a session."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
-            record = await self._gateway.sessions.claim(request.session_id, ANYBODY)
+            caller = self._caller(context, Scope.GENERATE)
+            record = await self._gateway.sessions.claim(request.session_id, caller)
             detokenizer = self._gateway.prompts.detokenizer()
-            events = self._gateway.sessions.resume(record, detokenizer, span)
+            events = self._gateway.sessions.resume(record, caller, detokenizer, span, _deadline(context))
             mark = Mark(request.session_id, request.position, request.characters)
-            async with aclosing(self._told(events, Untold(mark))) as responses:
-                async for response in responses:
-                    yield response
+            await self._tell(events, Untold(mark), context)
 
-    async def _told(
-        self, events: AsyncGenerator[Event, None], untold: Untold
-    ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        async with aclosing(observed(events, "grpc")) as counted:
-            async for event in counted:
-                new = untold.of(event) if isinstance(event, Chunk) else event
-                if new is not None:
-                    yield _to_proto(new, self._gateway.model_name)
+    async def _tell(
+        self,
+        events: AsyncGenerator[Event, None],
+        untold: Untold,
+        context: grpc.aio.ServicerContext[Any, pb.GenerateResponse],
+    ) -> None:
+        """Write what is untold, each event only once the client has room for it.
+
+        A client without room for too long loses its session; should it come to itself, it is told.
+        """
+        writing: asyncio.Future[None] | None = None
+        try:
+            async with aclosing(observed(events, "grpc")) as counted:
+                async for event in counted:
+                    new = untold.of(event) if isinstance(event, Chunk) else event
+                    if new is None:
+                        continue
+                    # Not cut off: no status can follow a message that is half-way.
+                    writing = asyncio.ensure_future(context.write(_to_proto(new, self._gateway.model_name)))
+                    await asyncio.wait({writing}, timeout=self._gateway.client_stall_seconds)
+                    if not writing.done():
+                        break
+                    writing.result()
+                else:
+                    return
+            log.info("a client that takes nothing is let go")
+            await writing
+            raise RequestError(STALLED, "the client took nothing for too long; the session can be resumed")
+        finally:
+            if writing is not None:
+                writing.cancel()
+
+    def _caller(self, context: grpc.aio.ServicerContext[Any, Any], scope: Scope) -> Caller:
+        metadata = dict(context.invocation_metadata() or ())
+        return authenticate(self._gateway.keys, str(metadata.get("authorization", "")), scope)
 
     @refusals
     async def Cancel(
@@ -77,7 +109,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> pb.CancelResponse:
         """End a session, wherever it runs."""
         with _refused():
-            reason = await self._gateway.sessions.cancel(request.session_id, ANYBODY)
+            caller = self._caller(context, Scope.GENERATE)
+            reason = await self._gateway.sessions.cancel(request.session_id, caller)
         return pb.CancelResponse(reason=wire.finish_reason_to_proto(reason))
 
     @refusals
@@ -85,6 +118,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: pb.FleetRequest, context: grpc.aio.ServicerContext[pb.FleetRequest, pb.FleetResponse]
     ) -> pb.FleetResponse:
         """The fleet as this gateway sees it."""
+        with _refused():
+            self._caller(context, Scope.STATUS)
         sessions = self._gateway.sessions
         return sessions.fleet.to_proto(sessions.running)
 
@@ -109,7 +144,15 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise Refused(error.kind.grpc, error.message, field=error.param) from error
+        raise Refused(
+            error.kind.grpc, error.message, field=error.param, retry_after=error.retry_after
+        ) from error
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """The client's deadline on the monotonic clock."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
 
 
 def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:

@@ -12,7 +12,7 @@ import grpc
 
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer, StopStrings
-from gateway.errors import INTERNAL, OVERLOADED, TAKEN_OVER, UNAVAILABLE, RequestError
+from gateway.errors import INTERNAL, OVERLOADED, TAKEN_OVER, TIMEOUT, UNAVAILABLE, RequestError
 from gateway.events import Chunk, Done, Event, Started
 from gateway.fleet import Fleet
 from gateway.generation import Generation
@@ -73,8 +73,11 @@ class Following:
         caller: Caller,
         detokenizer: Detokenizer,
         trace: Sequence[tuple[str, str]],
+        deadline: float | None = None,
     ) -> None:
+        """`deadline`, on the monotonic clock, goes with every call: no verifier works on behind it."""
         self.key = key
+        self._deadline = deadline
         self._trace = tuple(trace)
         self._fleet = fleet
         self._store = store
@@ -125,6 +128,8 @@ class Following:
                         if isinstance(event, Done):
                             return
             except (grpc.aio.AioRpcError, _Silent) as error:
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    raise RequestError(TIMEOUT, "the request's time is over") from error
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
                     for event in await self._taken_over(error):
                         yield event
@@ -190,6 +195,7 @@ class Following:
                 reply=self._known_record().reply,
             ),
             metadata=self._trace,
+            timeout=None if self._deadline is None else max(0.0, self._deadline - time.monotonic()),
         )
         speculating: asyncio.Task[None] | None = None
         try:

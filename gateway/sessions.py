@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from opentelemetry.trace import Span
 
+from gateway.admission import Admission
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.errors import OVERLOADED, UNAVAILABLE, UNKNOWN_SESSION, RequestError
-from gateway.events import Done, Event
+from gateway.events import Chunk, Event, Started
 from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.session import Following, Policy
@@ -32,6 +34,7 @@ class Sessions:
         fleet: Fleet,
         store: SessionStore | None,
         policy: Policy,
+        admission: Admission,
         *,
         model_id: str,
         max_sessions: int,
@@ -41,18 +44,24 @@ class Sessions:
         self.fleet = fleet
         self.store = store
         self.policy = policy
+        self.admission = admission
         self.running = 0
         self._max_sessions = max_sessions
 
     def generate(
-        self, wanted: Generation, caller: Caller, detokenizer: Detokenizer, parent: Span
+        self,
+        wanted: Generation,
+        caller: Caller,
+        detokenizer: Detokenizer,
+        parent: Span,
+        deadline: float | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """A new session's events. Raises `RequestError`.
+        """A new session's events, until `deadline` (on the monotonic clock). Raises `RequestError`.
 
         Closing the iterator early stops it everywhere; its record stays, to be resumed.
         """
         key = SessionKey(secrets.token_urlsafe(24), 1)
-        return self._followed(key, wanted, caller, detokenizer, parent)
+        return self._followed(key, wanted, caller, detokenizer, parent, deadline)
 
     async def claim(self, session_id: str, caller: Caller) -> SessionRecord:
         """The record of a session of the caller's, to be resumed here. Raises `RequestError`.
@@ -81,11 +90,19 @@ class Sessions:
         raise _contended()
 
     def resume(
-        self, record: SessionRecord, detokenizer: Detokenizer, parent: Span
+        self,
+        record: SessionRecord,
+        caller: Caller,
+        detokenizer: Detokenizer,
+        parent: Span,
+        deadline: float | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """All events of a claimed session, from its beginning on. Raises `RequestError`."""
-        wanted, caller = Generation.recorded(record)
-        return self._followed(record.key, wanted, caller, detokenizer, parent, record)
+        """All events of a session that the caller has claimed, from its beginning on.
+
+        Raises `RequestError`.
+        """
+        wanted, _ = Generation.recorded(record)
+        return self._followed(record.key, wanted, caller, detokenizer, parent, deadline, record)
 
     async def cancel(self, session_id: str, caller: Caller) -> FinishReason:
         """End a session wherever it runs; what it ended with, if it had. Raises `RequestError`."""
@@ -110,10 +127,15 @@ class Sessions:
         caller: Caller,
         detokenizer: Detokenizer,
         parent: Span,
+        deadline: float | None,
         resumed: SessionRecord | None = None,
     ) -> AsyncGenerator[Event, None]:
         if self.running >= self._max_sessions:
-            raise RequestError(OVERLOADED, f"{self._max_sessions} sessions are running here; try again later")
+            raise RequestError(
+                OVERLOADED,
+                f"{self._max_sessions} sessions are running here; try again later",
+                retry_after=self.admission.retry_seconds(0, self._max_sessions),
+            )
         self.running += 1
         telemetry.GATEWAY_SESSIONS.set(self.running)
         try:
@@ -122,11 +144,25 @@ class Sessions:
                 span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
                 trace = telemetry.inject(span)
                 following = Following(
-                    self.fleet, self.store, self.policy, key, wanted, caller, detokenizer, trace
+                    self.fleet, self.store, self.policy, key, wanted, caller, detokenizer, trace, deadline
                 )
-                async with aclosing(following.events(resumed)) as events:
+                # What a resumed session has come to is charged already.
+                known = len(resumed.committed_ids) if resumed else 0
+                admitted = self.admission.admitted(
+                    caller,
+                    key.session_id,
+                    prompt_tokens=0 if resumed else len(wanted.prompt_ids),
+                    max_tokens=0 if resumed else wanted.sampling.max_tokens,
+                )
+                async with admitted as place, aclosing(following.events(resumed)) as events:
+                    told = 0
                     async for event in events:
-                        if isinstance(event, Done):
+                        if isinstance(event, Started):
+                            event = replace(event, allowance=place.allowance)
+                        elif isinstance(event, Chunk):
+                            told += len(event.token_ids)
+                            place.generated = max(0, told - known)
+                        else:
                             span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
                             span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
                             span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)

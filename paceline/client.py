@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
@@ -26,11 +27,15 @@ _CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class GatewayError(Exception):
-    """The gateway refused or failed a call: `code` is gRPC's, the message is for people."""
+    """The gateway refused or failed a call: `code` is gRPC's, the message is for people.
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    `retry_after_s` says when to call again, where the gateway did.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class GatewayUnreachable(GatewayError):
@@ -126,8 +131,14 @@ class _Stream:
     """How far a generation has been told, and the call that tells the rest."""
 
     def __init__(
-        self, generation: Generation, timeout_s: float | None, resume_s: float, gateways: int
+        self,
+        generation: Generation,
+        timeout_s: float | None,
+        resume_s: float,
+        gateways: int,
+        metadata: _Metadata,
     ) -> None:
+        self._metadata = metadata
         self._request = generation.to_proto()
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._resume_s = resume_s
@@ -142,11 +153,11 @@ class _Stream:
         """The next call: the generation's own, or one that goes on behind what has been told."""
         timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         if self._started is None:
-            return stub.Generate(self._request, timeout=timeout)
+            return stub.Generate(self._request, timeout=timeout, metadata=self._metadata)
         rest = gateway_pb2.ResumeRequest(
             session_id=self._started.session_id, position=self._position, characters=self._characters
         )
-        return stub.Resume(rest, timeout=timeout)
+        return stub.Resume(rest, timeout=timeout, metadata=self._metadata)
 
     def take(self, response: gateway_pb2.GenerateResponse) -> Event | None:
         """The event in a response; None where a resumed stream says again that it has started."""
@@ -179,12 +190,13 @@ class _Stream:
 class GatewayClient:
     """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
 
-    def __init__(self, address: str, *, resume_s: float = 30.0) -> None:
+    def __init__(self, address: str, *, api_key: str | None = None, resume_s: float = 30.0) -> None:
         """`address`: host:port; several gateways, separated by commas, stand in for one another.
 
         A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
         """
         self.address = address
+        self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [grpc.aio.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
@@ -202,7 +214,7 @@ class GatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs))
+        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._metadata)
         while True:
             call = stream.call(self._stubs[0])
             try:
@@ -222,7 +234,7 @@ class GatewayClient:
         """End a session wherever it runs; gives why it has ended."""
         try:
             request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = await self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S)
+            response = await self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -231,7 +243,9 @@ class GatewayClient:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = await self._stubs[0].Fleet(request, timeout=_UNARY_TIMEOUT_S)
+            fleet: gateway_pb2.FleetResponse = await self._stubs[0].Fleet(
+                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise _error(self.address, error) from error
         return fleet
@@ -240,9 +254,10 @@ class GatewayClient:
 class SyncGatewayClient:
     """Blocking client, as `GatewayClient`. Use as `with SyncGatewayClient("host:port")`."""
 
-    def __init__(self, address: str, *, resume_s: float = 30.0) -> None:
+    def __init__(self, address: str, *, api_key: str | None = None, resume_s: float = 30.0) -> None:
         """See `GatewayClient`."""
         self.address = address
+        self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [grpc.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
@@ -260,7 +275,7 @@ class SyncGatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> Generator[Event, None, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs))
+        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._metadata)
         while True:
             call = stream.call(self._stubs[0])
             try:
@@ -280,7 +295,7 @@ class SyncGatewayClient:
         """End a session wherever it runs; gives why it has ended."""
         try:
             request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S)
+            response = self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -289,10 +304,19 @@ class SyncGatewayClient:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = self._stubs[0].Fleet(request, timeout=_UNARY_TIMEOUT_S)
+            fleet: gateway_pb2.FleetResponse = self._stubs[0].Fleet(
+                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _error(self.address, error) from error
         return fleet
+
+
+_Metadata = tuple[tuple[str, str], ...]
+
+
+def _metadata(api_key: str | None) -> _Metadata:
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 def _addresses(text: str) -> list[str]:
@@ -330,4 +354,16 @@ def _error(address: str, error: grpc.RpcError) -> GatewayError:
     code = _code(error)
     if _is_unreachable(error):
         return GatewayUnreachable(code, f"no gateway answers at {address}")
-    return GatewayError(code, error.details() or code.name)
+    return GatewayError(code, error.details() or code.name, _retry_after(error))
+
+
+def _retry_after(error: grpc.RpcError) -> float | None:
+    """Seconds of google.rpc.RetryInfo in a status's details."""
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                retry = error_details_pb2.RetryInfo()
+                if detail.Unpack(retry):
+                    seconds: float = retry.retry_delay.ToTimedelta().total_seconds()
+                    return seconds
+    return None

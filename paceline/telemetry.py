@@ -86,6 +86,10 @@ FIRST_TOKEN_SECONDS = Histogram(
 INTER_TOKEN_SECONDS = Histogram(
     "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS
 )
+REFUSED_REQUESTS = Counter(
+    "paceline:refused_requests", "Requests refused for their key or a limit", ["reason"]
+)
+QUEUED_REQUESTS = Gauge("paceline:queued_requests", "Requests that wait at this gateway for a place")
 GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
 
 

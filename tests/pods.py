@@ -17,12 +17,11 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from paceline.client import SyncGatewayClient
 from paceline.local_plan import HOST, choose_addresses
 from paceline.v1 import (
     drafter_pb2,
     drafter_pb2_grpc,
-    gateway_pb2,
-    gateway_pb2_grpc,
     verifier_pb2,
     verifier_pb2_grpc,
 )
@@ -46,6 +45,10 @@ class Pod:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -103,6 +106,8 @@ class Gateway:
 
     http: str
     grpc: str
+    # One with the scope `status`, where keys are demanded.
+    api_key: str = ""
 
     def sees_all(self, *, drafters: bool) -> bool:
         """Whether it takes every pod for healthy."""
@@ -111,8 +116,8 @@ class Gateway:
                 return False
         except httpx.TransportError:
             return False
-        with grpc.insecure_channel(self.grpc) as channel:
-            fleet = gateway_pb2_grpc.GatewayServiceStub(channel).Fleet(gateway_pb2.FleetRequest(), timeout=5)
+        with SyncGatewayClient(self.grpc, api_key=self.api_key) as client:
+            fleet = client.fleet()
         expected = [*fleet.verifiers, *(fleet.drafters if drafters else ())]
         return all(pod.healthy for pod in expected)
 
@@ -132,8 +137,12 @@ class Pods:
         gateway_flags: Sequence[str] = (),
         durability: str = "relaxed",
         ranks: int = 1,
+        api_key: str = "",
     ) -> None:
-        """`ranks`: processes of each verifier, started by torchrun where they are several."""
+        """`ranks`: processes of each verifier, started by torchrun where they are several.
+
+        `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
+        """
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
@@ -141,6 +150,7 @@ class Pods:
         self._gateway_flags = gateway_flags
         self._durability = durability
         self._ranks = ranks
+        self._api_key = api_key
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters
@@ -192,14 +202,16 @@ class Pods:
     def start_gateway(self, name: str) -> Gateway:
         """Start one more gateway of the same fleet and wait until it sees all of it."""
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
-        gateway = Gateway(where.url, where.grpc)
+        gateway = Gateway(where.url, where.grpc, self._api_key)
         self._launch_gateway(name, where.http_port, where.grpc_port)
         self.pods[name].until(lambda: gateway.sees_all(drafters=True))
         return gateway
 
     def until_all_are_seen(self, *, drafters: bool = True) -> None:
         """Return when the gateway takes every pod for healthy."""
-        self.pods["gateway"].until(lambda: Gateway(self.http, self.grpc).sees_all(drafters=drafters))
+        self.pods["gateway"].until(
+            lambda: Gateway(self.http, self.grpc, self._api_key).sees_all(drafters=drafters)
+        )
 
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""

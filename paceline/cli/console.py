@@ -45,6 +45,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "paceline"
 
 
+def api_key() -> str | None:
+    """PACELINE_API_KEY, when one is given."""
+    return os.environ.get("PACELINE_API_KEY") or None
+
+
 def redis_url() -> str | None:
     """REDIS_URL, when one is given."""
     return os.environ.get("REDIS_URL") or None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paceline.cli.console import DEFAULT_GATEWAY, DRAFTED, err, fail, out, stream
+from paceline.cli.console import DEFAULT_GATEWAY, DRAFTED, api_key, err, fail, out, stream
 
 if TYPE_CHECKING:
     from paceline.cli.receipt import Measured
@@ -76,7 +76,7 @@ def _run(gateway: str, generation: Generation, *, quiet: bool) -> Measured:
 
     recorder = Recorder(None if quiet else stream)
     try:
-        with SyncGatewayClient(gateway) as client:
+        with SyncGatewayClient(gateway, api_key=api_key()) as client:
             for event in client.generate(generation):
                 recorder.add(event)
     except GatewayUnreachable as error:

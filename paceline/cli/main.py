@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from paceline import __version__
-from paceline.cli import generate, model, status, up
+from paceline.cli import generate, key, model, status, up
 
 _OURS = "Use it"
 _SERVICES = "One service, as a pod runs it"
@@ -53,6 +53,7 @@ app.command("up", rich_help_panel=_OURS)(up.up)
 app.command("generate", rich_help_panel=_OURS)(generate.generate)
 app.command("status", rich_help_panel=_OURS)(status.status)
 app.add_typer(model.app, name="model", rich_help_panel=_OURS)
+app.add_typer(key.app, name="key", rich_help_panel=_OURS)
 
 
 def _register(entry: EntryPoint) -> None:

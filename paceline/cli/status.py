@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paceline.cli.console import DEFAULT_GATEWAY, fail, out
+from paceline.cli.console import DEFAULT_GATEWAY, api_key, fail, out
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -33,7 +33,7 @@ def status(
     from paceline.client import GatewayError, GatewayUnreachable, SyncGatewayClient
 
     try:
-        with SyncGatewayClient(gateway) as client:
+        with SyncGatewayClient(gateway, api_key=api_key()) as client:
             if not watch:
                 _print(client.fleet(), as_json=as_json)
             elif as_json:

@@ -62,7 +62,9 @@ class GatewayServiceServicer:
     def Generate(self, request, context):
         """Generate one continuation and stream it. Cancelling the call stops the session everywhere.
         INVALID_ARGUMENT: the request breaks a bound, named in the message. NOT_FOUND: unknown model.
-        RESOURCE_EXHAUSTED: try later. UNAVAILABLE: no verifier.
+        UNAUTHENTICATED, PERMISSION_DENIED: for the API key in the metadata `authorization: Bearer KEY`.
+        RESOURCE_EXHAUSTED: a limit is reached; google.rpc.RetryInfo says when to try again.
+        UNAVAILABLE: no verifier.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,11 +13,13 @@ import pytest
 from opentelemetry.trace import INVALID_SPAN
 
 from gateway import session
+from gateway.admission import Admission
 from gateway.caller import ANYBODY
 from gateway.errors import OVERLOADED, RequestError
 from gateway.events import Chunk, Done, Event
 from gateway.fleet import Fleet
 from gateway.generation import Generation
+from gateway.limits import Limits, MemoryLedger
 from gateway.prompt import Prompts
 from gateway.session import Policy
 from gateway.sessions import Sessions
@@ -96,7 +98,8 @@ async def serving(
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
-        yield Sessions(fleet, store, policy, model_id=MODEL, max_sessions=9)
+        admission = Admission(MemoryLedger(), Limits(), queue_seconds=0)
+        yield Sessions(fleet, store, policy, admission, model_id=MODEL, max_sessions=9)
     finally:
         await fleet.close()
         await server.stop(0)

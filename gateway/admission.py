@@ -1,0 +1,267 @@
+"""Lets requests in: under their key's limits and everybody's, or after a wait in a bounded queue, or not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+from gateway.caller import Caller
+from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
+from gateway.events import Allowance
+from gateway.limits import Account, Ask, Ledger, LedgerUnavailable, Limits, Outcome, Settlement, Verdict
+from paceline import telemetry
+
+log = telemetry.logger(__name__)
+
+# Answer tokens that a request is charged for when it is let in. What it does not use is given back at its
+# end; what comes beyond is charged as it comes.
+RESERVED_TOKENS = 1024
+# How often places are renewed and tokens charged.
+_SETTLE_SECONDS = 3.0
+# How often the first of a queue asks again when nothing is heard of a free place, as from other gateways.
+_POLL_SECONDS = 0.1
+# How long the end of an answer waits for its place to be free.
+_FREE_SECONDS = 0.25
+# What a refused client is told to wait, at the least and at the most.
+_RETRY_SECONDS = (1.0, 60.0)
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A request that was let in. Whoever runs it says in `generated` how far it has come."""
+
+    ask: Ask
+    prompt_tokens: int
+    allowance: Allowance | None = None
+    generated: int = 0
+    ended: bool = False
+    # What the ledger has been told of: tokens, and the end.
+    charged: int = 0
+    freed: bool = False
+
+    @property
+    def due(self) -> int:
+        """Tokens to be charged by now."""
+        used = self.prompt_tokens + self.generated
+        return used if self.ended else max(used, self.charged)
+
+
+@dataclass(slots=True)
+class _Line:
+    """Those of one key that wait here, first come, first served."""
+
+    head: asyncio.Lock = field(default_factory=asyncio.Lock)
+    length: int = 0
+
+
+class Admission:
+    """The door of a gateway. Keys queue apart, so that none waits behind another key's crowd."""
+
+    def __init__(self, ledger: Ledger, everybody: Limits, *, queue_seconds: float) -> None:
+        """`everybody`: limits of all requests together. `queue_seconds`: longest wait for a place."""
+        self._ledger = ledger
+        self._everybody = Account("all", everybody)
+        self._queue_seconds = queue_seconds
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        self._running: dict[Place, None] = {}
+        self._waiting: list[Ask] = []
+        self._ended: list[Place] = []
+        self._wake = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._mean_seconds = 1.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the ledger up to date until the block is left."""
+        settling = asyncio.create_task(self._settle_on())
+        try:
+            yield
+        finally:
+            settling.cancel()
+            with suppress(asyncio.CancelledError):
+                await settling
+            with suppress(LedgerUnavailable):
+                await self._settle(renew=False)
+
+    @asynccontextmanager
+    async def admitted(
+        self, caller: Caller, session_id: str, *, prompt_tokens: int, max_tokens: int
+    ) -> AsyncIterator[Place]:
+        """A place for one session while the block runs; one that is resumed still has its own for a while.
+
+        Raises `RequestError`, at once or after a wait in the queue, with the time after which to ask again.
+        """
+        accounts = (self._everybody, Account(f"key:{caller.id}", caller.limits))
+        reserved = prompt_tokens + min(max_tokens, RESERVED_TOKENS)
+        counted = tuple(account for account in accounts if account.limits.any)
+        place = Place(Ask(session_id, counted, reserved), prompt_tokens, charged=reserved)
+        if counted:
+            place.allowance = await self._enter(place.ask, self._lines[caller.id])
+        self._running[place] = None
+        started = time.monotonic()
+        try:
+            yield place
+        finally:
+            self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
+            del self._running[place]
+            self._leave(place)
+        # A client that has had its answer finds its place free.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FREE_SECONDS):
+                while counted and not place.freed:
+                    await self._freed.wait()
+
+    async def _enter(self, ask: Ask, line: _Line) -> Allowance | None:
+        try:
+            verdict = await self._first_verdict(ask, line)
+            if verdict.outcome is Outcome.QUEUED:
+                verdict = await self._wait(ask, line, verdict)
+        except BaseException as error:
+            # Whatever the ledger took it for.
+            self._leave(Place(ask, 0, ended=True))
+            if isinstance(error, LedgerUnavailable):
+                telemetry.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
+                raise RequestError(UNAVAILABLE, "limits cannot be checked now; try again later") from error
+            raise
+        if verdict.outcome is not Outcome.ADMITTED:
+            raise self._refusal(verdict)
+        own = ask.accounts[-1]
+        rate, left = own.limits.tokens_per_minute, verdict.left[-1]
+        if own is self._everybody or rate is None or left is None:
+            return None
+        return Allowance(rate, left, (rate - left) * 60 / rate)
+
+    async def _first_verdict(self, ask: Ask, line: _Line) -> Verdict:
+        return await self._ledger.admit(replace(ask, behind=line.length > 0))
+
+    async def _wait(self, ask: Ask, line: _Line, verdict: Verdict) -> Verdict:
+        """The verdict at the end of the queue."""
+        line.length += 1
+        self._waiting.append(ask)
+        telemetry.QUEUED_REQUESTS.set(len(self._waiting))
+        try:
+            async with asyncio.timeout(self._queue_seconds), line.head:
+                while True:
+                    freed = self._freed
+                    verdict = await self._ledger.admit(ask)
+                    if verdict.outcome is Outcome.ADMITTED:
+                        return verdict
+                    if verdict.outcome is not Outcome.QUEUED:
+                        raise self._refusal(verdict)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL_SECONDS):
+                            await freed.wait()
+        except TimeoutError:
+            raise self._refusal(verdict) from None
+        finally:
+            line.length -= 1
+            self._waiting.remove(ask)
+            telemetry.QUEUED_REQUESTS.set(len(self._waiting))
+
+    def retry_seconds(self, ahead: int, places: int) -> float:
+        """When a place may be free behind `ahead` others, as sessions of late have gone."""
+        least, most = _RETRY_SECONDS
+        return min(max(self._mean_seconds * (ahead + 1) / max(places, 1), least), most)
+
+    def _refusal(self, verdict: Verdict) -> RequestError:
+        account, limits = verdict.account, verdict.account.limits
+        if account is self._everybody:
+            kind, whose = OVERLOADED, "here"
+        else:
+            kind, whose = RATE_LIMITED, "for this API key"
+        if verdict.outcome is Outcome.TOKENS:
+            reason, seconds = "tokens_per_minute", max(verdict.seconds, _RETRY_SECONDS[0])
+            message = (
+                f"{limits.tokens_per_minute} tokens per minute are allowed {whose}, and they are used up"
+            )
+        else:
+            ahead = verdict.waiting if verdict.outcome is Outcome.FULL else 0
+            seconds = self.retry_seconds(ahead, limits.concurrent_sessions or 1)
+            message = f"{limits.concurrent_sessions} sessions are allowed at once {whose}, and all are taken"
+            if verdict.outcome is Outcome.FULL:
+                reason = "queued_requests"
+                message += f"; {ahead} requests wait already"
+            else:
+                reason = "queue_seconds"
+                message += f"; none has ended within {self._queue_seconds:g} seconds"
+        telemetry.REFUSED_REQUESTS.labels(reason=reason).inc()
+        return RequestError(kind, message, retry_after=seconds)
+
+    def _leave(self, place: Place) -> None:
+        place.ended = True
+        if place.ask.accounts:
+            self._ended.append(place)
+            self._wake.set()
+
+    async def _settle_on(self) -> None:
+        away = False
+        renew_at = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + _SETTLE_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            renew = time.monotonic() >= renew_at
+            if renew:
+                renew_at = time.monotonic() + _SETTLE_SECONDS
+            try:
+                await self._settle(renew=renew)
+                away = False
+            except LedgerUnavailable as error:
+                if not away:
+                    log.warning("limits cannot be counted, nobody new is let in", error=str(error))
+                away = True
+
+    async def _settle(self, *, renew: bool) -> None:
+        """Tell the ledger what has ended; with `renew`, also of what goes on. Raises `LedgerUnavailable`."""
+        ended, self._ended = self._ended, []
+        going = [place for place in self._running if place.ask.accounts] if renew else []
+        waiting = list(self._waiting) if renew else []
+        # A session that is resumed here while its first stream ends goes on.
+        kept = {place.ask.id for place in self._running}
+        charges = [(place, place.due) for place in (*going, *ended)]
+        settlements = _by_account(charges, waiting, kept)
+        if not settlements:
+            return
+        try:
+            await self._ledger.settle(settlements)
+        except BaseException:
+            self._ended = [*ended, *self._ended]
+            raise
+        for place, due in charges:
+            place.charged, place.freed = due, place.ended
+        self._freed.set()
+        self._freed = asyncio.Event()
+
+
+def _by_account(
+    charges: Sequence[tuple[Place, int]], waiting: Sequence[Ask], kept: Collection[str]
+) -> list[Settlement]:
+    accounts = {
+        account.name: account
+        for ask in (*(place.ask for place, _ in charges), *waiting)
+        for account in ask.accounts
+    }
+    settlements = []
+    for name, account in accounts.items():
+        concerned = [(place, due) for place, due in charges if _counts(place.ask, name)]
+        settlements.append(
+            Settlement(
+                account,
+                tokens=sum(due - place.charged for place, due in concerned),
+                running=tuple(place.ask.id for place, _ in concerned if not place.ended),
+                waiting=tuple(ask.id for ask in waiting if _counts(ask, name)),
+                ended=tuple(
+                    place.ask.id for place, _ in concerned if place.ended and place.ask.id not in kept
+                ),
+            )
+        )
+    return settlements
+
+
+def _counts(ask: Ask, name: str) -> bool:
+    return any(account.name == name for account in ask.accounts)

@@ -1,0 +1,61 @@
+"""What HTTP headers say: who asks and how long it waits; and to it, what is left and when to ask again."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from fastapi import Request
+
+from gateway.caller import Caller
+from gateway.errors import INVALID, RequestError
+from gateway.events import Allowance
+from gateway.keys import ApiKeys, authenticate
+from paceline.api_keys import Scope
+
+_TIMEOUT = "x-request-timeout"
+# What a client is told that may try again where nobody knows when.
+_RETRY_SECONDS = 1.0
+
+
+def caller(keys: ApiKeys | None, request: Request, scope: Scope | None = None) -> Caller:
+    """Who sent the request. Raises `RequestError` when nobody with `scope` did."""
+    return authenticate(keys, request.headers.get("authorization", ""), scope)
+
+
+def deadline(request: Request, most_seconds: float) -> float | None:
+    """When the request's time is over, on the monotonic clock: its header's seconds, at most `most_seconds`.
+
+    0 is no bound. Raises `RequestError`.
+    """
+    given = request.headers.get(_TIMEOUT)
+    seconds = most_seconds or math.inf
+    if given is not None:
+        try:
+            asked = float(given)
+        except ValueError:
+            asked = math.nan
+        if not asked > 0:
+            raise RequestError(INVALID, "must be a number of seconds above 0", _TIMEOUT)
+        seconds = min(seconds, asked)
+    return None if seconds == math.inf else time.monotonic() + seconds
+
+
+def of_error(error: RequestError) -> dict[str, str]:
+    """Headers of an error's response."""
+    if error.kind.status == 401:
+        return {"www-authenticate": "Bearer"}
+    if error.kind.status in (429, 503):
+        return {"retry-after": str(math.ceil(error.retry_after or _RETRY_SECONDS))}
+    return {}
+
+
+def of_allowance(allowance: Allowance | None) -> dict[str, str]:
+    """OpenAI's headers of a rate limit."""
+    if allowance is None:
+        return {}
+    return {
+        "x-ratelimit-limit-tokens": str(allowance.limit),
+        "x-ratelimit-remaining-tokens": str(max(0, allowance.left)),
+        "x-ratelimit-reset-tokens": f"{allowance.full_in_seconds:.3f}s",
+    }
