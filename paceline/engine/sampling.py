@@ -87,7 +87,8 @@ def _nucleus(scores: NDArray[np.float64], kept: NDArray[np.int64] | None, top_p:
     total = weights.sum()
     # Only these are sorted. The others' weights are so small that all of them together hold no more than
     # 1 - top_p: the tokens ranked before them reach top_p by themselves.
-    likely = np.flatnonzero(weights > (1 - top_p) * total / len(weights))
+    # Of equals, or of one token, some are left where 1 - top_p rounds to 1, too.
+    likely = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
     ranked = np.sort(values[likely])[::-1]
     reached = np.cumsum(np.exp(ranked - highest))
     count = 1 + int(np.searchsorted(reached[:-1], top_p * total))

@@ -109,6 +109,13 @@ def test_nan_counts_as_the_lowest_logit(temperature: float) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("top_p", [2.0**-126, 1e-20, 2.0**-54])
+@pytest.mark.parametrize("top_k", [0, 1, 3])
+def test_the_smallest_top_p_leaves_one_token_even_of_equals(top_p: float, top_k: int) -> None:
+    params = SamplingParams(max_tokens=1, temperature=1.0, top_k=top_k, top_p=top_p)
+    assert targets(torch.zeros(1, 8), [params], [0]) == [0]
+
+
 def test_masked_tokens_are_never_drawn() -> None:
     logits = torch.full((1, 20), -torch.inf)
     logits[0, [4, 9]] = 0.0
