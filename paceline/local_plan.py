@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +17,9 @@ from paceline.model_store import LocalModel
 from paceline.readiness import grpc_serving, http_ok
 
 HOST = "127.0.0.1"
+# Where free ports are looked for: systems give outgoing connections others, and one of those may take a
+# service's port while it starts.
+_FREE_PORTS = range(20000, 32768)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,18 @@ def _port(address: str) -> str:
 
 
 def _bound(port: int) -> socket.socket:
+    if port:
+        # As servers do: a port whose last connections are still closing is free.
+        return _bound_to(port, reuse=True)
+    for candidate in random.sample(_FREE_PORTS, 100):
+        with suppress(PortTaken):
+            return _bound_to(candidate, reuse=False)
+    return _bound_to(0, reuse=False)
+
+
+def _bound_to(port: int, *, reuse: bool) -> socket.socket:
     held = socket.socket()
-    # As servers do: a port whose last connections are still closing is free.
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     try:
         held.bind((HOST, port))
     except (OSError, OverflowError):
