@@ -22,6 +22,7 @@ from paceline.local_plan import HOST, choose_addresses
 from paceline.v1 import (
     drafter_pb2,
     drafter_pb2_grpc,
+    gateway_pb2,
     verifier_pb2,
     verifier_pb2_grpc,
 )
@@ -33,22 +34,23 @@ START_SECONDS = 120.0
 class Pod:
     """One process, logged to a file."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], folder: Path, *, group: int | None = None) -> None:
+        """`group`: the process's group id, where it is not ours."""
         self.name = name
         self.log = folder / f"{name}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, group=group
             )
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
@@ -116,10 +118,14 @@ class Gateway:
                 return False
         except httpx.TransportError:
             return False
-        with SyncGatewayClient(self.grpc, api_key=self.api_key) as client:
-            fleet = client.fleet()
+        fleet = self.fleet()
         expected = [*fleet.verifiers, *(fleet.drafters if drafters else ())]
         return all(pod.healthy for pod in expected)
+
+    def fleet(self) -> gateway_pb2.FleetResponse:
+        """The fleet as it sees it."""
+        with SyncGatewayClient(self.grpc, api_key=self.api_key) as client:
+            return client.fleet()
 
 
 class Pods:
@@ -133,6 +139,7 @@ class Pods:
         *,
         verifiers: int = 1,
         drafters: int = 1,
+        gateways: int = 1,
         verifier_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
         durability: str = "relaxed",
@@ -141,6 +148,7 @@ class Pods:
     ) -> None:
         """`ranks`: processes of each verifier, started by torchrun where they are several.
 
+        Pods are named by their addresses, gateways `gateway`, `gateway-2` and so on.
         `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
         """
         self.folder = folder
@@ -151,10 +159,19 @@ class Pods:
         self._durability = durability
         self._ranks = ranks
         self._api_key = api_key
-        where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters)
+        # All in one call, so that no two are the same: further gateways' ports, too.
+        more = 2 * (gateways - 1)
+        where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more)
         self.http, self.grpc = where.url, where.grpc
-        self.verifiers, self.drafters = where.verifiers, where.drafters
-        self._http_port, self._grpc_port = where.http_port, where.grpc_port
+        self.verifiers, self.drafters = where.verifiers, where.drafters[:drafters]
+        self.gateways = {"gateway": Gateway(where.url, where.grpc, api_key)}
+        further = where.drafters[drafters:]
+        for number, ports in enumerate(zip(further[::2], further[1::2], strict=True), 2):
+            self.gateways[f"gateway-{number}"] = Gateway(f"http://{ports[0]}", ports[1], api_key)
+        # What others are told instead of a pod's address, where something stands between.
+        self.told: dict[str, str] = {}
+        # Groups that pods run in, where it is not ours.
+        self.groups: dict[str, int | None] = {}
         self.pods: dict[str, Pod] = {}
 
     @property
@@ -174,26 +191,38 @@ class Pods:
 
     def start(self, *, drafters: bool = True) -> Pods:
         """Start everything, wait until all of it is ready and the gateway knows of it."""
-        for address in self.verifiers:
-            self._launch_verifier(address)
-        if drafters:
-            for address in self.drafters:
-                self.launch_drafter(address)
-        self._launch_gateway("gateway", self._http_port, self._grpc_port)
-        for address in self.verifiers:
+        started = [*self.verifiers, *(self.drafters if drafters else ())]
+        for name in (*started, *self.gateways):
+            self.launch(name)
+        for address in started:
             self.pods[address].until(partial(_serving, address))
-        if drafters:
-            for address in self.drafters:
-                self.pods[address].until(partial(_serving, address))
         self.until_all_are_seen(drafters=drafters)
         return self
 
-    def _launch_gateway(self, name: str, http_port: int, port: int) -> None:
+    def launch(self, name: str) -> None:
+        """Start a pod without waiting for it."""
+        if name in self.gateways:
+            self._launch_gateway(name)
+        elif name in self.verifiers:
+            self._launch_verifier(name)
+        else:
+            self.launch_drafter(name)
+
+    def restart(self, name: str) -> None:
+        """SIGTERM to a pod, start it again, and return when the gateways use it."""
+        self.pods[name].stop()
+        self.launch(name)
+        if name not in self.gateways:
+            self.pods[name].until(partial(_serving, name))
+        self.until_all_are_seen()
+
+    def _launch_gateway(self, name: str) -> None:
+        gateway = self.gateways[name]
         self._start(
             name,
             "gateway",
-            *("--http-port", str(http_port), "--port", str(port)),
-            *("--verifiers", ",".join(self.verifiers), "--drafters", ",".join(self.drafters)),
+            *("--http-port", _port(gateway.http), "--port", _port(gateway.grpc)),
+            *("--verifiers", self._as_told(self.verifiers), "--drafters", self._as_told(self.drafters)),
             *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
             *("--poll-seconds", "0.1", "--max-body-bytes", "65536", "--durability", self._durability),
             *self._gateway_flags,
@@ -202,16 +231,15 @@ class Pods:
     def start_gateway(self, name: str) -> Gateway:
         """Start one more gateway of the same fleet and wait until it sees all of it."""
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
-        gateway = Gateway(where.url, where.grpc, self._api_key)
-        self._launch_gateway(name, where.http_port, where.grpc_port)
+        gateway = self.gateways[name] = Gateway(where.url, where.grpc, self._api_key)
+        self._launch_gateway(name)
         self.pods[name].until(lambda: gateway.sees_all(drafters=True))
         return gateway
 
     def until_all_are_seen(self, *, drafters: bool = True) -> None:
-        """Return when the gateway takes every pod for healthy."""
-        self.pods["gateway"].until(
-            lambda: Gateway(self.http, self.grpc, self._api_key).sees_all(drafters=drafters)
-        )
+        """Return when every gateway takes every pod for healthy."""
+        for name, gateway in self.gateways.items():
+            self.pods[name].until(partial(gateway.sees_all, drafters=drafters))
 
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""
@@ -237,6 +265,9 @@ class Pods:
             status: drafter_pb2.DrafterStatusResponse = stub.Status(request, timeout=5, wait_for_ready=True)
         return status
 
+    def _as_told(self, addresses: Sequence[str]) -> str:
+        return ",".join(self.told.get(address, address) for address in addresses)
+
     def _launch_verifier(self, address: str) -> None:
         self._start(
             address,
@@ -252,7 +283,7 @@ class Pods:
         if ranks > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [*launcher, "-m", module, "--host", HOST, *flags]
-        self.pods[name] = Pod(name, command, self.folder)
+        self.pods[name] = Pod(name, command, self.folder, group=self.groups.get(name))
 
 
 def _serving(address: str) -> bool:
