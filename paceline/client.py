@@ -177,8 +177,9 @@ class _Stream:
         if self._deadline is not None and now >= self._deadline:
             return error
         if self._started is None:
+            # Nothing has been told: it is asked anew, of every gateway once.
             self._untried -= 1
-            return None if self._untried >= 0 and _is_unreachable(error) else error
+            return None if self._untried >= 0 and code in _BROKEN else error
         if self._broken is None:
             self._broken, self._broken_at = error, now
         if code not in _BROKEN:

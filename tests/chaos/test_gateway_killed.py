@@ -87,6 +87,22 @@ async def test_sessions_outlive_their_gateway(blocking: bool, pods: Pods, second
         assert reader.finished.reason is undisturbed.finished.reason
 
 
+async def test_a_request_whose_gateway_dies_before_it_begins_is_asked_of_the_other(
+    pods: Pods, second: Gateway
+) -> None:
+    undisturbed = Reader(second.grpc, ASKED[0])
+    await undisturbed.read()
+    deaf = pods.pods["gateway"]
+    deaf.pause()
+    reader = Reader(f"{pods.grpc},{second.grpc}", ASKED[0])
+    reading = asyncio.create_task(reader.read())
+    # Whatever of the request it has got by now, it does not answer.
+    await asyncio.sleep(0.2)
+    deaf.kill()
+    await reading
+    assert reader.text == undisturbed.text
+
+
 async def test_a_session_whose_gateway_and_client_are_gone_ends(pods: Pods) -> None:
     reader = Reader(pods.grpc, Generation(text=PROMPT, max_tokens=8000, temperature=0.8, seed=1))
     reading = asyncio.create_task(reader.read())
