@@ -16,7 +16,9 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.links import Links
 from drafter_svc.server import DrafterServicer
 from paceline import rpc, telemetry
+from paceline.roles import Role
 from paceline.settings import SettingsError, service_command
+from paceline.tls import Identity
 from paceline.v1 import drafter_pb2_grpc
 
 SERVICE = "paceline.v1.DrafterService"
@@ -35,13 +37,16 @@ class Drafter:
     async def running(cls, settings: DrafterSettings) -> AsyncIterator[Drafter]:
         """Serve until the block is left, then drain within the grace period."""
         drafter_id = settings.drafter_id or f"{socket.gethostname()}-{os.getpid()}"
-        links = Links(drafter_id, settings)
+        identity = Identity.of_service(settings, Role.DRAFTER)
+        links = Links(drafter_id, settings, identity)
         servicer = DrafterServicer(drafter_id, settings, links)
 
         def add(server: grpc.aio.Server) -> None:
             drafter_pb2_grpc.add_DrafterServiceServicer_to_server(servicer, server)
 
-        server = await rpc.start_server(add, services=[SERVICE], host=settings.host, port=settings.port)
+        server = await rpc.start_server(
+            add, services=[SERVICE], host=settings.host, port=settings.port, identity=identity
+        )
         sweep = asyncio.create_task(links.sweep(), name="drop idle sessions and links")
         log.info("ready", address=server.address, drafter=drafter_id, method=settings.method)
         try:

@@ -15,6 +15,7 @@ from drafter_svc.rounds import Counters
 from drafter_svc.stream import VerifierLink
 from paceline import telemetry
 from paceline.rpc import Refused
+from paceline.tls import Identity
 
 log = telemetry.logger(__name__)
 
@@ -24,11 +25,12 @@ _SWEEP_SECONDS = 5.0
 class Links:
     """Owns one task per verifier and the methods, one per model, whose tables outlive sessions."""
 
-    def __init__(self, drafter_id: str, settings: DrafterSettings) -> None:
+    def __init__(self, drafter_id: str, settings: DrafterSettings, identity: Identity | None) -> None:
         self.counters = Counters()
         self.draining = False
         self._drafter_id = drafter_id
         self._settings = settings
+        self._identity = identity
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
         self._methods: dict[tuple[str, str, int], Method] = {}
         telemetry.DRAFTER_SESSIONS.set_function(lambda: self.sessions)
@@ -106,7 +108,9 @@ class Links:
             raise Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._settings.max_verifiers} verifiers are connected"
             )
-        link = VerifierLink(address, self._drafter_id, self._settings, self._method, self.counters)
+        link = VerifierLink(
+            address, self._drafter_id, self._settings, self._identity, self._method, self.counters
+        )
         task = asyncio.create_task(link.run(), name=f"draft stream to {address}")
         self._links[address] = link, task
         task.add_done_callback(lambda done: self._forget(address, done))

@@ -16,6 +16,8 @@ from drafter_svc.methods.base import Method
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
 from paceline import rpc, telemetry, wire
 from paceline.handshake import PROTOCOL_VERSION
+from paceline.roles import Role
+from paceline.tls import Identity
 from paceline.v1 import verifier_pb2 as pb
 from paceline.v1 import verifier_pb2_grpc
 
@@ -26,6 +28,12 @@ FEEDBACK_TOP_K = 8
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 3.0
 _WELCOME_SECONDS = 10.0
+# A verifier that answers Hello so will not answer otherwise later.
+_FINAL = {
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
 
@@ -46,6 +54,7 @@ class VerifierLink:
         address: str,
         drafter_id: str,
         settings: DrafterSettings,
+        identity: Identity | None,
         methods: Callable[[str, str, int], Method],
         counters: Counters,
     ) -> None:
@@ -53,6 +62,7 @@ class VerifierLink:
         self.rounds = Rounds(counters)
         self._drafter_id = drafter_id
         self._settings = settings
+        self._identity = identity
         self._methods = methods
         self._call: Call | None = None
         self._writing = asyncio.Lock()
@@ -112,7 +122,7 @@ class VerifierLink:
 
     async def _converse(self) -> None:
         """One stream from Hello to its end; raises what ended it."""
-        async with rpc.channel(self.address) as channel:
+        async with rpc.channel(self.address, Role.VERIFIER, self._identity) as channel:
             call: Call = verifier_pb2_grpc.VerifierServiceStub(channel).Draft()
             try:
                 welcome = await self._shake_hands(call)
@@ -140,7 +150,7 @@ class VerifierLink:
                 await call.write(pb.DraftRequest(hello=hello))
                 first = await call.read()
         except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED):
+            if error.code() in _FINAL:
                 raise HandshakeRefused(error.details()) from error
             raise
         if first is grpc.aio.EOF or not first.HasField("welcome") or not first.welcome.vocab_size:

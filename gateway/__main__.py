@@ -18,9 +18,11 @@ from gateway.server import GatewayServicer
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline import telemetry
+from paceline.roles import Role
 from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
+from paceline.tls import Identity
 from paceline.v1 import gateway_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -34,12 +36,14 @@ async def serve(
         log.warning("no api_keys_file: everybody is served")
     store: SessionStore | None = None
     if settings.redis_url:
-        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
+        store = RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
     else:
         log.warning("no redis_url: sessions are not recorded")
     ledger = _ledger(settings)
     admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
-    fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds)
+    identity = Identity.of_service(settings, Role.GATEWAY)
+    public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
+    fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds, identity)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     sessions = Sessions(
         fleet,
@@ -67,16 +71,19 @@ async def serve(
         services=["paceline.v1.GatewayService"],
         host=settings.host,
         port=settings.port,
+        identity=public_identity,
     )
-    http_server = _HttpServer(
-        uvicorn.Config(
-            build_app(gateway),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
-        )
+    http_config = uvicorn.Config(
+        build_app(gateway),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
     )
+    if public_identity is not None:
+        http_config.load()
+        http_config.ssl = public_identity.https_context()
+    http_server = _HttpServer(http_config)
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     http_address = f"{settings.host}:{listener.getsockname()[1]}"
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
@@ -109,7 +116,7 @@ def _ledger(settings: GatewaySettings) -> Ledger:
     """Where limits are counted: together with other gateways, or here alone."""
     if not settings.redis_url:
         return MemoryLedger()
-    shared = RedisLedger(settings.redis_url)
+    shared = RedisLedger(settings.redis_url.get_secret_value())
     return shared if settings.strict else FallbackLedger(shared)
 
 
@@ -132,7 +139,7 @@ def run(settings: GatewaySettings) -> None:
     if not settings.verifier_addresses:
         raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
     try:
-        prompts = Prompts(settings.model)
+        prompts = Prompts(settings.model, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
     keys = _keys(settings.api_keys_file)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gateway.limits import Limits
-from paceline.settings import StoreSettings
+from paceline.settings import StoreSettings, all_or_none
 
 
 class GatewaySettings(StoreSettings):
@@ -20,8 +23,16 @@ class GatewaySettings(StoreSettings):
     port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     verifiers: str = Field(description="Verifiers as host:port, separated by commas.")
     drafters: str = Field("", description="Drafters as host:port, separated by commas; none decodes plainly.")
+    public_tls_cert: Path | None = Field(
+        None, description="PEM file of the certificate shown to clients, HTTP and gRPC, with its chain."
+    )
+    public_tls_key: Path | None = Field(None, description="PEM file of the private key of public_tls_cert.")
     model: str = Field(description="Folder or Hugging Face id that holds the model's tokenizer.")
     model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with the tokenizer; its author owns this process.",
+    )
     verifier_silence_seconds: float = Field(
         5.0,
         ge=3,
@@ -63,6 +74,11 @@ class GatewaySettings(StoreSettings):
         description="How long after SIGTERM, readiness off, new sessions are still taken: as long as whoever "
         "balances load may need to notice.",
     )
+
+    @model_validator(mode="after")
+    def _all_of_public_tls(self) -> Self:
+        all_or_none(public_tls_cert=self.public_tls_cert, public_tls_key=self.public_tls_key)
+        return self
 
     @property
     def limits(self) -> Limits:

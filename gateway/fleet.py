@@ -11,6 +11,8 @@ import grpc
 
 from gateway.router import DrafterView, VerifierView
 from paceline import rpc, telemetry
+from paceline.roles import Role
+from paceline.tls import Identity
 from paceline.v1 import (
     drafter_pb2,
     drafter_pb2_grpc,
@@ -28,14 +30,23 @@ _MISSED_POLLS = 3
 class Pod:
     """One address, its channel and what it last said."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, role: Role, identity: Identity | None) -> None:
         self.address = address
-        self.channel = rpc.channel(address)
+        self._connection = rpc.Connection(address, role, identity)
         self.healthy = False
         self.status: Any = None
         # Sessions this gateway has sent there since the last status.
         self.sent = 0
         self._heard = 0.0
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel for a call that begins now."""
+        return self._connection.channel
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._connection.close()
 
     def heard(self, status: Any) -> None:
         """Take a fresh status in."""
@@ -63,36 +74,43 @@ class Pod:
 class Fleet:
     """All pods this gateway was told of, polled in the background."""
 
-    def __init__(self, verifiers: Sequence[str], drafters: Sequence[str], poll_seconds: float) -> None:
-        self.verifiers = {address: Pod(address) for address in verifiers}
-        self.drafters = {address: Pod(address) for address in drafters}
+    def __init__(
+        self,
+        verifiers: Sequence[str],
+        drafters: Sequence[str],
+        poll_seconds: float,
+        identity: Identity | None = None,
+    ) -> None:
+        """`identity`: what this gateway shows the pods; None speaks plaintext."""
+        self.verifiers = {address: Pod(address, Role.VERIFIER, identity) for address in verifiers}
+        self.drafters = {address: Pod(address, Role.DRAFTER, identity) for address in drafters}
         self._poll_seconds = poll_seconds
+        self._identity = identity
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Poll until `close`."""
-        for pod in self.verifiers.values():
-            status = verifier_pb2_grpc.VerifierServiceStub(pod.channel).Status
-            self._tasks.append(
-                asyncio.create_task(self._poll(pod, status, verifier_pb2.VerifierStatusRequest()))
-            )
-        for pod in self.drafters.values():
-            status = drafter_pb2_grpc.DrafterServiceStub(pod.channel).Status
-            self._tasks.append(
-                asyncio.create_task(self._poll(pod, status, drafter_pb2.DrafterStatusRequest()))
-            )
+        stub: Any = verifier_pb2_grpc.VerifierServiceStub
+        polls = [
+            self._poll(pod, stub, verifier_pb2.VerifierStatusRequest()) for pod in self.verifiers.values()
+        ]
+        stub = drafter_pb2_grpc.DrafterServiceStub
+        polls += [self._poll(pod, stub, drafter_pb2.DrafterStatusRequest()) for pod in self.drafters.values()]
+        self._tasks += [asyncio.create_task(poll) for poll in polls]
+        if self._identity is not None:
+            self._tasks.append(asyncio.create_task(self._identity.keep_up()))
 
     async def close(self) -> None:
         """Stop polling and close all channels."""
         for task in self._tasks:
             task.cancel()
         for pod in (*self.verifiers.values(), *self.drafters.values()):
-            await pod.channel.close()
+            await pod.close()
 
-    async def _poll(self, pod: Pod, status: Any, request: Any) -> None:
+    async def _poll(self, pod: Pod, stub: Any, request: Any) -> None:
         while True:
             try:
-                pod.heard(await status(request, timeout=max(self._poll_seconds, 1.0)))
+                pod.heard(await stub(pod.channel).Status(request, timeout=max(self._poll_seconds, 1.0)))
             except grpc.aio.AioRpcError:
                 pod.missed(_MISSED_POLLS * self._poll_seconds)
             await asyncio.sleep(self._poll_seconds)

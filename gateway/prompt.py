@@ -31,9 +31,10 @@ class ChatTurn:
 class Prompts:
     """The model's tokenizer and chat template."""
 
-    def __init__(self, model: str) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self.stop_token_ids = _stop_ids(model, self._tokenizer)
+    def __init__(self, model: str, *, trust_remote_code: bool = False) -> None:
+        """`trust_remote_code`: run Python that comes with the tokenizer, if transformers has none."""
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
 
     def detokenizer(self) -> Detokenizer:
@@ -67,13 +68,11 @@ class Prompts:
         return await asyncio.to_thread(work)
 
 
-def _stop_ids(model: str, tokenizer: Any) -> frozenset[int]:
+def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[int]:
     """Ids that end a text: of the generation config, the model's config and the tokenizer."""
     found: set[int] = set()
-    sources: list[Any] = [
-        getattr(AutoConfig.from_pretrained(model), "eos_token_id", None),
-        tokenizer.eos_token_id,
-    ]
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    sources: list[Any] = [getattr(config, "eos_token_id", None), tokenizer.eos_token_id]
     folder = Path(model)
     if not folder.is_dir() or (folder / "generation_config.json").exists():
         with suppress(OSError, json.JSONDecodeError):

@@ -191,15 +191,28 @@ class _Stream:
 class GatewayClient:
     """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
 
-    def __init__(self, address: str, *, api_key: str | None = None, resume_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        api_key: str | None = None,
+        resume_s: float = 30.0,
+    ) -> None:
         """`address`: host:port; several gateways, separated by commas, stand in for one another.
 
+        `credentials`: for gateways that speak TLS, such as `grpc.ssl_channel_credentials()`.
         A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
         """
         self.address = address
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
-        self._channels = [grpc.aio.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
+        self._channels = [
+            grpc.aio.secure_channel(each, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(each, options=_OPTIONS)
+            for each in _addresses(address)
+        ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
 
     async def __aenter__(self) -> Self:
@@ -255,12 +268,24 @@ class GatewayClient:
 class SyncGatewayClient:
     """Blocking client, as `GatewayClient`. Use as `with SyncGatewayClient("host:port")`."""
 
-    def __init__(self, address: str, *, api_key: str | None = None, resume_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        api_key: str | None = None,
+        resume_s: float = 30.0,
+    ) -> None:
         """See `GatewayClient`."""
         self.address = address
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
-        self._channels = [grpc.insecure_channel(each, options=_OPTIONS) for each in _addresses(address)]
+        self._channels = [
+            grpc.secure_channel(each, credentials, options=_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(each, options=_OPTIONS)
+            for each in _addresses(address)
+        ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
 
     def __enter__(self) -> Self:
@@ -339,6 +364,7 @@ def _event(response: gateway_pb2.GenerateResponse) -> Event:
 
 # How grpc's core words a failed connection; a gateway's own UNAVAILABLE says something else.
 _NOT_CONNECTED = ("failed to connect", "errors resolving")
+_NOT_TRUSTED = ("handshake failed", "verification check failed")
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:
@@ -353,9 +379,12 @@ def _is_unreachable(error: grpc.RpcError) -> bool:
 
 def _error(address: str, error: grpc.RpcError) -> GatewayError:
     code = _code(error)
+    details = error.details() or code.name
+    if _is_unreachable(error) and any(words in details.lower() for words in _NOT_TRUSTED):
+        return GatewayError(code, f"no TLS with {address}, or no trust in its certificate: {details}")
     if _is_unreachable(error):
         return GatewayUnreachable(code, f"no gateway answers at {address}")
-    return GatewayError(code, error.details() or code.name, _retry_after(error))
+    return GatewayError(code, details, _retry_after(error))
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:

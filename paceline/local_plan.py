@@ -88,14 +88,7 @@ def plan_fleet(
 
 
 def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) -> list[Service]:
-    flags: tuple[str, ...] = (
-        "--model",
-        str(model.folder),
-        "--model-name",
-        model.name,
-        "--redis-url",
-        redis_url,
-    )
+    flags: tuple[str, ...] = ("--model", str(model.folder), "--model-name", model.name)
     if len(addresses) > 1:  # they share the cores; a single one takes them all by itself
         flags += ("--threads", str(max(1, len(os.sched_getaffinity(0)) // len(addresses))))
     return [
@@ -103,6 +96,7 @@ def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) ->
             f"verifier-{number}",
             (sys.executable, "-m", "verifier_svc", "--host", HOST, "--port", _port(address), *flags),
             partial(grpc_serving, address),
+            variables={"PACELINE_VERIFIER_REDIS_URL": redis_url},
         )
         for number, address in enumerate(addresses, start=1)
     ]
@@ -112,8 +106,13 @@ def _gateway(model: LocalModel, addresses: Addresses, redis_url: str) -> Service
     command = [sys.executable, "-m", "gateway", "--host", HOST]
     command += ["--http-port", str(addresses.http_port), "--port", str(addresses.grpc_port)]
     command += ["--verifiers", ",".join(addresses.verifiers), "--drafters", ",".join(addresses.drafters)]
-    command += ["--model", str(model.folder), "--model-name", model.name, "--redis-url", redis_url]
-    return Service("gateway", tuple(command), partial(http_ok, f"{addresses.url}/readyz"))
+    command += ["--model", str(model.folder), "--model-name", model.name]
+    return Service(
+        "gateway",
+        tuple(command),
+        partial(http_ok, f"{addresses.url}/readyz"),
+        variables={"PACELINE_GATEWAY_REDIS_URL": redis_url},
+    )
 
 
 def _port(address: str) -> str:

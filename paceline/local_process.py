@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from paceline import tether
@@ -23,6 +23,8 @@ class Service:
     command: tuple[str, ...]
     ready: Callable[[], Awaitable[bool]]
     start_timeout_s: float = 300.0
+    # Variables beside those of this process: for what other users must not see in a list of processes.
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class ServiceDied(Exception):
@@ -47,6 +49,7 @@ class LocalProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env={**os.environ, **service.variables},
             )
         return cls(service, process, log)
 

@@ -19,7 +19,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paceline.handshake import HandshakeError
+from paceline.roles import Role
 from paceline.telemetry import logger
+from paceline.tls import Identity
 from paceline.wire import WireError
 
 log = logger(__name__)
@@ -27,7 +29,7 @@ log = logger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 # Trailing metadata key under which gRPC carries google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
-_CHANNEL_OPTIONS = [
+_CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 5000),
@@ -50,6 +52,9 @@ _SERVER_OPTIONS = [
     # A second process on the same port is an error, not a silent half of the traffic.
     ("grpc.so_reuseport", 0),
 ]
+
+# Calls that are longer than this after their channel's certificate has changed are cut.
+_RETIREMENT_SECONDS = 3600.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,12 +147,18 @@ class RunningServer:
     """A started gRPC server with standard health and reflection."""
 
     def __init__(
-        self, server: grpc.aio.Server, health_servicer: health.aio.HealthServicer, host: str, port: int
+        self,
+        server: grpc.aio.Server,
+        health_servicer: health.aio.HealthServicer,
+        host: str,
+        port: int,
+        identity: Identity | None,
     ) -> None:
         self.port = port
         self.address = f"{host}:{port}"
         self.health = health_servicer
         self._server = server
+        self._keeping_up = asyncio.create_task(identity.keep_up()) if identity else None
 
     async def not_serving(self) -> None:
         """Answer NOT_SERVING to health checks from now on; calls still work."""
@@ -157,6 +168,8 @@ class RunningServer:
         """Fail health checks, take no new calls, give running ones `grace` seconds."""
         await self.not_serving()
         await self._server.stop(grace)
+        if self._keeping_up:
+            self._keeping_up.cancel()
 
 
 async def start_server(
@@ -166,16 +179,19 @@ async def start_server(
     host: str,
     port: int,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    identity: Identity | None = None,
 ) -> RunningServer:
     """Start a server with `add`'s servicers, health and reflection. Port 0 takes a free one.
 
+    With an `identity` it speaks TLS, and keeps the identity up with its files as long as it runs.
     Raises `OSError` when the port is taken.
     """
     options = [
         (name, max_message_bytes if name.endswith("_message_length") else value)
         for name, value in _SERVER_OPTIONS
     ]
-    server = grpc.aio.server(options=options)
+    interceptors = identity.interceptors if identity else ()
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     add(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -183,16 +199,62 @@ async def start_server(
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        if identity is None:
+            bound = server.add_insecure_port(f"{host}:{port}")
+        else:
+            bound = server.add_secure_port(f"{host}:{port}", identity.server_credentials())
     except RuntimeError as error:
         raise OSError(f"cannot listen on {host}:{port}: {error}; is the port taken?") from error
     await server.start()
-    return RunningServer(server, health_servicer, host, bound)
+    return RunningServer(server, health_servicer, host, bound, identity)
 
 
-def channel(address: str) -> grpc.aio.Channel:
-    """A channel to host:port with keepalive, message bounds and a quick reconnect."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def channel(address: str, server: Role | None = None, identity: Identity | None = None) -> grpc.aio.Channel:
+    """A channel to host:port with keepalive, message bounds and a quick reconnect.
+
+    With an `identity` it speaks TLS and takes only a server whose certificate gives the role `server`.
+    """
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    options = list(_CHANNEL_OPTIONS)
+    if server is not None:
+        options.append(("grpc.ssl_target_name_override", server.dns_name))
+    return grpc.aio.secure_channel(address, identity.channel_credentials(), options=options)
+
+
+class Connection:
+    """A way to one server that lasts: its channel is made anew when the identity's certificate changes.
+
+    A call stays on the channel that it began on, which is closed when its calls have ended.
+    """
+
+    def __init__(self, address: str, server: Role, identity: Identity | None = None) -> None:
+        """See `channel`."""
+        self._address = address
+        self._server = server
+        self._identity = identity
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._make()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel for a call that begins now."""
+        if self._identity is not None and self._identity.current is not self._shown:
+            retiring = asyncio.create_task(self._channel.close(grace=_RETIREMENT_SECONDS))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._make()
+        return self._channel
+
+    async def close(self) -> None:
+        """End all calls."""
+        for retiring in self._retiring:
+            retiring.cancel()
+        await self._channel.close()
+
+    def _make(self) -> None:
+        self._shown = self._identity.current if self._identity else None
+        self._channel = channel(self._address, self._server, self._identity)
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import click
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,12 +32,35 @@ class ServiceSettings(BaseSettings):
     grace_seconds: float = Field(
         30.0, ge=0, description="How long running sessions may go on after SIGTERM before they are cut."
     )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of this service's certificate towards the others, with its chain."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the private key of tls_cert.")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs whose certificates the other services must have."
+    )
+
+    @model_validator(mode="after")
+    def _all_of_tls(self) -> Self:
+        all_or_none(tls_cert=self.tls_cert, tls_key=self.tls_key, tls_ca=self.tls_ca)
+        return self
+
+
+def all_or_none(**given: object) -> None:
+    """Raise `ValueError` unless the settings in `given` are all set, or none of them."""
+    missing = [_flag(name) for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        names = ", ".join(_flag(name) for name in given)
+        raise ValueError(f"{', '.join(missing)} is missing: give all of {names}, or none for plaintext")
 
 
 class StoreSettings(ServiceSettings):
     """What every service that keeps sessions can be told of their store."""
 
-    redis_url: str = Field("", description="Session store; empty runs without one, and says so.")
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Session store, with USER:PASSWORD@ where it has users; empty runs without one.",
+    )
     session_ttl_seconds: int = Field(
         3600, ge=1, description="Lifetime of a session's record after its last token."
     )
@@ -67,14 +91,23 @@ def load_settings(settings_type: type[S], **given: Any) -> S:
     try:
         return settings_type(**given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem, prefix) for problem in error.errors())) from error
+        fields = settings_type.model_fields
+        secret = {name for name, field in fields.items() if field.annotation is SecretStr}
+        # Not from the error, which quotes what was given, secrets too.
+        raise SettingsError(
+            "\n".join(_explain(problem, prefix, secret) for problem in error.errors())
+        ) from None
 
 
-def _explain(problem: Any, prefix: str) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+def _explain(problem: Any, prefix: str, secret: Collection[str]) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    name = str(problem["loc"][0])
     if problem["type"] == "missing":
         return f"{name} is required: give {_flag(name)} or {prefix}{name.upper()}"
-    return f"{_flag(name)} ({prefix}{name.upper()}): {problem['msg']}, got {problem['input']!r}"
+    given = "" if name in secret else f", got {problem['input']!r}"
+    return f"{_flag(name)} ({prefix}{name.upper()}): {message}{given}"
 
 
 def _flag(name: str) -> str:
@@ -101,8 +134,10 @@ def service_command(
 
 def _option(name: str, field: FieldInfo, prefix: str) -> click.Option:
     description = (field.description or "").rstrip(".")
-    default = "required" if field.default is PydanticUndefined else f"default: {field.default!r}"
-    annotation = field.annotation
+    annotation, value = field.annotation, field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    default = "required" if value is PydanticUndefined else f"default: {value!r}"
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     return click.Option(
         [_flag(name)],

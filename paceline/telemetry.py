@@ -92,6 +92,11 @@ REFUSED_REQUESTS = Counter(
 QUEUED_REQUESTS = Gauge("paceline:queued_requests", "Requests that wait at this gateway for a place")
 GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
 
+# Every service.
+CERTIFICATE_NOT_AFTER = Gauge(
+    "paceline:certificate_not_after_seconds", "Unix time at which the certificate in force ends", ["setting"]
+)
+
 
 def step_labels(*, rows: int, context: int) -> tuple[str, str]:
     """Labels of STEP_SECONDS: each number rounded up to a power of two."""
@@ -121,7 +126,12 @@ def setup(service: str, settings: TelemetrySettings) -> None:
             resource=Resource.create({"service.name": f"paceline-{service}", "service.version": __version__})
         )
         provider.add_span_processor(
-            BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=True))
+            BatchSpanProcessor(
+                OTLPSpanExporter(
+                    endpoint=settings.otlp_endpoint,
+                    insecure=not settings.otlp_endpoint.startswith("https://"),
+                )
+            )
         )
         trace.set_tracer_provider(provider)
     if settings.metrics_port:
@@ -177,7 +187,7 @@ def extract(metadata: Mapping[str, str]) -> otel_context.Context:
 def span(
     name: str, parent: trace.Span | otel_context.Context, *, kind: trace.SpanKind = trace.SpanKind.INTERNAL
 ) -> Iterator[trace.Span]:
-    """A span under `parent`, ended when the block is left, with the error that left it if one did.
+    """A span under `parent`, ended when the block is left, with the kind of error that left it if one did.
 
     It is never made the current span: our blocks stand in async generators, whose steps may run in
     different contexts, and a context variable set in one cannot be reset in another.
@@ -187,7 +197,7 @@ def span(
     try:
         yield opened
     except Exception as error:
-        opened.record_exception(error)
+        # Not its message, which may quote what a client wrote.
         opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
         raise
     finally:

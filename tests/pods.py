@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import grpc
 import httpx
+from grpc import ChannelCredentials, ssl_channel_credentials
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import SyncGatewayClient
@@ -110,11 +113,23 @@ class Gateway:
     grpc: str
     # One with the scope `status`, where keys are demanded.
     api_key: str = ""
+    # CA of its certificate, where it speaks TLS.
+    ca: bytes | None = None
+
+    @property
+    def credentials(self) -> ChannelCredentials | None:
+        """What a gRPC client needs; None for plaintext."""
+        return ssl_channel_credentials(self.ca) if self.ca else None
+
+    @property
+    def https(self) -> ssl.SSLContext:
+        """What an HTTP client needs."""
+        return ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
 
     def sees_all(self, *, drafters: bool) -> bool:
         """Whether it takes every pod for healthy."""
         try:
-            if httpx.get(f"{self.http}/readyz", timeout=2).status_code != 200:
+            if httpx.get(f"{self.http}/readyz", timeout=2, verify=self.https).status_code != 200:
                 return False
         except httpx.TransportError:
             return False
@@ -124,7 +139,7 @@ class Gateway:
 
     def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as it sees it."""
-        with SyncGatewayClient(self.grpc, api_key=self.api_key) as client:
+        with SyncGatewayClient(self.grpc, self.credentials, api_key=self.api_key) as client:
             return client.fleet()
 
 
@@ -164,10 +179,10 @@ class Pods:
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more)
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters[:drafters]
-        self.gateways = {"gateway": Gateway(where.url, where.grpc, api_key)}
+        self.gateways = {"gateway": self._gateway(where.url, where.grpc)}
         further = where.drafters[drafters:]
         for number, ports in enumerate(zip(further[::2], further[1::2], strict=True), 2):
-            self.gateways[f"gateway-{number}"] = Gateway(f"http://{ports[0]}", ports[1], api_key)
+            self.gateways[f"gateway-{number}"] = self._gateway(f"http://{ports[0]}", ports[1])
         # What others are told instead of a pod's address, where something stands between.
         self.told: dict[str, str] = {}
         # Groups that pods run in, where it is not ours.
@@ -182,20 +197,20 @@ class Pods:
     def drafter(self) -> str:
         return self.drafters[0]
 
-    def __enter__(self) -> Pods:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         for pod in reversed(self.pods.values()):
             pod.stop()
 
-    def start(self, *, drafters: bool = True) -> Pods:
+    def start(self, *, drafters: bool = True) -> Self:
         """Start everything, wait until all of it is ready and the gateway knows of it."""
         started = [*self.verifiers, *(self.drafters if drafters else ())]
         for name in (*started, *self.gateways):
             self.launch(name)
         for address in started:
-            self.pods[address].until(partial(_serving, address))
+            self.pods[address].until(partial(self._serving, address))
         self.until_all_are_seen(drafters=drafters)
         return self
 
@@ -213,7 +228,7 @@ class Pods:
         self.pods[name].stop()
         self.launch(name)
         if name not in self.gateways:
-            self.pods[name].until(partial(_serving, name))
+            self.pods[name].until(partial(self._serving, name))
         self.until_all_are_seen()
 
     def _launch_gateway(self, name: str) -> None:
@@ -231,7 +246,7 @@ class Pods:
     def start_gateway(self, name: str) -> Gateway:
         """Start one more gateway of the same fleet and wait until it sees all of it."""
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
-        gateway = self.gateways[name] = Gateway(where.url, where.grpc, self._api_key)
+        gateway = self.gateways[name] = self._gateway(where.url, where.grpc)
         self._launch_gateway(name)
         self.pods[name].until(lambda: gateway.sees_all(drafters=True))
         return gateway
@@ -244,7 +259,7 @@ class Pods:
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""
         self._launch_verifier(address)
-        self.pods[address].until(lambda: _serving(address))
+        self.pods[address].until(lambda: self._serving(address))
         return self.pods[address]
 
     def launch_drafter(self, address: str) -> None:
@@ -252,14 +267,14 @@ class Pods:
         self._start(address, "drafter_svc", "--port", _port(address))
 
     def verifier_status(self, address: str | None = None) -> verifier_pb2.VerifierStatusResponse:
-        with grpc.insecure_channel(address or self.verifier) as channel:
+        with self._channel(address or self.verifier) as channel:
             stub = verifier_pb2_grpc.VerifierServiceStub(channel)
             request = verifier_pb2.VerifierStatusRequest()
             status: verifier_pb2.VerifierStatusResponse = stub.Status(request, timeout=5)
         return status
 
     def drafter_status(self, address: str | None = None) -> drafter_pb2.DrafterStatusResponse:
-        with grpc.insecure_channel(address or self.drafter) as channel:
+        with self._channel(address or self.drafter) as channel:
             stub = drafter_pb2_grpc.DrafterServiceStub(channel)
             request = drafter_pb2.DrafterStatusRequest()
             status: drafter_pb2.DrafterStatusResponse = stub.Status(request, timeout=5, wait_for_ready=True)
@@ -267,6 +282,22 @@ class Pods:
 
     def _as_told(self, addresses: Sequence[str]) -> str:
         return ",".join(self.told.get(address, address) for address in addresses)
+
+    def _gateway(self, http: str, address: str) -> Gateway:
+        return Gateway(http, address, self._api_key)
+
+    def _channel(self, address: str) -> grpc.Channel:
+        return grpc.insecure_channel(address)
+
+    def _serving(self, address: str) -> bool:
+        with self._channel(address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True
+                )
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _launch_verifier(self, address: str) -> None:
         self._start(
@@ -284,17 +315,6 @@ class Pods:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [*launcher, "-m", module, "--host", HOST, *flags]
         self.pods[name] = Pod(name, command, self.folder, group=self.groups.get(name))
-
-
-def _serving(address: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=1, wait_for_ready=True
-            )
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _port(address: str) -> str:

@@ -14,9 +14,11 @@ from paceline.engine import parallel
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
+from paceline.roles import Role
 from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
+from paceline.tls import Identity
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
@@ -33,6 +35,7 @@ log = telemetry.logger(__name__)
 async def serve(
     settings: VerifierSettings,
     store: SessionStore | None,
+    identity: Identity | None,
     decoder: Decoder,
     blocks: int,
     engine: Executor,
@@ -40,7 +43,12 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
     served = describe(
-        decoder, model=settings.model, model_name=settings.model_name, port=settings.port, kv_blocks=blocks
+        decoder,
+        model=settings.model,
+        model_name=settings.model_name,
+        port=settings.port,
+        kv_blocks=blocks,
+        trust_remote_code=settings.trust_remote_code,
     )
     event_loop = asyncio.get_running_loop()
     streams = DrafterStreams()
@@ -96,6 +104,7 @@ async def serve(
                 services=["paceline.v1.VerifierService"],
                 host=settings.host,
                 port=settings.port,
+                identity=identity,
             )
             telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
             log.info(
@@ -123,16 +132,17 @@ async def serve(
 
 
 def run(settings: VerifierSettings) -> None:
-    """Load the model and serve it. Raises `SettingsError` when the model cannot be served."""
+    """Load the model and serve it. Raises `SettingsError` when the model or a certificate cannot be used."""
     ranks = Ranks.launched()
     # Followers have nothing to count, and the leader may be on this machine.
     telemetry.setup("verifier", settings if ranks.leads else settings.model_copy(update={"metrics_port": 0}))
+    identity = Identity.of_service(settings, Role.VERIFIER)
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.
     sys.setswitchinterval(0.0005)
     store = None
     if settings.redis_url:
-        store = RedisStore(settings.redis_url, ttl_seconds=settings.session_ttl_seconds)
+        store = RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
     else:
         log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
     with engine_thread() as engine:
@@ -142,7 +152,7 @@ def run(settings: VerifierSettings) -> None:
             raise SettingsError(str(error)) from error
         try:
             if ranks.leads:
-                run_service(lambda stop: serve(settings, store, decoder, blocks, engine, stop))
+                run_service(lambda stop: serve(settings, store, identity, decoder, blocks, engine, stop))
                 engine.submit(decoder.close).result()
             else:
                 _follow(ranks, decoder, blocks, engine)
@@ -168,6 +178,7 @@ def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
         device=choose_device(settings.device),
         dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
         ranks=ranks,
+        trust_remote_code=settings.trust_remote_code,
     )
     blocks = kv_blocks(
         decoder,

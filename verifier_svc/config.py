@@ -18,6 +18,9 @@ class VerifierSettings(StoreSettings):
     port: int = Field(9000, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     model: str = Field(description="Folder or Hugging Face id of the target model.")
     model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model; its author owns this process."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="What the weights are computed in; auto keeps the checkpoint's own."

@@ -25,9 +25,17 @@ class ServedModel:
     device: str
 
 
-def describe(decoder: Decoder, *, model: str, model_name: str, port: int, kv_blocks: int) -> ServedModel:
+def describe(
+    decoder: Decoder,
+    *,
+    model: str,
+    model_name: str,
+    port: int,
+    kv_blocks: int,
+    trust_remote_code: bool = False,
+) -> ServedModel:
     """Put together what is served. `model` is the folder or hub id the weights came from."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     return ServedModel(
         verifier_id=f"{socket.gethostname()}:{port}",
         model_id=model_name or model.rstrip("/").rsplit("/", 1)[-1],

@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-DEFAULT_GATEWAY = "127.0.0.1:8001"
 DRAFTED = "green"
 OWN = ""
 

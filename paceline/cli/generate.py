@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paceline.cli.console import DEFAULT_GATEWAY, DRAFTED, api_key, err, fail, out, stream
+from paceline.cli.console import DRAFTED, err, fail, out, stream
+from paceline.cli.gateway import DEFAULT_GATEWAY, Ca, Gateway, Tls, connected
 
 if TYPE_CHECKING:
     from paceline.cli.receipt import Measured
-    from paceline.client import Generation
+    from paceline.client import Generation, SyncGatewayClient
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from standard input.')],
-    gateway: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")
-    ] = DEFAULT_GATEWAY,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    tls: Tls = False,
+    ca: Ca = None,
     model: Annotated[str, typer.Option(help="Model id; not needed where one model is served.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at the most.")] = 256,
     temperature: Annotated[
@@ -51,7 +53,7 @@ def generate(
         seed=seed,
         speculation=speculation,
     )
-    measured = _run(gateway, generation, quiet=as_json)
+    measured = _run(connected(gateway, tls=tls, ca=ca), generation, quiet=as_json)
     if as_json:
         out.file.write(json.dumps(measured.to_json()) + "\n")
         return
@@ -70,19 +72,16 @@ def _read_stdin() -> str:
         fail(f"standard input is not UTF-8 text: {error}")
 
 
-def _run(gateway: str, generation: Generation, *, quiet: bool) -> Measured:
+def _run(
+    connection: AbstractContextManager[SyncGatewayClient], generation: Generation, *, quiet: bool
+) -> Measured:
     from paceline.cli.receipt import Recorder
-    from paceline.client import GatewayError, GatewayUnreachable, SyncGatewayClient
 
     recorder = Recorder(None if quiet else stream)
     try:
-        with SyncGatewayClient(gateway, api_key=api_key()) as client:
+        with connection as client:
             for event in client.generate(generation):
                 recorder.add(event)
-    except GatewayUnreachable as error:
-        fail(f"{error}: start a fleet with `paceline up`, or name another with --gateway HOST:PORT")
-    except GatewayError as error:
-        fail(f"{error} ({error.code.name})")
     except KeyboardInterrupt:
         stream("\n", "")
         raise typer.Exit(130) from None

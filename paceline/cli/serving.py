@@ -17,7 +17,8 @@ from rich.text import Text
 from paceline import local_redis
 from paceline.cli import demo
 from paceline.cli.board import Board
-from paceline.cli.console import DEFAULT_GATEWAY, DRAFTED, err, out, stream
+from paceline.cli.console import DRAFTED, err, out, stream
+from paceline.cli.gateway import DEFAULT_GATEWAY
 from paceline.client import GatewayClient, GatewayError
 from paceline.local_fleet import LocalFleet
 from paceline.local_plan import Addresses, plan_fleet

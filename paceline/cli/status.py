@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paceline.cli.console import DEFAULT_GATEWAY, api_key, fail, out
+from paceline.cli.console import out
+from paceline.cli.gateway import DEFAULT_GATEWAY, Ca, Gateway, Tls, connected
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,19 +22,17 @@ _REFRESH_S = 1.0
 
 
 def status(
-    gateway: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")
-    ] = DEFAULT_GATEWAY,
+    gateway: Gateway = DEFAULT_GATEWAY,
+    tls: Tls = False,
+    ca: Ca = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; with --watch, a line a second.")
     ] = False,
 ) -> None:
     """Show the fleet: pods, health, sessions, acceptance."""
-    from paceline.client import GatewayError, GatewayUnreachable, SyncGatewayClient
-
     try:
-        with SyncGatewayClient(gateway, api_key=api_key()) as client:
+        with connected(gateway, tls=tls, ca=ca) as client:
             if not watch:
                 _print(client.fleet(), as_json=as_json)
             elif as_json:
@@ -42,10 +41,6 @@ def status(
                     time.sleep(_REFRESH_S)
             else:
                 _watch(client)
-    except GatewayUnreachable as error:
-        fail(f"{error}: start a fleet with `paceline up`, or name another with --gateway HOST:PORT")
-    except GatewayError as error:
-        fail(f"{error} ({error.code.name})")
     except KeyboardInterrupt:
         raise typer.Exit(130 if not watch else 0) from None
 

@@ -48,8 +48,9 @@ class ModelShape:
     ranks: int = 1
 
 
-def _text_config(path: str | Path) -> Any:
-    return AutoConfig.from_pretrained(path).get_text_config(decoder=True)
+def _text_config(path: str | Path, trust_remote_code: bool) -> Any:
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return config.get_text_config(decoder=True)
 
 
 def _shape(config: Any) -> ModelShape:
@@ -85,9 +86,17 @@ def _share(config: Any, ranks: int) -> ModelShape:
 
 
 def load_weights(
-    path: str | Path, *, device: torch.device, dtype: torch.dtype | None, ranks: int = 1
+    path: str | Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    ranks: int = 1,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, ModelShape]:
     """A model from a folder or hub id, or this rank's share of it; dtype None keeps the checkpoint's own.
+
+    Weights are read from safetensors only: other files are pickles, which run code as they are read.
+    `trust_remote_code`: run Python that comes with the model, where transformers has none for it.
 
     Raises `ModelError` where transformers cannot load it as a causal decoder, or not divide it.
     """
@@ -97,17 +106,22 @@ def load_weights(
     try:
         if ranks > 1:
             # Said before gigabytes are loaded.
-            _share(_text_config(path), ranks)
+            _share(_text_config(path, trust_remote_code), ranks)
             division["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto")
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype or "auto", attn_implementation=NAME, use_safetensors=True, **division
+            path,
+            dtype=dtype or "auto",
+            attn_implementation=NAME,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **division,
         )
     except ModelError:
         raise
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
     model.eval().requires_grad_(False).to(device)
-    config = _text_config(path)
+    config = _text_config(path, trust_remote_code)
     return model, _shape(config) if ranks == 1 else _share(config, ranks)
 
 
@@ -151,9 +165,10 @@ class Decoder:
         device: torch.device,
         dtype: torch.dtype | None,
         kernels: bool | None = None,
+        trust_remote_code: bool = False,
     ) -> Decoder:
         """`load_weights` behind one call; `kernels`: see above. Raises `ModelError`."""
-        model, shape = load_weights(path, device=device, dtype=dtype)
+        model, shape = load_weights(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         return cls(model, shape, device, kernels=kernels)
 
     def close(self) -> None:

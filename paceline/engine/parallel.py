@@ -199,15 +199,24 @@ class LeadingDecoder(Decoder):
         self._ranks.send(None)
 
 
-def load(path: str | Path, *, device: torch.device, dtype: torch.dtype | None, ranks: Ranks) -> Decoder:
+def load(
+    path: str | Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    ranks: Ranks,
+    trust_remote_code: bool = False,
+) -> Decoder:
     """`Decoder.load` by all ranks at once, each its share. Returns when all of them have it.
 
     Raises `ModelError` also where the model cannot be divided by so many.
     """
     if ranks.size == 1:
-        return Decoder.load(path, device=device, dtype=dtype)
+        return Decoder.load(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     device = ranks.join(device)
-    model, shape = load_weights(path, device=device, dtype=dtype, ranks=ranks.size)
+    model, shape = load_weights(
+        path, device=device, dtype=dtype, ranks=ranks.size, trust_remote_code=trust_remote_code
+    )
     decoder = (
         LeadingDecoder(model, shape, device, ranks=ranks) if ranks.leads else Decoder(model, shape, device)
     )

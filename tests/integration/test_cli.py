@@ -155,7 +155,7 @@ async def test_a_redis_that_does_not_answer_is_said_before_anything_starts(tmp_p
     assert "error: the Redis that REDIS_URL or --redis-url names does not answer" in ran.err
     ran = await paceline(*up, "--redis-url", "http://127.0.0.1")
     assert ran.status == 1
-    assert "error: not a Redis URL" in ran.err
+    assert "error: --redis-url is not a Redis URL" in ran.err
 
 
 async def test_a_model_that_is_not_there(tmp_path: Path) -> None:
