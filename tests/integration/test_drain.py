@@ -19,7 +19,7 @@ ASKED = Generation(text="the quick brown fox", max_tokens=400, temperature=0.8, 
 
 @pytest.fixture
 def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
-    flags = ("--drain-delay-seconds", "4")
+    flags = ("--drain-delay-seconds", "10")
     with Pods(tmp_path, tiny_model, redis_url, drafters=0, gateway_flags=flags) as made:
         yield made.start()
 
