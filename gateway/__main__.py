@@ -75,6 +75,8 @@ async def serve(
     )
     http_config = uvicorn.Config(
         build_app(gateway),
+        # The other one answers requests that come one behind the other with errors of its own.
+        http="httptools",
         log_config=None,
         access_log=False,
         lifespan="off",

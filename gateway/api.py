@@ -13,8 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from opentelemetry.trace import Span, SpanKind
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from gateway import errors, headers, replies, schema
+from gateway import errors, headers, openapi, replies, schema
 from gateway.caller import Caller
 from gateway.disconnect import ClientGone, until_disconnect
 from gateway.errors import RequestError
@@ -142,6 +143,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    openapi.describe(app, schema.ChatRequest, schema.CompletionRequest)
     _add_error_handlers(app)
 
     @app.middleware("http")
@@ -185,14 +187,14 @@ def build_app(gateway: Gateway) -> FastAPI:
             raise RequestError(errors.UNKNOWN_MODEL, f"the model {name!r} does not exist", "model")
         return _model(gateway)
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_of(schema.ChatRequest))
+    @app.post("/v1/chat/completions", openapi_extra=openapi.body_of(schema.ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         asked = schema.parse(await gateway.body(request), schema.ChatRequest)
         return await _respond(gateway, request, caller, asked, await gateway.chat(asked))
 
-    @app.post("/v1/completions", openapi_extra=_body_of(schema.CompletionRequest))
+    @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
@@ -332,11 +334,6 @@ def _model(gateway: Gateway) -> dict[str, Any]:
     return {"id": gateway.model_name, "object": "model", "created": gateway.started, "owned_by": "paceline"}
 
 
-def _body_of(model: type[schema.Sampled]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> JSONResponse:
@@ -347,6 +344,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         kind = errors.WRONG_METHOD if error.status_code == 405 else errors.NO_ROUTE
         message = f"{request.method} {request.url.path} is not served here"
         return JSONResponse(RequestError(kind, message).body(), error.status_code, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

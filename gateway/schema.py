@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import INVALID, TOO_LARGE, UNKNOWN_FIELD, UNSUPPORTED, RequestError
 
@@ -74,13 +74,18 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _above_zero(value: float) -> float:
+    # On the wire it has single precision; whatever is smaller keeps the same one token.
+    return max(value, 2.0**-126)
+
+
 class Sampled(Strict):
     """What both request kinds share."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1), AfterValidator(_above_zero)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None

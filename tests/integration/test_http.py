@@ -233,6 +233,22 @@ async def test_a_client_that_goes_away_frees_its_session_everywhere(fleet: Pods,
     await wait_until(lambda: fleet.verifier_status().kv_used == 0, "its KV is free", 5)
 
 
+async def begun(fleet: Pods) -> asyncio.StreamWriter:
+    """A connection on which the first bytes of a longer body have been written."""
+    host, _, port = fleet.http.removeprefix("http://").rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"model"')
+    await writer.drain()
+    return writer
+
+
+async def test_a_client_that_goes_away_amid_its_body_is_no_error(fleet: Pods) -> None:
+    writer = await begun(fleet)
+    writer.close()
+    gateway = fleet.pods["gateway"]
+    await wait_until(lambda: "status=499" in gateway.log.read_text(), "the gateway has noticed")
+
+
 def test_none_of_this_left_an_error_in_a_log(fleet: Pods) -> None:
     for pod in fleet.pods.values():
         text = pod.log.read_text()

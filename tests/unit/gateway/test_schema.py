@@ -9,6 +9,7 @@ import pytest
 
 from gateway.errors import RequestError
 from gateway.schema import NOT_YET, ChatRequest, CompletionRequest, parse
+from paceline.v1 import session_pb2
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
@@ -230,6 +231,12 @@ def test_a_number_too_large_for_a_float_is_refused() -> None:
     with pytest.raises(RequestError) as caught:
         parse(b'{"model":"m","prompt":"x","temperature":1e999}', CompletionRequest)
     assert caught.value.param == "temperature"
+
+
+def test_the_smallest_top_p_is_above_zero_on_the_wire_too() -> None:
+    top_p = text(top_p=5e-324).top_p
+    assert top_p is not None
+    assert session_pb2.SamplingParams(top_p=top_p).top_p > 0
 
 
 def test_the_body_means_what_it_says() -> None:
