@@ -62,6 +62,8 @@ class Speculation:
 
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
+        if gone is not None and self._fleet.drafters[gone].healthy:
+            await self._detach(gone)
         chosen = choose_drafter(
             self._fleet.drafter_views(), avoid=() if gone is None else (gone,), aside=self._aside()
         )
@@ -74,6 +76,8 @@ class Speculation:
             known_ids=self._known_ids(),
             sampling=wire.sampling_to_proto(self._sampling),
         )
+        # Before it is: cancelled meanwhile, the drafter may hold the session already.
+        self._attached = chosen.address
         try:
             await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Attach(
                 request, timeout=_CALL_SECONDS, metadata=self._trace
@@ -84,9 +88,9 @@ class Speculation:
             )
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 pod.lost("attach failed")
+            self._attached = None
             return
         pod.sent += 1
-        self._attached = chosen.address
 
     async def _detach(self, address: str) -> None:
         stub = drafter_pb2_grpc.DrafterServiceStub(self._fleet.drafters[address].channel)
