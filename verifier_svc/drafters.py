@@ -1,4 +1,4 @@
-"""The drafters that are connected: one stream each, and the verdicts that wait to go down it."""
+"""The drafters that are connected: one stream each, and what waits to go down it, which is bounded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
+
+# A drafter that leaves so many verdicts unread has no use for them any more.
+MAX_VERDICTS = 4096
+# What it says next is read once fewer errors than this wait to be read.
+_MAX_ERRORS = 256
 
 
 @dataclass(slots=True)
@@ -19,16 +24,41 @@ class DrafterStream:
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set when its verdicts were not read: nothing goes up or down any more.
+    overrun: bool = False
+    _taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, verdicts: list[Verdict]) -> None:
         """Queue verdicts for the next message down."""
         self.verdicts += verdicts
+        if len(self.verdicts) > MAX_VERDICTS:
+            self.overrun = True
+            self.verdicts = []
         self.wake.set()
+
+    def welcome(self, verdict: Verdict) -> None:
+        """Queue the answer to a join; it stands for all that waited to be said of the session before."""
+        session_id = verdict.key.session_id
+        self.verdicts = [each for each in self.verdicts if each.key.session_id != session_id]
+        self.send([verdict])
 
     def refuse(self, error: verifier_pb2.SessionError) -> None:
         """Queue a per-session error for the next message down."""
         self.errors.append(error)
         self.wake.set()
+
+    def take(self) -> tuple[list[Verdict], list[verifier_pb2.SessionError]]:
+        """All that waits, for one message down."""
+        verdicts, self.verdicts = self.verdicts, []
+        errors, self.errors = self.errors, []
+        self._taken.set()
+        return verdicts, errors
+
+    async def room(self) -> None:
+        """Return when what the drafter says next may be answered: at once, unless it does not read."""
+        while len(self.errors) > _MAX_ERRORS and not self.overrun:
+            self._taken.clear()
+            await self._taken.wait()
 
 
 class DrafterStreams:

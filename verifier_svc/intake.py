@@ -14,6 +14,9 @@ from verifier_svc.sessions import Session
 from verifier_svc.standing import Standings
 from verifier_svc.step import StepLoop
 
+# Joins, trees and leaves in one message: none of them may keep the event loop from others for long.
+_MAX_NAMED = 4096
+
 # What an honest drafter may be told, because messages cross.
 _FAULTS_OF_TIMING = {
     verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND,
@@ -42,7 +45,15 @@ class Intake:
         self._max_tree_depth = max_tree_depth
 
     def take(self, request: verifier_pb2.DraftRequest, stream: DrafterStream) -> None:
-        """Take in one message; whatever is wrong with one session is answered for it alone."""
+        """Take in one message; whatever is wrong with one session is answered for it alone.
+
+        Raises `WireError` for one that speaks of more sessions than any verifier holds.
+        """
+        named = len(request.joins) + len(request.trees) + len(request.leaves)
+        if named > _MAX_NAMED:
+            raise wire.WireError(
+                "trees", f"a message takes {_MAX_NAMED} joins, trees and leaves, not {named}"
+            )
         for join in request.joins:
             self._guard(stream, join.key.session_id, partial(self._join, join, stream))
         for message in request.trees:
@@ -101,7 +112,7 @@ class Intake:
                 committed=tuple(session.token_ids[known:]),
                 draft_budget=self._loop.draft_budget(session),
             )
-        stream.send([verdict])
+        stream.welcome(verdict)
 
     def _offer(self, message: tree_pb2.TokenTree, stream: DrafterStream) -> None:
         key, base, drafted = wire.tree_from_proto(message)

@@ -15,7 +15,7 @@ from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
 from verifier_svc.commit import Alive, Broken, Committer, Event, Finished, Lost, Tokens, Unrecorded
-from verifier_svc.drafters import DrafterStream, DrafterStreams
+from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.intake import Intake
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
@@ -79,6 +79,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 for verdict in batch:
                     if verdict.drafted:
                         self._standings.verified(stream.drafter_id, verdict.accepted)
+                if stream.overrun:
+                    self._disconnect(stream)
         self._committer.push((step.key, step.outcome) for step in steps)
 
     async def say_alive(self) -> None:
@@ -202,9 +204,12 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             while True:
                 await stream.wake.wait()
                 stream.wake.clear()
-                if stream.verdicts or stream.errors:
-                    verdicts, stream.verdicts = stream.verdicts, []
-                    errors, stream.errors = stream.errors, []
+                if stream.overrun:
+                    raise Refused(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_VERDICTS} verdicts were not read"
+                    )
+                verdicts, errors = stream.take()
+                if verdicts or errors:
                     yield verifier_pb2.DraftResponse(
                         verdicts=[wire.verdict_to_proto(verdict) for verdict in verdicts], errors=errors
                     )
@@ -233,7 +238,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         )
 
     def _disconnect(self, stream: DrafterStream) -> None:
-        """Let a stream's sessions go on without it."""
+        """Let a stream's sessions go on without it. Idempotent."""
+        if self._streams.get(stream.stream_id) is None:
+            return
         self._streams.close(stream)
         self._intake.end(stream)
         log.info("drafter disconnected", drafter=stream.drafter_id, stream=stream.stream_id)
@@ -247,6 +254,9 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         try:
             self._intake.take(first, stream)
             async for request in requests:
+                await stream.room()
+                if stream.overrun:
+                    return
                 self._intake.take(request, stream)
         finally:
             stream.wake.set()

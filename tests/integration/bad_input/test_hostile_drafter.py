@@ -244,6 +244,20 @@ async def test_a_bad_join_has_its_own_error(fleet: Pods, join: verifier_pb2.Join
         assert not attacking.following.done()
 
 
+@pytest.mark.parametrize("what", ["joins", "trees", "leaves"])
+async def test_a_message_that_names_more_sessions_than_there_can_be(fleet: Pods, what: str) -> None:
+    empty: Any = {"joins": verifier_pb2.Join(), "trees": tree_pb2.TokenTree(), "leaves": ""}[what]
+    named: dict[str, Any] = {what: [empty] * 2_000_000}
+    async with channel(fleet.verifier) as made:
+        call = verifier_pb2_grpc.VerifierServiceStub(made).Draft(timeout=20)
+        await call.write(verifier_pb2.DraftRequest(hello=HELLO))
+        await call.read()
+        await call.write(verifier_pb2.DraftRequest(**named))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_barrage_changes_no_text(fleet: Pods) -> None:
     """All of it at once, over and over, while its victim and a bystander finish with the right texts."""
     asked = Generation(
