@@ -18,9 +18,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from paceline.decoding import Decoding
 from paceline.handshake import HandshakeError
 from paceline.roles import Role
-from paceline.telemetry import logger
+from paceline.telemetry import TASKS, logger
 from paceline.tls import Identity
 from paceline.wire import WireError
 
@@ -112,6 +113,14 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
     await context.abort(refused.code, refused.message, trailing)
 
 
+async def _write(context: Any, response: Any) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError as error:
+        # gRPC fails so when the call has ended on the client's side, and it has not told us yet.
+        raise asyncio.CancelledError from error
+
+
 def refusals(method: F) -> F:
     """Turn what a servicer's method raises into the status it stands for; nothing else leaks out."""
     if inspect.isasyncgenfunction(method):
@@ -123,7 +132,7 @@ def refusals(method: F) -> F:
             try:
                 async with aclosing(method(self, request, context)) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        await _write(context, response)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
@@ -190,7 +199,7 @@ async def start_server(
         (name, max_message_bytes if name.endswith("_message_length") else value)
         for name, value in _SERVER_OPTIONS
     ]
-    interceptors = identity.interceptors if identity else ()
+    interceptors = [*(identity.interceptors if identity else ()), Decoding()]
     server = grpc.aio.server(interceptors=interceptors, options=options)
     add(server)
     health_servicer = health.aio.HealthServicer()
@@ -272,6 +281,7 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         await main(stop)
 
     asyncio.run(guarded())

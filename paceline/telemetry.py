@@ -68,6 +68,9 @@ UNDURABLE_TOKENS = Counter("paceline:undurable_tokens", "Tokens that went out be
 STORE_AWAY = Gauge("paceline:store_away", "1 while the session store does not answer")
 RECORDS_RESTORED = Counter("paceline:records_restored", "Sessions that the store had lost, recorded anew")
 
+# Every service.
+TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
+
 # Drafter.
 DRAFTER_TREES = Counter("paceline:drafter_trees", "Trees sent")
 DRAFTER_TREE_NODES = Counter("paceline:drafter_tree_nodes", "Nodes of the trees sent")

@@ -35,6 +35,8 @@ _FAULTS = {
 class WireError(ValueError):
     """A message breaks a bound; `field` names where, the text says how."""
 
+    field: str | None
+
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field

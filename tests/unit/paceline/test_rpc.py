@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -162,3 +164,42 @@ async def test_a_message_over_the_bound_is_refused() -> None:
             await stub.Generate(gateway_pb2.GenerateRequest(text="x" * 2000)).read()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await running.stop(None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/{SERVICE}/Fleet",
+        f"/{SERVICE}/Generate",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    ],
+)
+async def test_bytes_that_are_no_message_are_bad_input(connected: grpc.aio.Channel, path: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connected.unary_stream(path)(b"\xff\xff\xff", timeout=5).read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_bytes_that_are_no_message_in_a_stream_are_bad_input(connected: grpc.aio.Channel) -> None:
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    call = connected.stream_stream(path)(timeout=5)
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+    assert await call.read() is not grpc.aio.EOF
+    await call.write(b"\xff\xff\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_that_is_gone_amid_a_stream_is_no_error(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone:
+        async def write(self, response: object) -> None:
+            raise grpc.aio.InternalError
+
+    generate: Any = Failing().Generate
+    with pytest.raises(asyncio.CancelledError):
+        await generate(gateway_pb2.GenerateRequest(), Gone())
+    assert "unexpected" not in capsys.readouterr().err
