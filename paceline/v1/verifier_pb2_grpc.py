@@ -70,6 +70,8 @@ class VerifierServiceServicer:
         The first message must hold `hello`; a mismatch ends the stream with FAILED_PRECONDITION, and so does a
         drafter's being put aside: it is not listened to for a while.
         A bad tree or an unknown session is answered in `errors` and harms no other session.
+        INVALID_ARGUMENT: a message with more than 4096 joins, trees and leaves. RESOURCE_EXHAUSTED: the
+        drafter does not read its verdicts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
