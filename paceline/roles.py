@@ -94,7 +94,7 @@ def _refusal(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> str:
     roles, allowed = Role.of_names(names), MAY_CALL.get(method, frozenset())
     if roles & allowed:
         return ""
-    held = f"of role {_listed(roles)}" if roles else f"for {_listed(names)}, which is no role of Paceline"
+    held = f"of role {_listed(roles)}" if roles else f"for {_listed(names)}, which is no role of Paceline,"
     return f"a certificate {held} may not call {method}; allowed: {_listed(allowed)}"
 
 

@@ -54,6 +54,7 @@ _SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
+_LOOPBACK = {"127.0.0.1", "::1", "[::1]", "localhost"}
 # Calls that are longer than this after their channel's certificate has changed are cut.
 _RETIREMENT_SECONDS = 3600.0
 
@@ -199,6 +200,8 @@ async def start_server(
         (name, max_message_bytes if name.endswith("_message_length") else value)
         for name, value in _SERVER_OPTIONS
     ]
+    if identity is None and host not in _LOOPBACK:
+        log.warning("no TLS: whoever reaches this port can listen and call", host=host, port=port)
     interceptors = [*(identity.interceptors if identity else ()), Decoding()]
     server = grpc.aio.server(interceptors=interceptors, options=options)
     add(server)

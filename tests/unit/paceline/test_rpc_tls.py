@@ -118,3 +118,13 @@ async def test_a_call_stays_where_it_began_when_the_certificate_changes(mesh: Me
         assert (await call.read()).HasField("finished")
         assert await call.code() is grpc.StatusCode.OK
         await connection.close()
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+async def test_plaintext_beyond_this_machine_is_said(
+    host: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = await start_server(lambda _: None, services=[], host=host, port=0)
+    await server.stop(None)
+    captured = capsys.readouterr()
+    assert ("no TLS: whoever reaches this port" in captured.out + captured.err) is warned
