@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit check format protos protos-check bench peers clean clean-kernels
+.PHONY: help setup run test test-unit fuzz soak check format protos protos-check bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,12 @@ test: setup  ## Run all tests; ARGS="-k words" are passed on
 
 test-unit: setup  ## Run the tests that start no process
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7" repeats what was found
+	@$(BIN)/python -m pytest tests/fuzz --fuzz-cases 10000 --fuzz-seed $$RANDOM --timeout 7200 $(ARGS)
+
+soak: setup  ## Serve 16 clients for 20 minutes and see that nothing grows; ARGS="--minutes 60"
+	@$(BIN)/python -m tests.soak.run $(ARGS)
 
 check: setup protos-check  ## Lint, format, types, import contracts, generated code
 	@$(BIN)/ruff check .

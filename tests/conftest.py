@@ -20,6 +20,11 @@ hypothesis.settings.register_profile("paceline", deadline=None)
 hypothesis.settings.load_profile("paceline")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-cases", type=int, default=400, help="About how many; `make fuzz` tries more.")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="The same seed, the same cases.")
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis-compatible server of this test run's own."""

@@ -156,20 +156,24 @@ class Pods:
         drafters: int = 1,
         gateways: int = 1,
         verifier_flags: Sequence[str] = (),
+        drafter_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
         durability: str = "relaxed",
         ranks: int = 1,
+        metrics: bool = False,
         api_key: str = "",
     ) -> None:
         """`ranks`: processes of each verifier, started by torchrun where they are several.
 
         Pods are named by their addresses, gateways `gateway`, `gateway-2` and so on.
+        `metrics`: each service serves them on the port that `metrics_ports` has for its name.
         `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
         """
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
         self._verifier_flags = verifier_flags
+        self._drafter_flags = drafter_flags
         self._gateway_flags = gateway_flags
         self._durability = durability
         self._ranks = ranks
@@ -177,6 +181,8 @@ class Pods:
         # All in one call, so that no two are the same: further gateways' ports, too.
         more = 2 * (gateways - 1)
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more)
+        self._metrics = metrics
+        self.metrics_ports: dict[str, int] = {}
         self.http, self.grpc = where.url, where.grpc
         self.verifiers, self.drafters = where.verifiers, where.drafters[:drafters]
         self.gateways = {"gateway": self._gateway(where.url, where.grpc)}
@@ -264,7 +270,7 @@ class Pods:
 
     def launch_drafter(self, address: str) -> None:
         """Start a drafter without waiting for it."""
-        self._start(address, "drafter_svc", "--port", _port(address))
+        self._start(address, "drafter_svc", "--port", _port(address), *self._drafter_flags)
 
     def verifier_status(self, address: str | None = None) -> verifier_pb2.VerifierStatusResponse:
         with self._channel(address or self.verifier) as channel:
@@ -313,6 +319,11 @@ class Pods:
         launcher = [sys.executable]
         if ranks > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        if self._metrics:
+            self.metrics_ports[name] = choose_addresses(
+                http_port=0, grpc_port=0, verifiers=0, drafters=0
+            ).http_port
+            flags += ("--metrics-port", str(self.metrics_ports[name]))
         command = [*launcher, "-m", module, "--host", HOST, *flags]
         self.pods[name] = Pod(name, command, self.folder, group=self.groups.get(name))
 

@@ -24,9 +24,13 @@ PEAKEDNESS = 12.0
 FLATNESS = 5.0
 
 
-def make_tiny_model(path: Path, *, vocab_size: int = VOCAB, layers: int = 2, seed: int = 0) -> Path:
+def make_tiny_model(
+    path: Path, *, vocab_size: int = VOCAB, layers: int = 2, seed: int = 0, context: int = CONTEXT
+) -> Path:
     """A random float32 Llama with a byte-level tokenizer and a chat template, saved in `path`."""
-    model = _random_llama(vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID, scale=PEAKEDNESS)
+    model = _random_llama(
+        vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID, scale=PEAKEDNESS, context=context
+    )
     model.save_pretrained(path)
     GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID).save_pretrained(path)
     _tokenizer(vocab_size).save_pretrained(path)
@@ -41,7 +45,7 @@ def make_enumerable_model(path: Path, *, vocab_size: int = 8, layers: int = 2, s
 
 
 def _random_llama(
-    *, vocab_size: int, layers: int, seed: int, eos: int | None, scale: float
+    *, vocab_size: int, layers: int, seed: int, eos: int | None, scale: float, context: int = CONTEXT
 ) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -51,7 +55,7 @@ def _random_llama(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.2,
         tie_word_embeddings=False,
         bos_token_id=BOS_ID if eos is not None else None,
