@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit fuzz soak check format protos protos-check bench peers clean clean-kernels
+.PHONY: help setup run test test-unit chaos fuzz soak check format protos protos-check bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,9 @@ test: setup  ## Run all tests; ARGS="-k words" are passed on
 
 test-unit: setup  ## Run the tests that start no process
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+chaos: setup  ## Kill, pause and cut off services under load; ARGS="--faults 50 --seed 1" are passed on
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7" repeats what was found
 	@$(BIN)/python -m pytest tests/fuzz --fuzz-cases 10000 --fuzz-seed $$RANDOM --timeout 7200 $(ARGS)

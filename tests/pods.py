@@ -31,7 +31,7 @@ from paceline.v1 import (
 )
 
 MODEL = "tiny"
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 
 
 class Pod:

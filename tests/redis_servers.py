@@ -23,8 +23,12 @@ SERVICE = "sessions"
 class RedisServer:
     """A server on a port, which a test may kill and start again. Use as a context manager."""
 
-    def __init__(self, name: str, logs: Path, flags: Sequence[str] = (), *, port: int = 0) -> None:
+    def __init__(
+        self, name: str, logs: Path, flags: Sequence[str] = (), *, port: int = 0, group: int | None = None
+    ) -> None:
+        """`group`: the process's group id, where it is not ours."""
         self.name = name
+        self._group = group
         self.port = port or free_ports(1)[0]
         self.data = local_redis.data_folder()
         self._logs = logs
@@ -48,7 +52,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it with what it has on disk, and wait until it answers."""
         command = [str(local_redis.find_server()), "--port", str(self.port), "--bind", HOST, "--save", ""]
-        self.pod = Pod(self.name, [*command, "--dir", str(self.data), *self._flags], self._logs)
+        command += ["--dir", str(self.data), *self._flags]
+        self.pod = Pod(self.name, command, self._logs, group=self._group)
         self.until(self.asked.ping)
 
     def info(self, section: str) -> dict[str, Any]:
