@@ -202,7 +202,7 @@ class Admission:
         renew_at = time.monotonic() + _SETTLE_SECONDS
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + _SETTLE_SECONDS):
+                async with asyncio.timeout(_SETTLE_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
             renew = time.monotonic() >= renew_at
@@ -215,6 +215,9 @@ class Admission:
                 if not away:
                     log.warning("limits cannot be counted, nobody new is let in", error=str(error))
                 away = True
+            except Exception as error:
+                # Leases must go on being renewed.
+                log.error("limits were not settled", exc_info=error)
 
     async def _settle(self, *, renew: bool) -> None:
         """Tell the ledger what has ended; with `renew`, also of what goes on. Raises `LedgerUnavailable`."""
@@ -233,7 +236,9 @@ class Admission:
             self._ended = [*ended, *self._ended]
             raise
         for place, due in charges:
-            place.charged, place.freed = due, place.ended
+            place.charged = due
+        for place in ended:
+            place.freed = True
         self._freed.set()
         self._freed = asyncio.Event()
 
