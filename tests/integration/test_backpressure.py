@@ -89,7 +89,12 @@ class Streaming:
 
     async def stop(self) -> None:
         self.task.cancel()
-        await asyncio.wait({self.task})
+        await self.ended()
+
+    async def ended(self) -> BaseException | None:
+        """What it ended with."""
+        await asyncio.wait({self.task}, timeout=10)
+        return None if self.task.cancelled() else self.task.exception()
 
 
 async def sessions(pods: Pods) -> int:
@@ -167,7 +172,7 @@ async def test_a_killed_gateways_places_are_free_again(pods: Pods) -> None:
     running = Streaming(doomed.grpc, "single")
     await running.runs()
     pods.pods["doomed"].kill()
-    await asyncio.wait({running.task})
+    assert isinstance(await running.ended(), GatewayError)
     assert post(pods.http, "single").status_code == 429
     await wait_until(lambda: post(pods.http, "single").status_code == 200, "its lease has ended", 30)
 
@@ -181,7 +186,7 @@ async def test_a_grpc_deadline_ends_the_session_at_the_verifier_itself(pods: Pod
     try:
         assert pods.verifier_status().sessions == 1
         await wait_until(lambda: pods.verifier_status().sessions == 0, "the verifier has ended it", 10)
-        error = (await asyncio.wait({running.task}, timeout=10))[0].pop().exception()
+        error = await running.ended()
         assert isinstance(error, GatewayError)
         assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     finally:

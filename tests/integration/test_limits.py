@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.admission import Admission
+from gateway.caller import Caller
+from gateway.errors import RequestError
 from gateway.limits import (
     Account,
     Ask,
+    FallbackLedger,
     Ledger,
     LedgerUnavailable,
     Limits,
@@ -25,6 +31,8 @@ from gateway.limits import (
 )
 from gateway.limits import memory as memory_module
 from gateway.limits import redis as redis_module
+from tests.redis_servers import RedisServer
+from tests.waiting import wait_until
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -218,6 +226,39 @@ async def test_a_redis_that_is_not_there_is_said_to_be_unavailable() -> None:
     with pytest.raises(LedgerUnavailable):
         await ledger.settle([Settlement(account(1, 0), ended=("1",))])
     await ledger.close()
+
+
+@pytest.mark.parametrize("durability", ["relaxed", "strict"])
+async def test_while_redis_is_away_a_gateway_counts_alone_or_lets_nobody_in(
+    durability: str, tmp_path: Path
+) -> None:
+    caller = Caller("k", limits=Limits(2, 0, None))
+
+    async def status(stack: AsyncExitStack, door: Admission) -> int:
+        place = door.admitted(caller, secrets.token_hex(4), prompt_tokens=1, max_tokens=1)
+        try:
+            await stack.enter_async_context(place)
+        except RequestError as error:
+            return error.kind.status
+        return 200
+
+    strict = durability == "strict"
+    with RedisServer("limits", tmp_path) as server:
+        shared = RedisLedger(server.url, timeout_seconds=0.3)
+        door = Admission(shared if strict else FallbackLedger(shared), Limits(), queue_seconds=0)
+        async with door.running(), AsyncExitStack() as stack:
+            assert await status(stack, door) == 200
+            server.pod.kill()
+            # With the one from before two are here, of this gateway alone.
+            assert [await status(stack, door) for _ in range(2)] == ([503, 503] if strict else [200, 429])
+            server.start()
+            # What the server has lost, and what it never knew, it learns from the next renewal.
+            running = 1 if strict else 2
+            name = "paceline:{limits}:key:k:sessions"
+            await wait_until(lambda: server.asked.zcard(name) == running, "it knows who runs")
+            if not strict:
+                assert await status(stack, door) == 429
+        await shared.close()
 
 
 IDS = st.sampled_from("12345")
