@@ -21,7 +21,7 @@ from gateway.request import Wishes, generation, served_model
 from gateway.schema import MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
 from paceline import telemetry, wire
 from paceline.api_keys import Scope
-from paceline.rpc import Refused, refusals
+from paceline.rpc import Refused, refusals, write
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
 
@@ -83,7 +83,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     if new is None:
                         continue
                     # Not cut off: no status can follow a message that is half-way.
-                    writing = asyncio.ensure_future(context.write(_to_proto(new, self._gateway.model_name)))
+                    writing = asyncio.ensure_future(write(context, _to_proto(new, self._gateway.model_name)))
                     await asyncio.wait({writing}, timeout=self._gateway.client_stall_seconds)
                     if not writing.done():
                         break

@@ -114,7 +114,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
     await context.abort(refused.code, refused.message, trailing)
 
 
-async def _write(context: Any, response: Any) -> None:
+async def write(context: Any, response: Any) -> None:
+    """Send one message of a stream. Raises `asyncio.CancelledError` where its call has ended."""
     try:
         await context.write(response)
     except grpc.aio.InternalError as error:
@@ -133,7 +134,7 @@ def refusals(method: F) -> F:
             try:
                 async with aclosing(method(self, request, context)) as responses:
                     async for response in responses:
-                        await _write(context, response)
+                        await write(context, response)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:
