@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -70,6 +70,8 @@ class RedisClient:
         self._under_way = asyncio.Semaphore(_MAX_UNDER_WAY)
         # Something failed since it was last asked which server to go to.
         self._suspect = False
+        # Of a cluster: the server that did not answer last. The others are asked before it.
+        self._unanswering: str | None = None
 
     async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Any:
         """The script's reply. Raises `RedisUnavailable`.
@@ -120,27 +122,35 @@ class RedisClient:
             for place in todo:
                 replies[place] = RedisUnavailable(str(error))
             return
-        await asyncio.gather(*(self._run_share(script, calls, share, replies) for share in shares))
+        await asyncio.gather(
+            *(self._run_share(script, calls, server, share, replies) for server, share in shares.items())
+        )
 
     async def _look_anew(self) -> None:
         if isinstance(self._client, RedisCluster):
-            await self._client.nodes_manager.initialize()
+            await self._client.nodes_manager.initialize(last_failed_node_name=self._unanswering)
         else:
             # Also after an error reply: a server that refuses to write may be the primary no more.
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
-    async def _shares(self, calls: Sequence[Call], todo: Sequence[int]) -> Sequence[Sequence[int]]:
+    async def _shares(self, calls: Sequence[Call], todo: Sequence[int]) -> Mapping[str, Sequence[int]]:
         """`todo`, divided by the server that it is for."""
         if not isinstance(self._client, RedisCluster):
-            return [todo]
+            return {"": todo}
         await self._client.initialize()
-        shares: dict[object, list[int]] = {}
+        shares: dict[str, list[int]] = {}
         for place in todo:
-            shares.setdefault(self._client.get_node_from_key(calls[place].keys[0]), []).append(place)
-        return list(shares.values())
+            server = self._client.get_node_from_key(calls[place].keys[0])
+            shares.setdefault(server.name if server else "", []).append(place)
+        return shares
 
     async def _run_share(
-        self, script: Script, calls: Sequence[Call], places: Sequence[int], replies: list[Any]
+        self,
+        script: Script,
+        calls: Sequence[Call],
+        server: str,
+        places: Sequence[int],
+        replies: list[Any],
     ) -> None:
         try:
             answers = await self._pipe("EVALSHA", script.sha, [calls[place] for place in places])
@@ -150,7 +160,11 @@ class RedisClient:
                 for at, answer in zip(forgotten, told, strict=True):
                     answers[at] = answer
         except _FAILURES as error:
+            self._unanswering = server
             answers = [error] * len(places)
+        except asyncio.CancelledError:
+            self._unanswering = server
+            raise
         for place, answer in zip(places, answers, strict=True):
             failed = isinstance(answer, Exception)
             replies[place] = RedisUnavailable(str(answer)) if failed else answer
