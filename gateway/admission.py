@@ -14,6 +14,7 @@ from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
 from gateway.events import Allowance
 from gateway.limits import Account, Ask, Ledger, LedgerUnavailable, Limits, Outcome, Settlement, Verdict
 from paceline import telemetry
+from paceline.tasks import cancel_and_wait
 
 log = telemetry.logger(__name__)
 
@@ -81,9 +82,7 @@ class Admission:
         try:
             yield
         finally:
-            settling.cancel()
-            with suppress(asyncio.CancelledError):
-                await settling
+            await cancel_and_wait(settling)
             with suppress(LedgerUnavailable):
                 await self._settle(renew=False)
 

@@ -21,6 +21,7 @@ from gateway.speculation import Speculation
 from paceline import telemetry, wire
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.tasks import cancel_and_wait
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -219,9 +220,7 @@ class Following:
         finally:
             call.cancel()
             if speculating is not None:
-                speculating.cancel()
-                with suppress(asyncio.CancelledError):
-                    await speculating
+                await cancel_and_wait(speculating)
 
     async def _heard(self, call: AsyncIterable[_Response]) -> AsyncIterator[_Response]:
         """What a verifier says. Raises `_Silent` when it says nothing for too long."""

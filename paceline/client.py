@@ -18,7 +18,14 @@ from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import finish_reason_from_proto, receipt_from_proto
 
 _UNARY_TIMEOUT_S = 5.0
-_OPTIONS = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
+# A gateway that falls silent is left after 8 seconds.
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    # A stream's reader sends nothing, and what it measures bandwidth by uses up the pings that gRPC allows it
+    # by default: keepalive would come once in a minute.
+    ("grpc.http2.max_pings_without_data", 0),
+]
 # Between two calls of one stream.
 _AGAIN_S = 0.2
 # How a stream ends whose gateway, or the way to it, is gone.

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +100,7 @@ async def _work(options: UpOptions, fleet: LocalFleet, board: Board) -> int:
     finally:
         for task in (keeping, showing):
             task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.gather(keeping, showing, return_exceptions=True)
 
 
 async def _demonstrate(options: UpOptions) -> int:

@@ -98,7 +98,8 @@ def draw(
     """
     random = Random(seed)
     one = _endless(list(product([(target,) for target in targets], kinds)), random)
-    two = _endless(list(product([pair for pair in pairs if set(pair) <= set(targets)], kinds)), random)
+    pairs = [pair for pair in pairs if set(pair) <= set(targets)]
+    two = _endless(list(product(pairs, kinds)), random) if pairs else one
     stages = _endless(list(Stage), random)
     faults = []
     for number in range(1, count + 1):
@@ -109,6 +110,6 @@ def draw(
 
 
 def _endless(choices: Sequence[T], random: Random) -> Iterator[T]:
-    """All choices in an order of their own, again and again."""
+    """All choices, of which there are some, in an order of their own, again and again."""
     while True:
         yield from random.sample(choices, len(choices))

@@ -58,6 +58,8 @@ async def strike(
                 f"{outcome.seconds:.1f} s, {len(outcome.failures)} failures",
                 highlight=False,
             )
+            for failure in outcome.failures:
+                console.print(f"     {failure}", style="red", markup=False, highlight=False)
         at_end = await world.end()
         return Report(outcomes, len(world.load.ended), at_end)
 

@@ -112,3 +112,30 @@ async def test_without_any_verifier_the_client_is_told(pods: Pods) -> None:
         with pytest.raises(GatewayError, match=r"no verifier has room|cannot be moved") as caught:
             [event async for event in stream]
         assert caught.value.code.name == "UNAVAILABLE"
+
+
+async def test_a_client_that_leaves_while_its_session_moves_ends_it(pods: Pods) -> None:
+    """Even where the drafter takes long to let go: an orphan would fence out whoever goes on elsewhere."""
+    asked = Generation(text="hello world", max_tokens=10_000, temperature=0)
+    async with GatewayClient(pods.grpc, resume_s=0) as client:
+        stream = client.generate(asked)
+        start = await anext(stream)
+        await wait_until(lambda: pods.drafter_status(pods.drafters[0]).sessions == 1, "it is drafted for")
+        victim = serving(pods)
+        assert victim is not None
+        pods.pods[pods.drafters[0]].pause()
+        pods.pods[victim].kill()
+        # It now waits for the drafter.
+        await asyncio.sleep(0.5)
+        await stream.aclose()
+    pods.pods[pods.drafters[0]].resume()
+    left = next(address for address in pods.verifiers if address != victim)
+    await asyncio.sleep(2)
+    assert pods.gateways["gateway"].fleet().sessions == 0
+    assert pods.verifier_status(left).sessions == 0
+    assert isinstance(start, Started)
+    store = RedisStore(pods.redis_url, ttl_seconds=60)
+    record = await store.get(start.session_id)
+    await store.close()
+    assert record is not None
+    assert record.key.epoch == 1
