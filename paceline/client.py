@@ -13,19 +13,12 @@ from typing import Any, Self
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from paceline.rpc import KEEPALIVE
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import finish_reason_from_proto, receipt_from_proto
 
 _UNARY_TIMEOUT_S = 5.0
-# A gateway that falls silent is left after 8 seconds.
-_OPTIONS = [
-    ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    # A stream's reader sends nothing, and what it measures bandwidth by uses up the pings that gRPC allows it
-    # by default: keepalive would come once in a minute.
-    ("grpc.http2.max_pings_without_data", 0),
-]
 # Between two calls of one stream.
 _AGAIN_S = 0.2
 # How a stream ends whose gateway, or the way to it, is gone.
@@ -215,9 +208,9 @@ class GatewayClient:
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [
-            grpc.aio.secure_channel(each, credentials, options=_OPTIONS)
+            grpc.aio.secure_channel(each, credentials, options=KEEPALIVE)
             if credentials
-            else grpc.aio.insecure_channel(each, options=_OPTIONS)
+            else grpc.aio.insecure_channel(each, options=KEEPALIVE)
             for each in _addresses(address)
         ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
@@ -288,9 +281,9 @@ class SyncGatewayClient:
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [
-            grpc.secure_channel(each, credentials, options=_OPTIONS)
+            grpc.secure_channel(each, credentials, options=KEEPALIVE)
             if credentials
-            else grpc.insecure_channel(each, options=_OPTIONS)
+            else grpc.insecure_channel(each, options=KEEPALIVE)
             for each in _addresses(address)
         ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)

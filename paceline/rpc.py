@@ -30,13 +30,21 @@ log = logger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 # Trailing metadata key under which gRPC carries google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
+# A peer that falls silent is given up after 8 seconds at most.
+KEEPALIVE: list[tuple[str, int]] = [
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    # Without it gRPC's core waits a minute for the answer to any ping, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 3000),
+    # A stream's reader sends nothing, and what it measures bandwidth by uses up the pings that it is allowed
+    # without data.
+    ("grpc.http2.max_pings_without_data", 0),
+]
 _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    *KEEPALIVE,
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
     # A pod that comes back is to be reached at once, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -48,6 +56,7 @@ _SERVER_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10000),
     ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
     # A second process on the same port is an error, not a silent half of the traffic.

@@ -87,6 +87,20 @@ async def test_sessions_outlive_their_gateway(blocking: bool, pods: Pods, second
         assert reader.finished.reason is undisturbed.finished.reason
 
 
+async def test_streams_of_a_gateway_that_hangs_go_on_at_the_other(pods: Pods, second: Gateway) -> None:
+    undisturbed = Reader(second.grpc, ASKED[0])
+    await undisturbed.read()
+    reader = Reader(f"{pods.grpc},{second.grpc}", ASKED[0])
+    reading = asyncio.create_task(reader.read())
+    await wait_until(lambda: len(reader.ids) > 20, "it streams")
+    pods.pods["gateway"].pause()
+    # Its connection stays open: only silence tells.
+    async with asyncio.timeout(60):
+        await reading
+    assert reader.ids == undisturbed.ids
+    assert reader.text == undisturbed.text
+
+
 async def test_a_request_whose_gateway_dies_before_it_begins_is_asked_of_the_other(
     pods: Pods, second: Gateway
 ) -> None:
