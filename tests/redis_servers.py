@@ -52,7 +52,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it with what it has on disk, and wait until it answers."""
         command = [str(local_redis.find_server()), "--port", str(self.port), "--bind", HOST, "--save", ""]
-        command += ["--dir", str(self.data), *self._flags]
+        command += ["--repl-diskless-sync-delay", "0", "--dir", str(self.data), *self._flags]
         self.pod = Pod(self.name, command, self._logs, group=self._group)
         self.until(self.asked.ping)
 
@@ -185,9 +185,7 @@ def watched_redis(logs: Path) -> Iterator[Watched]:
     """See `Watched`; a primary is taken for dead after half a second."""
     primary_port, replica_port, sentinel_port = free_ports(3)
     with ExitStack() as stack:
-        primary = stack.enter_context(
-            RedisServer("primary", logs, ["--repl-diskless-sync-delay", "0"], port=primary_port)
-        )
+        primary = stack.enter_context(RedisServer("primary", logs, port=primary_port))
         replica = stack.enter_context(
             RedisServer("replica", logs, ["--replicaof", HOST, str(primary.port)], port=replica_port)
         )
