@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from paceline.rpc import KEEPALIVE
+from paceline.rpc import CONNECTION_OPTIONS
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import finish_reason_from_proto, receipt_from_proto
@@ -208,9 +208,9 @@ class GatewayClient:
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [
-            grpc.aio.secure_channel(each, credentials, options=KEEPALIVE)
+            grpc.aio.secure_channel(each, credentials, options=CONNECTION_OPTIONS)
             if credentials
-            else grpc.aio.insecure_channel(each, options=KEEPALIVE)
+            else grpc.aio.insecure_channel(each, options=CONNECTION_OPTIONS)
             for each in _addresses(address)
         ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
@@ -281,9 +281,9 @@ class SyncGatewayClient:
         self._metadata = _metadata(api_key)
         self._resume_s = resume_s
         self._channels = [
-            grpc.secure_channel(each, credentials, options=KEEPALIVE)
+            grpc.secure_channel(each, credentials, options=CONNECTION_OPTIONS)
             if credentials
-            else grpc.insecure_channel(each, options=KEEPALIVE)
+            else grpc.insecure_channel(each, options=CONNECTION_OPTIONS)
             for each in _addresses(address)
         ]
         self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)

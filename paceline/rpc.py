@@ -30,8 +30,8 @@ log = logger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 # Trailing metadata key under which gRPC carries google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
-# A peer that falls silent is given up after 8 seconds at most.
-KEEPALIVE: list[tuple[str, int]] = [
+CONNECTION_OPTIONS: list[tuple[str, int]] = [
+    # A peer that falls silent is given up after 8 seconds at most.
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 3000),
     # Without it gRPC's core waits a minute for the answer to any ping, whatever the line above says.
@@ -39,17 +39,17 @@ KEEPALIVE: list[tuple[str, int]] = [
     # A stream's reader sends nothing, and what it measures bandwidth by uses up the pings that it is allowed
     # without data.
     ("grpc.http2.max_pings_without_data", 0),
-]
-_CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    *KEEPALIVE,
-    ("grpc.keepalive_permit_without_calls", 1),
-    # A pod that comes back is to be reached at once, not after gRPC's default of up to two minutes.
+    # One that comes back is to be reached at once, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Every channel its own connection: a stalled stream must not hold up another one's.
     ("grpc.use_local_subchannel_pool", 1),
+]
+_CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    *CONNECTION_OPTIONS,
+    ("grpc.keepalive_permit_without_calls", 1),
 ]
 _SERVER_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
