@@ -247,7 +247,8 @@ class Committer:
             session.durable += len(append.token_ids)
             session.finish_durable = append.finish is not None
             session.held_since = None
-            self._ended.pop(session, None)
+            if not session.lacking:
+                self._ended.pop(session, None)
         elif not isinstance(error, StoreUnavailable):
             session.events.put_nowait(Lost(str(error)))
             self._open.pop(session.record.key, None)

@@ -184,6 +184,27 @@ async def test_a_session_that_ends_while_the_store_is_away_is_recorded_after_all
     assert ended.finish_reason is FinishReason.STOP
 
 
+async def test_a_session_that_ends_while_the_store_takes_what_it_had_missed_is_recorded(store: Store) -> None:
+    committer = relaxed(store)
+    async with committer.running():
+        one = committer.open(record(ONE))
+        store.away = True
+        committer.push([(ONE, StepOutcome((5,), 0))])
+        assert await one.get() == Tokens(3, (5,), 0, False)
+        store.away = False
+        store.answers.clear()
+        looks = len(store.calls)
+        await wait_until(lambda: len(store.calls) > looks, "it is offered the first token")
+        committer.push([(ONE, StepOutcome((6,), 0, FinishReason.STOP, Receipt()))])
+        assert [type(await one.get()) for _ in range(2)] == [Tokens, Finished]
+        committer.close(ONE)
+        store.answers.set()
+        await wait_until(lambda: store.committed("one") == (5, 6), "it is recorded")
+    ended = await store.get("one")
+    assert ended is not None
+    assert ended.finish_reason is FinishReason.STOP
+
+
 async def test_relaxed_a_store_that_answers_and_does_not_write_is_away(store: Store) -> None:
     committer = relaxed(store)
     async with committer.running():
