@@ -31,6 +31,8 @@ _PATIENCE_SECONDS = 20.0
 # Before a move, for each one since the last token: the first is made at once.
 _MOVE_SECONDS = 0.1
 _LONGEST_MOVE_SECONDS = 1.0
+# How often a store that is away is asked for a session that waits for it to move.
+_CLAIM_SECONDS = 0.2
 # A verifier that ends a call so may serve the session elsewhere or later.
 _MOVABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -150,7 +152,7 @@ class Following:
                     self._silence_seconds *= 2
                 if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
                     self._fleet.verifiers[verifier.address].lost("call failed")
-                for event in await self._claim():
+                for event in await self._claim(deadline):
                     yield event
                     if isinstance(event, Done):
                         return
@@ -316,10 +318,10 @@ class Following:
         reason = record.finish_reason or self._reason_to_end()
         return events if reason is None else [*events, *self._last_events(reason)]
 
-    async def _claim(self) -> list[Chunk | Done]:
+    async def _claim(self, deadline: float) -> list[Chunk | Done]:
         """Fence the lost verifier out and take over what it had committed but not told."""
         try:
-            return self._untold(await self._claimed())
+            return self._untold(await self._claimed(deadline))
         except Fenced as error:
             return await self._taken_over(error)
 
@@ -333,26 +335,33 @@ class Following:
             raise RequestError(TAKEN_OVER, "the session goes on in another stream") from error
         return self._untold(record)
 
-    async def _claimed(self) -> SessionRecord:
+    async def _claimed(self, deadline: float) -> SessionRecord:
         """The record under an epoch that no verifier has had. Raises `Fenced` or `RequestError`.
 
         Without a store that knows the session it is what the client knows: tokens that only the lost
-        verifier had are drawn again, and come out the same.
+        verifier had are drawn again, and come out the same. Strict durability waits for a store that is away.
         """
-        self.key = replace(self.key, epoch=self.key.epoch + 1)
-        if self._store is None:
-            return self._known_record()
-        try:
+        while True:
+            # Another one each time: a claim that went unanswered may have taken effect, or still may.
+            self.key = replace(self.key, epoch=self.key.epoch + 1)
+            if self._store is None:
+                return self._known_record()
             try:
-                return await self._store.claim(self.key)
-            except UnknownSession:
-                log.warning("the store had lost the session", session=self.key.session_id)
-            await self._store.restore(self._known_record())
-        except StoreUnavailable as error:
-            log.warning("session not claimed", session=self.key.session_id, error=str(error))
-            if self._strict:
-                raise RequestError(UNAVAILABLE, "the session cannot be moved now; try again later") from error
-        return self._known_record()
+                try:
+                    return await self._store.claim(self.key)
+                except UnknownSession:
+                    log.warning("the store had lost the session", session=self.key.session_id)
+                await self._store.restore(self._known_record())
+                return self._known_record()
+            except StoreUnavailable as error:
+                log.warning("session not claimed", session=self.key.session_id, error=str(error))
+                if not self._strict:
+                    return self._known_record()
+                if time.monotonic() > deadline:
+                    raise RequestError(
+                        UNAVAILABLE, "the session cannot be moved now; try again later"
+                    ) from error
+            await asyncio.sleep(_CLAIM_SECONDS)
 
     def _reason_to_end(self) -> FinishReason | None:
         """Why nothing may follow what is committed, if so."""

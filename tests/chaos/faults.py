@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -92,20 +93,20 @@ def draw(
     targets: Collection[Target] = tuple(Target),
     pairs: Sequence[tuple[Target, ...]] = PAIRS,
 ) -> list[Fault]:
-    """`count` faults, spread evenly over targets, kinds and stages, in an order drawn by `seed`.
+    """`count` faults in an order drawn by `seed`; every ninth strikes a pair at once.
 
-    Every ninth fault strikes a pair at once.
+    All targets and kinds come before any comes again, and each of them at every stage before one comes again.
     """
     random = Random(seed)
     one = _endless(list(product([(target,) for target in targets], kinds)), random)
     pairs = [pair for pair in pairs if set(pair) <= set(targets)]
     two = _endless(list(product(pairs, kinds)), random) if pairs else one
-    stages = _endless(list(Stage), random)
+    stages: defaultdict[object, Iterator[Stage]] = defaultdict(lambda: _endless(list(Stage), random))
     faults = []
     for number in range(1, count + 1):
         struck, kind = next(two if number % 9 == 0 else one)
         heal = Heal.SOON if random.random() < _HEALED_SOON else Heal.RECOVERED
-        faults.append(Fault(struck, kind, next(stages), heal))
+        faults.append(Fault(struck, kind, next(stages[struck, kind]), heal))
     return faults
 
 

@@ -70,7 +70,6 @@ async def test_a_failover_loses_no_token_and_repeats_none(
     assert await Stream(pods).whole() == undisturbed
 
 
-@pytest.mark.parametrize("durability", ["relaxed"], indirect=True)
 async def test_a_verifier_may_die_while_redis_fails_over(pods: Pods, redis: Watched) -> None:
     undisturbed = await Stream(pods).whole()
     stream = Stream(pods)
