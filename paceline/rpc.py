@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -132,6 +133,12 @@ async def write(context: Any, response: Any) -> None:
         raise asyncio.CancelledError from error
 
 
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Not that the client was gone when gRPC sent the answer to a unary call: what `write` is for streams."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, grpc.aio.InternalError) and "raised in core" in record.getMessage())
+
+
 def refusals(method: F) -> F:
     """Turn what a servicer's method raises into the status it stands for; nothing else leaks out."""
     if inspect.isasyncgenfunction(method):
@@ -213,6 +220,7 @@ async def start_server(
     if identity is None and host not in _LOOPBACK:
         log.warning("no TLS: whoever reaches this port can listen and call", host=host, port=port)
     interceptors = [*(identity.interceptors if identity else ()), Decoding()]
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
     server = grpc.aio.server(interceptors=interceptors, options=options)
     add(server)
     health_servicer = health.aio.HealthServicer()

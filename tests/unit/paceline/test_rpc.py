@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -190,6 +191,15 @@ async def test_bytes_that_are_no_message_in_a_stream_are_bad_input(connected: gr
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_that_is_gone_before_its_answer_is_no_error(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    grpcs_own = logging.getLogger("grpc._cython.cygrpc")
+    for error in (grpc.aio.InternalError(), ValueError("another")):
+        grpcs_own.error("%s raised in core by servicer method [%s]", type(error), "/Fleet", exc_info=error)
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ValueError]
 
 
 async def test_a_client_that_is_gone_amid_a_stream_is_no_error(
