@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -136,8 +135,12 @@ class _Stream:
         timeout_s: float | None,
         resume_s: float,
         gateways: int,
+        first: int,
         metadata: _Metadata,
     ) -> None:
+        # Its own: other streams of the client may have gone on to another gateway.
+        self.gateway = first
+        self._gateways = gateways
         self._metadata = metadata
         self._request = generation.to_proto()
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -172,7 +175,8 @@ class _Stream:
         return event
 
     def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:
-        """What is the matter, or None where it is worth to go on."""
+        """What is the matter, or None where it is worth to go on, at the next gateway."""
+        self.gateway = (self.gateway + 1) % self._gateways
         now, code = time.monotonic(), _code(error)
         if self._deadline is not None and now >= self._deadline:
             return error
@@ -213,7 +217,9 @@ class GatewayClient:
             else grpc.aio.insecure_channel(each, options=CONNECTION_OPTIONS)
             for each in _addresses(address)
         ]
-        self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
+        self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
+        # The one to begin with.
+        self._gateway = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,9 +234,11 @@ class GatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._metadata)
+        stream = _Stream(
+            generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata
+        )
         while True:
-            call = stream.call(self._stubs[0])
+            call = stream.call(self._stubs[stream.gateway])
             try:
                 async for response in call:
                     if (event := stream.take(response)) is not None:
@@ -239,7 +247,7 @@ class GatewayClient:
             except grpc.aio.AioRpcError as error:
                 if (failure := stream.fails_with(error)) is not None:
                     raise _error(self.address, failure) from failure
-                self._stubs.rotate(-1)
+                self._gateway = stream.gateway
             finally:
                 call.cancel()
             await asyncio.sleep(_AGAIN_S)
@@ -248,7 +256,9 @@ class GatewayClient:
         """End a session wherever it runs; gives why it has ended."""
         try:
             request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = await self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
+            response = await self._stubs[self._gateway].Cancel(
+                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise _error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -257,7 +267,7 @@ class GatewayClient:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = await self._stubs[0].Fleet(
+            fleet: gateway_pb2.FleetResponse = await self._stubs[self._gateway].Fleet(
                 request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
@@ -286,7 +296,9 @@ class SyncGatewayClient:
             else grpc.insecure_channel(each, options=CONNECTION_OPTIONS)
             for each in _addresses(address)
         ]
-        self._stubs = deque(gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels)
+        self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
+        # The one to begin with.
+        self._gateway = 0
 
     def __enter__(self) -> Self:
         return self
@@ -301,9 +313,11 @@ class SyncGatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> Generator[Event, None, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = _Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._metadata)
+        stream = _Stream(
+            generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata
+        )
         while True:
-            call = stream.call(self._stubs[0])
+            call = stream.call(self._stubs[stream.gateway])
             try:
                 for response in call:
                     if (event := stream.take(response)) is not None:
@@ -312,7 +326,7 @@ class SyncGatewayClient:
             except grpc.RpcError as error:
                 if (failure := stream.fails_with(error)) is not None:
                     raise _error(self.address, failure) from failure
-                self._stubs.rotate(-1)
+                self._gateway = stream.gateway
             finally:
                 call.cancel()
             time.sleep(_AGAIN_S)
@@ -321,7 +335,9 @@ class SyncGatewayClient:
         """End a session wherever it runs; gives why it has ended."""
         try:
             request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = self._stubs[0].Cancel(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
+            response = self._stubs[self._gateway].Cancel(
+                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -330,7 +346,7 @@ class SyncGatewayClient:
         """The fleet as the gateway sees it."""
         try:
             request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = self._stubs[0].Fleet(
+            fleet: gateway_pb2.FleetResponse = self._stubs[self._gateway].Fleet(
                 request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
             )
         except grpc.RpcError as error:

@@ -101,6 +101,18 @@ async def test_streams_of_a_gateway_that_hangs_go_on_at_the_other(pods: Pods, se
     assert reader.text == undisturbed.text
 
 
+async def test_every_stream_of_one_client_finds_the_gateway_that_is_up(pods: Pods) -> None:
+    async with GatewayClient(f"127.0.0.1:1,{pods.grpc}") as client:
+
+        async def read(asked: Generation) -> Finished:
+            *_, last = [event async for event in client.generate(asked, timeout_s=120)]
+            assert isinstance(last, Finished)
+            return last
+
+        for finished in await asyncio.gather(*(read(asked) for asked in ASKED)):
+            assert finished.receipt.committed_tokens
+
+
 async def test_a_request_whose_gateway_dies_before_it_begins_is_asked_of_the_other(
     pods: Pods, second: Gateway
 ) -> None:
