@@ -188,7 +188,8 @@ async def test_a_grpc_deadline_ends_the_session_at_the_verifier_itself(pods: Pod
         await wait_until(lambda: pods.verifier_status().sessions == 0, "the verifier has ended it", 10)
         error = await running.ended()
         assert isinstance(error, GatewayError)
-        assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        # It may have noticed before that its gateway is silent.
+        assert error.code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     finally:
         pods.pods["other"].resume()
 
