@@ -85,7 +85,8 @@ async def test_a_stream_is_the_whole_in_pieces(client: openai.AsyncOpenAI) -> No
     whole = await client.completions.create(**ASKED)
     text, chunks = await streamed(client, **ASKED, stream_options={"include_usage": True})
     assert text == whole.choices[0].text
-    assert len(chunks) > 10
+    # As few as a drafter that guesses well leaves.
+    assert len(chunks) > 2
     assert len({chunk.id for chunk in chunks}) == 1
     reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert reasons == ["length"]
