@@ -66,6 +66,7 @@ class VerifierLink:
         self._methods = methods
         self._call: Call | None = None
         self._writing = asyncio.Lock()
+        self._saying: set[asyncio.Task[None]] = set()
         self._used_at = time.monotonic()
 
     @property
@@ -102,12 +103,12 @@ class VerifierLink:
     async def attach(self, hypothesis: Hypothesis) -> None:
         """Draft for a session from now on; while the stream is down, from its return on."""
         self._used_at = time.monotonic()
-        await self._send(self.rounds.attach(hypothesis))
+        await self._say(self.rounds.attach(hypothesis))
 
     async def detach(self, session_id: str) -> None:
         """Forget a session and tell the verifier so."""
         if self.rounds.detach(session_id):
-            await self._send(Drafted([], [session_id], []))
+            await self._say(Drafted([], [session_id], []))
 
     def unused_seconds(self) -> float:
         """For how long there has been no session here."""
@@ -177,6 +178,16 @@ class VerifierLink:
                     code=pb.SessionErrorCode.Name(error.code),
                     reason=error.message,
                 )
+
+    async def _say(self, drafted: Drafted) -> None:
+        """`_send` for a caller who may be cancelled: what it has changed here must still be told.
+
+        A write that is cancelled ends its whole stream, moreover, and so for all sessions.
+        """
+        sending = asyncio.create_task(self._send(drafted))
+        self._saying.add(sending)
+        sending.add_done_callback(self._saying.discard)
+        await asyncio.shield(sending)
 
     async def _send(self, drafted: Drafted) -> None:
         """Write one message; a stream that has gone meanwhile is left to `run`, which joins again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from paceline.session import SessionKey
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
 
@@ -41,6 +42,10 @@ class DrafterStream:
         session_id = verdict.key.session_id
         self.verdicts = [each for each in self.verdicts if each.key.session_id != session_id]
         self.send([verdict])
+
+    def dismiss(self, key: SessionKey, length: int) -> None:
+        """Say that a session, of that length now, takes no more trees of this drafter: no step will."""
+        self.send([Verdict(key, length, committed=(), finished=True)])
 
     def refuse(self, error: verifier_pb2.SessionError) -> None:
         """Queue a per-session error for the next message down."""

@@ -9,7 +9,7 @@ from paceline import telemetry, tree, wire
 from paceline.session import SessionKey
 from paceline.v1 import tree_pb2, verifier_pb2
 from paceline.verdict import Verdict
-from verifier_svc.drafters import DrafterStream
+from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.sessions import Session
 from verifier_svc.standing import Standings
 from verifier_svc.step import StepLoop
@@ -32,6 +32,7 @@ class Intake:
     def __init__(
         self,
         loop: StepLoop,
+        streams: DrafterStreams,
         standings: Standings,
         *,
         vocab_size: int,
@@ -39,6 +40,7 @@ class Intake:
         max_tree_depth: int,
     ) -> None:
         self._loop = loop
+        self._streams = streams
         self._standings = standings
         self._vocab_size = vocab_size
         self._max_tree_nodes = max_tree_nodes
@@ -104,6 +106,7 @@ class Intake:
                     f"known_length {known} is not between the prompt's end {session.prompt_length} "
                     f"and what is committed {session.length}",
                 )
+            before = self._streams.get(session.stream_id)
             session.stream_id = stream.stream_id
             session.told_length = session.length
             verdict = Verdict(
@@ -112,6 +115,8 @@ class Intake:
                 committed=tuple(session.token_ids[known:]),
                 draft_budget=self._loop.draft_budget(session),
             )
+        if before is not None and before is not stream:
+            before.dismiss(key, session.length)
         stream.welcome(verdict)
 
     def _offer(self, message: tree_pb2.TokenTree, stream: DrafterStream) -> None:

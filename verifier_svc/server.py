@@ -58,6 +58,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self._committer = committer
         self._intake = Intake(
             loop,
+            self._streams,
             self._standings,
             vocab_size=served.vocab_size,
             max_tree_nodes=max_tree_nodes,
@@ -129,13 +130,13 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             self._let_go(held)
 
     def _let_go(self, session: Session) -> None:
-        """Take a session out, and tell its drafter, to whom no step will say that it has ended."""
+        """Take a session out, and tell its drafter."""
         with self._loop.lock:
             ended = session.finish_reason is not None
             self._loop.cancel(session)
         stream = self._streams.get(session.stream_id)
         if stream is not None and not ended:
-            stream.send([Verdict(session.key, session.length, committed=(), finished=True)])
+            stream.dismiss(session.key, session.length)
 
     def _record(self, session: Session, reply: str) -> SessionRecord:
         ids, prompt = session.token_ids, session.prompt_length

@@ -125,20 +125,22 @@ class World:
         await self.load.stop()
         outcome = Outcome(Fault((), Kind.KILL, Stage.QUEUED, Heal.SOON), (), Counter())
         await self._judge(outcome, recorded_since=time.monotonic())
+        await _wait(outcome, lambda: not self._holders(), "nobody holds a session")
+        if holders := self._holders():
+            outcome.failures.append(f"stuck: sessions are held by {holders}")
         pods = self._pods
-
-        def nobody_holds_a_session() -> bool:
-            return not (
-                any(pods.verifier_status(each).sessions for each in pods.verifiers)
-                or any(pods.drafter_status(each).sessions for each in pods.drafters)
-                or any(gateway.fleet().sessions for gateway in pods.gateways.values())
-            )
-
-        await _wait(outcome, nobody_holds_a_session, "nobody holds a session")
         for name, pod in pods.pods.items():
             if "Traceback" in pod.log.read_text():
                 outcome.failures.append(f"{name} logged a traceback: {pod.log}")
         return outcome.failures
+
+    def _holders(self) -> dict[str, int]:
+        """Sessions held by each service that holds some."""
+        pods = self._pods
+        held = {each: pods.verifier_status(each).sessions for each in pods.verifiers}
+        held |= {each: pods.drafter_status(each).sessions for each in pods.drafters}
+        held |= {name: gateway.fleet().sessions for name, gateway in pods.gateways.items()}
+        return {name: sessions for name, sessions in held.items() if sessions}
 
     def _choose(self, target: Target) -> str:
         names: dict[Target, Sequence[str]] = {

@@ -15,9 +15,10 @@ from bench import tables
 from drafter_svc import methods
 from drafter_svc.__main__ import Drafter
 from drafter_svc.config import DrafterSettings
+from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from paceline import rpc, wire
-from paceline.session import SamplingParams
+from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree, TreeError, check
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
@@ -240,6 +241,22 @@ async def test_tables_are_known_from_the_first_token(tmp_path: Path, known: bool
         await stub.Attach(attach(server.address, text[:2]))
         await wait_until(lambda: script.plays["s"].known == len(text), "the text is committed")
     assert (script.plays["s"].accepted > 20) == known
+
+
+async def test_an_attach_that_is_cancelled_leaves_no_session_unjoined() -> None:
+    """Its gateway may have died in the middle of it, and will not say Detach."""
+    plays = {"s": Play(TEXT, known=5, paused=True), "t": Play(TEXT, known=5)}
+    script = ScriptedVerifier(plays)
+    async with verifier(script) as server, drafter() as (stub, links):
+        await stub.Attach(attach(server.address, TEXT[:5], "s"))
+        await wait_until(lambda: plays["s"].joined, "the stream is up")
+        hypothesis = Hypothesis(SessionKey("t", 1), SamplingParams(max_tokens=500), TEXT[:5])
+        attaching = asyncio.create_task(links.attach(server.address, hypothesis))
+        await asyncio.sleep(0)
+        assert links.sessions == 2
+        attaching.cancel()
+        await wait_until(lambda: plays["t"].known == len(TEXT), "the session is drafted for")
+    assert script.streams == 1
 
 
 async def test_many_sessions_share_one_stream() -> None:
