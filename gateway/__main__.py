@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import uvicorn
@@ -19,7 +20,7 @@ from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline import telemetry
 from paceline.roles import Role
-from paceline.rpc import run_service, start_server
+from paceline.rpc import CLEAN_UP_SECONDS, run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
 from paceline.tls import Identity
@@ -86,6 +87,7 @@ async def serve(
         http_config.load()
         http_config.ssl = public_identity.https_context()
     http_server = _HttpServer(http_config)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     http_address = f"{settings.host}:{listener.getsockname()[1]}"
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
@@ -105,13 +107,24 @@ async def serve(
 
 
 class _HttpServer(uvicorn.Server):
-    """Leaves signals to `run_service`."""
+    """Leaves signals to `run_service`; when it has stopped, the requests that it has cut have ended, too."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running requests end within the grace period."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=CLEAN_UP_SECONDS)
 
     def capture_signals(self):  # type: ignore[no-untyped-def]
         """Install nothing."""
         from contextlib import nullcontext
 
         return nullcontext()
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Not the traceback of each request that the grace has cut: how many, uvicorn says by itself."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _ledger(settings: GatewaySettings) -> Ledger:

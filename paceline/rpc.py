@@ -65,6 +65,8 @@ _SERVER_OPTIONS = [
 ]
 
 _LOOPBACK = {"127.0.0.1", "::1", "[::1]", "localhost"}
+# After a stop's grace, for what cut calls still do: a gateway tells drafters of their sessions' ends.
+CLEAN_UP_SECONDS = 5.0
 # Calls that are longer than this after their channel's certificate has changed are cut.
 _RETIREMENT_SECONDS = 3600.0
 
@@ -170,12 +172,35 @@ def refusals(method: F) -> F:
     return unary  # type: ignore[return-value]
 
 
+class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Knows the calls that a server runs: gRPC's own stop does not wait for those that it has cut."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """The method's handler; gRPC runs it in the task that this is called in."""
+        call = asyncio.current_task()
+        assert call is not None
+        self._running.add(call)
+        call.add_done_callback(self._running.discard)
+        return await continuation(handler_call_details)
+
+    async def end(self, seconds: float) -> None:
+        """Return when none runs, or after so many seconds."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+
 class RunningServer:
     """A started gRPC server with standard health and reflection."""
 
     def __init__(
         self,
         server: grpc.aio.Server,
+        calls: _Calls,
         health_servicer: health.aio.HealthServicer,
         host: str,
         port: int,
@@ -185,6 +210,7 @@ class RunningServer:
         self.address = f"{host}:{port}"
         self.health = health_servicer
         self._server = server
+        self._calls = calls
         self._keeping_up = asyncio.create_task(identity.keep_up()) if identity else None
 
     async def not_serving(self) -> None:
@@ -192,9 +218,13 @@ class RunningServer:
         await self.health.enter_graceful_shutdown()
 
     async def stop(self, grace: float | None) -> None:
-        """Fail health checks, take no new calls, give running ones `grace` seconds."""
+        """Fail health checks, take no new calls, give running ones `grace` seconds.
+
+        Those that are cut then have ended when it returns, with all that they do at their end.
+        """
         await self.not_serving()
         await self._server.stop(grace)
+        await self._calls.end(CLEAN_UP_SECONDS)
         if self._keeping_up:
             self._keeping_up.cancel()
 
@@ -219,7 +249,8 @@ async def start_server(
     ]
     if identity is None and host not in _LOOPBACK:
         log.warning("no TLS: whoever reaches this port can listen and call", host=host, port=port)
-    interceptors = [*(identity.interceptors if identity else ()), Decoding()]
+    calls = _Calls()
+    interceptors = [calls, *(identity.interceptors if identity else ()), Decoding()]
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
     server = grpc.aio.server(interceptors=interceptors, options=options)
     add(server)
@@ -236,7 +267,7 @@ async def start_server(
     except RuntimeError as error:
         raise OSError(f"cannot listen on {host}:{port}: {error}; is the port taken?") from error
     await server.start()
-    return RunningServer(server, health_servicer, host, bound, identity)
+    return RunningServer(server, calls, health_servicer, host, bound, identity)
 
 
 def channel(address: str, server: Role | None = None, identity: Identity | None = None) -> grpc.aio.Channel:

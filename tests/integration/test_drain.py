@@ -10,11 +10,21 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paceline.client import Chunk, Finished, GatewayClient, Generation
+from paceline.client import Chunk, Finished, GatewayClient, GatewayError, Generation
 from tests.pods import Pods
 from tests.waiting import wait_until
 
 ASKED = Generation(text="the quick brown fox", max_tokens=400, temperature=0.8, seed=3)
+
+
+LONG = Generation(text="the quick brown fox", max_tokens=15_000, temperature=0)
+
+
+@pytest.fixture
+def hurried(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    """Its gateway gives sessions hardly any time to end."""
+    with Pods(tmp_path, tiny_model, redis_url, gateway_flags=("--grace-seconds", "0.2")) as made:
+        yield made.start()
 
 
 @pytest.fixture
@@ -50,3 +60,40 @@ async def test_sessions_are_taken_until_readiness_has_been_seen_to_be_off(pods: 
         assert ids[0] == ids[1]
     await wait_until(lambda: not gateway.running, "it ends")
     assert gateway.exit_code == 0
+
+
+async def test_sessions_that_the_grace_cuts_are_told_everywhere(hurried: Pods) -> None:
+    gateway = hurried.pods["gateway"]
+    async with (
+        GatewayClient(hurried.grpc, resume_s=0) as client,
+        httpx.AsyncClient(base_url=hurried.http) as http,
+        http.stream(
+            "POST",
+            "/v1/completions",
+            json={
+                "model": "tiny",
+                "prompt": LONG.text,
+                "max_tokens": LONG.max_tokens,
+                "temperature": 0,
+                "stream": True,
+            },
+        ) as response,
+    ):
+        lines = response.aiter_lines()
+        await anext(lines)
+        running = client.generate(LONG)
+        await anext(running)
+        await wait_until(lambda: hurried.drafter_status().sessions == 2, "both are drafted for")
+        gateway.terminate()
+        await wait_until(lambda: not gateway.running, "it ends")
+        assert hurried.drafter_status().sessions == 0
+        assert hurried.verifier_status().sessions == 0
+        with pytest.raises(GatewayError) as caught:
+            async for _ in running:
+                pass
+        assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(httpx.RemoteProtocolError):
+            async for _ in lines:
+                pass
+    assert gateway.exit_code == 0
+    assert "Traceback" not in gateway.log.read_text()

@@ -213,3 +213,35 @@ async def test_a_client_that_is_gone_amid_a_stream_is_no_error(
     with pytest.raises(asyncio.CancelledError):
         await generate(gateway_pb2.GenerateRequest(), Gone())
     assert "unexpected" not in capsys.readouterr().err
+
+
+async def test_calls_that_a_stop_cuts_have_ended_when_it_returns() -> None:
+    """A gateway closes its channels then, over which the calls' last words go."""
+    said: list[str] = []
+
+    class Lasting(gateway_pb2_grpc.GatewayServiceServicer):
+        @refusals
+        async def Generate(
+            self, request: gateway_pb2.GenerateRequest, context: object
+        ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+            try:
+                yield gateway_pb2.GenerateResponse()
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.2)
+                said.append("the last word")
+
+    running = await start_server(
+        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Lasting(), server),
+        services=[SERVICE],
+        host="127.0.0.1",
+        port=0,
+    )
+    async with channel(running.address) as made:
+        call = gateway_pb2_grpc.GatewayServiceStub(made).Generate(gateway_pb2.GenerateRequest())
+        await call.read()
+        await running.stop(0.05)
+        assert said == ["the last word"]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
