@@ -10,14 +10,14 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from opentelemetry.trace import Span, SpanKind
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gateway import errors, headers, openapi, replies, schema
 from gateway.caller import Caller
-from gateway.disconnect import ClientGone, until_disconnect
+from gateway.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.errors import RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Form, Generation
@@ -252,10 +252,7 @@ async def _answer(watched: AsyncGenerator[Event, None], reply: Reply, untold: Un
         reply.take(first)
         left = headers.of_allowance(first.allowance if isinstance(first, Started) else None)
         if untold is not None:
-            chunks = _stream(watched, reply, untold)
-            return StreamingResponse(
-                chunks, media_type="text/event-stream", headers={"cache-control": "no-cache", **left}
-            )
+            return EventStream(_stream(watched, reply, untold), left)
         async for event in watched:
             reply.take(event)
     except ClientGone:

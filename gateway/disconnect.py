@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from gateway.errors import TIMEOUT, RequestError
 
@@ -17,6 +19,22 @@ T = TypeVar("T")
 
 class ClientGone(Exception):
     """The HTTP client has closed its connection."""
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. Its end closes their source, which Starlette leaves to the garbage collector."""
+
+    def __init__(self, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        """`parts`: whole events, as bytes."""
+        super().__init__(
+            parts, media_type="text/event-stream", headers={"cache-control": "no-cache", **headers}
+        )
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them until there are no more, or the client is gone."""
+        async with aclosing(self._parts):
+            await super().__call__(scope, receive, send)
 
 
 async def until_disconnect(
