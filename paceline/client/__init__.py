@@ -1,0 +1,19 @@
+"""Typed clients, async and blocking, of the gateway's gRPC service."""
+
+from paceline.client.clients import GatewayClient, SyncGatewayClient
+from paceline.client.errors import GatewayError, GatewayUnreachable
+from paceline.client.events import Chunk, Event, Finished, Started
+from paceline.client.generation import ChatMessage, Generation
+
+__all__ = [
+    "ChatMessage",
+    "Chunk",
+    "Event",
+    "Finished",
+    "GatewayClient",
+    "GatewayError",
+    "GatewayUnreachable",
+    "Generation",
+    "Started",
+    "SyncGatewayClient",
+]

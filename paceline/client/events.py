@@ -1,0 +1,56 @@
+"""What a client is told of a generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paceline.session import FinishReason, Receipt
+from paceline.v1 import gateway_pb2
+from paceline.wire import finish_reason_from_proto, receipt_from_proto
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the session's id, and the seed in force."""
+
+    session_id: str
+    model: str
+    prompt_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Committed tokens and the text that is complete with them; a drafter guessed the first `accepted`."""
+
+    text: str
+    position: int
+    token_ids: tuple[int, ...]
+    accepted: int
+    # Whether the session store has them: else they are lost with their verifier, and drawn again, the same.
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event."""
+
+    reason: FinishReason
+    receipt: Receipt
+
+
+Event = Started | Chunk | Finished
+
+
+def event_from_proto(response: gateway_pb2.GenerateResponse) -> Event:
+    """The event in a response."""
+    match response.WhichOneof("event"):
+        case "started":
+            started = response.started
+            return Started(started.session_id, started.model, started.prompt_tokens, started.seed)
+        case "chunk":
+            chunk = response.chunk
+            return Chunk(chunk.text, chunk.position, tuple(chunk.token_ids), chunk.accepted, chunk.durable)
+        case _:
+            finished = response.finished
+            return Finished(finish_reason_from_proto(finished.reason), receipt_from_proto(finished.receipt))

@@ -1,0 +1,61 @@
+"""What a client asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from paceline.v1 import gateway_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What to generate. Give exactly one of `text` (taken as it is), `chat` and `ids`.
+
+    What is None takes the gateway's default (see `GenerateRequest` in gateway.proto for all bounds);
+    the gateway checks, not this class.
+    """
+
+    text: str | None = None
+    chat: Sequence[ChatMessage] = ()
+    ids: Sequence[int] = ()
+    model: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    speculation: bool = True
+
+    @classmethod
+    def ask(cls, question: str, *, max_tokens: int | None = None, temperature: float | None = None) -> Self:
+        """A chat of one user message."""
+        chat = (ChatMessage("user", question),)
+        return cls(chat=chat, max_tokens=max_tokens, temperature=temperature)
+
+    def to_proto(self) -> gateway_pb2.GenerateRequest:
+        """The request as it goes over the wire."""
+        request = gateway_pb2.GenerateRequest(model=self.model, stop=self.stop, speculation=self.speculation)
+        for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed"):
+            if (value := getattr(self, name)) is not None:
+                setattr(request, name, value)
+        if self.text is not None:
+            request.text = self.text
+        elif self.chat:
+            request.chat.messages.extend(
+                gateway_pb2.ChatMessage(role=message.role, content=message.content) for message in self.chat
+            )
+        else:
+            request.tokens.ids.extend(self.ids)
+        return request

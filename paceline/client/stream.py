@@ -1,0 +1,85 @@
+"""One generation's stream, over as many calls as it takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from paceline.client.errors import code_of
+from paceline.client.events import Chunk, Event, Started, event_from_proto
+from paceline.client.generation import Generation
+from paceline.v1 import gateway_pb2, gateway_pb2_grpc
+
+Metadata = tuple[tuple[str, str], ...]
+
+# How a stream ends whose gateway, or the way to it, is gone.
+_BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+_CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
+
+
+class Stream:
+    """How far a generation has been told, and the call that tells the rest."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        timeout_s: float | None,
+        resume_s: float,
+        gateways: int,
+        first: int,
+        metadata: Metadata,
+    ) -> None:
+        # Its own: other streams of the client may have gone on to another gateway.
+        self.gateway = first
+        self._gateways = gateways
+        self._metadata = metadata
+        self._request = generation.to_proto()
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._resume_s = resume_s
+        self._untried = gateways - 1
+        self._started: Started | None = None
+        self._position = 0
+        self._characters = 0
+        self._broken: grpc.RpcError | None = None
+        self._broken_at = 0.0
+
+    def call(self, stub: gateway_pb2_grpc.GatewayServiceStub) -> Any:
+        """The next call: the generation's own, or one that goes on behind what has been told."""
+        timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        if self._started is None:
+            return stub.Generate(self._request, timeout=timeout, metadata=self._metadata)
+        rest = gateway_pb2.ResumeRequest(
+            session_id=self._started.session_id, position=self._position, characters=self._characters
+        )
+        return stub.Resume(rest, timeout=timeout, metadata=self._metadata)
+
+    def take(self, response: gateway_pb2.GenerateResponse) -> Event | None:
+        """The event in a response; None where a resumed stream says again that it has started."""
+        event = event_from_proto(response)
+        if isinstance(event, Started):
+            again, self._started = self._started is not None, event
+            return None if again else event
+        self._broken = None
+        if isinstance(event, Chunk):
+            self._position = event.position + len(event.token_ids)
+            self._characters += len(event.text)
+        return event
+
+    def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:
+        """What is the matter, or None where it is worth to go on, at the next gateway."""
+        self.gateway = (self.gateway + 1) % self._gateways
+        now, code = time.monotonic(), code_of(error)
+        if self._deadline is not None and now >= self._deadline:
+            return error
+        if self._started is None:
+            # Nothing has been told: it is asked anew, of every gateway once.
+            self._untried -= 1
+            return None if self._untried >= 0 and code in _BROKEN else error
+        if self._broken is None:
+            self._broken, self._broken_at = error, now
+        if code not in _BROKEN:
+            # Why the stream broke says more than that this gateway cannot resume it.
+            return self._broken if code in _CANNOT_RESUME else error
+        return None if now - self._broken_at < self._resume_s else error
