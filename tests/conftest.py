@@ -15,9 +15,9 @@ from tests.pods import Pod, Pods
 from tests.redis_servers import redis_cluster
 from tests.tiny import make_tiny_model
 
-# How long an example takes says more of the machine than of the code. The same examples each time, so that a
-# change is judged by itself; `--hypothesis-profile default` draws others.
-hypothesis.settings.register_profile("paceline", deadline=None, derandomize=True)
+# How long an example takes says more of the machine than of the code. All else stays: Hypothesis' own profile
+# draws the same examples each time in CI, so that a change is judged by itself, and others elsewhere.
+hypothesis.settings.register_profile("paceline", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("paceline")
 
 
