@@ -25,7 +25,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def running(cls) -> Iterator[Collector]:
         collector = cls()
         server = grpc.server(ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
         collector.address = f"{HOST}:{server.add_insecure_port(f'{HOST}:0')}"
         server.start()
         try:

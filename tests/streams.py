@@ -47,15 +47,21 @@ class Stream:
             position += len(chunk.token_ids)
         return self.token_ids
 
-    async def record(self) -> SessionRecord:
-        """What Redis has of the session."""
+    async def record(self, *, ended: bool = False) -> SessionRecord:
+        """What Redis has of the session, or will have: `ended`, once its end is in it."""
         started = self.events[0]
         assert isinstance(started, Started)
         store = RedisStore(self._pods.redis_url, ttl_seconds=60)
-        record = await store.get(started.session_id)
+        found: list[SessionRecord] = []
+
+        async def recorded() -> bool:
+            record = await store.get(started.session_id)
+            found[:] = [record] if record is not None and (record.finish_reason or not ended) else []
+            return bool(found)
+
+        await wait_until(recorded, "it is recorded", 60)
         await store.close()
-        assert record is not None
-        return record
+        return found[0]
 
 
 def serving(pods: Pods) -> Pod:

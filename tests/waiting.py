@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
-async def wait_until(predicate: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+async def wait_until(
+    predicate: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, seconds: float = 30.0
+) -> None:
     """Return as soon as `predicate()` holds; fail with `what` when it does not within `seconds`."""
     end = time.monotonic() + seconds
-    while not predicate():
+    while not await _holds(predicate):
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds} s in vain until {what}")
         await asyncio.sleep(0.005)
+
+
+async def _holds(predicate: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> bool:
+    held = predicate()
+    return held if isinstance(held, bool) else await held

@@ -90,7 +90,7 @@ async def test_a_drafter_that_starts_late_is_attached_to_a_running_session(pods:
         reading = asyncio.create_task(reader.read())
         for _ in range(40):
             await wait_until(
-                lambda task=reading: task.done() or pods.verifier_status().drafted_tokens > 0,  # type: ignore[misc]
+                lambda task=reading: task.done() or pods.verifier_status().drafted_tokens > 0,
                 "the late drafter drafts",
             )
             await reading

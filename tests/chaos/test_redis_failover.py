@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from paceline.client import Started
-from paceline.store import RedisStore, SessionRecord
 from tests.pods import Pods
 from tests.redis_servers import Watched, watched_redis
 from tests.streams import Stream, serving
@@ -33,18 +31,6 @@ def pods(durability: str, tmp_path: Path, tiny_model: Path, redis: Watched) -> I
         yield made.start()
 
 
-async def recorded(pods: Pods, stream: Stream) -> SessionRecord:
-    """Its record, once the end is in it."""
-    started = stream.events[0]
-    assert isinstance(started, Started)
-    store = RedisStore(pods.redis_url, ttl_seconds=60)
-    async with asyncio.timeout(60):
-        while (found := await store.get(started.session_id)) is None or not found.finish_reason:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    await store.close()
-    return found
-
-
 @pytest.mark.parametrize("behind", [False, True], ids=["in step", "behind"])
 async def test_a_failover_loses_no_token_and_repeats_none(
     pods: Pods, redis: Watched, durability: str, behind: bool
@@ -63,7 +49,7 @@ async def test_a_failover_loses_no_token_and_repeats_none(
     await asyncio.to_thread(redis.fail_over)
     for stream in streams:
         assert await stream.whole() == undisturbed
-        record = await recorded(pods, stream)
+        record = await stream.record(ended=True)
         assert list(record.committed_ids) == undisturbed
         assert record.key.epoch == 1
         assert durability == "relaxed" or all(chunk.durable for chunk in stream.chunks)
@@ -79,5 +65,5 @@ async def test_a_verifier_may_die_while_redis_fails_over(pods: Pods, redis: Watc
     redis.primary.pod.kill()
     serving(pods).kill()
     assert await stream.whole() == undisturbed
-    record = await recorded(pods, stream)
+    record = await stream.record(ended=True)
     assert list(record.committed_ids) == undisturbed

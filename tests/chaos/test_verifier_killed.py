@@ -31,6 +31,11 @@ def serving(pods: Pods) -> str | None:
     return None
 
 
+def healthy(pods: Pods) -> set[str]:
+    """Verifiers that the gateway takes for healthy."""
+    return {pod.address for pod in pods.gateways["gateway"].fleet().verifiers if pod.healthy}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 async def test_the_stream_goes_on_at_the_other_verifier(pods: Pods, temperature: float) -> None:
     asked = Generation(text="the quick brown fox", max_tokens=MAX_TOKENS, temperature=temperature, seed=5)
@@ -125,8 +130,9 @@ async def test_a_client_that_leaves_while_its_session_moves_ends_it(pods: Pods) 
         assert victim is not None
         pods.pods[pods.drafters[0]].pause()
         pods.pods[victim].kill()
-        # It now waits for the drafter.
-        await asyncio.sleep(0.5)
+        await wait_until(
+            lambda: victim not in healthy(pods), "the gateway has noticed, and waits for the drafter"
+        )
         await stream.aclose()
     pods.pods[pods.drafters[0]].resume()
     await wait_until(lambda: not pods.gateways["gateway"].fleet().sessions, "the gateway lets it go")

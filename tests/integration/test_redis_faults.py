@@ -247,9 +247,11 @@ async def test_relaxed_one_primary_of_a_cluster_is_away(cluster: Cluster, hangs:
         # Who is at the other primaries is recorded still.
         kept.draw(1)
         assert await kept.hears(durable=False) == 1
-        async with asyncio.timeout(30):
-            while await committed(store, well) != (1,):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+
+        async def is_recorded() -> bool:
+            return await committed(store, well) == (1,)
+
+        await wait_until(is_recorded, "it is recorded")
         if hangs:
             cluster.primaries[0].pod.resume()
         else:

@@ -142,7 +142,7 @@ async def test_the_queue_is_first_come_first_served(ledger: Watched) -> None:
         entering = []
         for count in range(4):
             entering.append(Entering(doors, caller))
-            await wait_until(lambda count=count: len(ledger.queued) == count + 1, "it waits")  # type: ignore[misc]
+            await wait_until(lambda count=count: len(ledger.queued) == count + 1, "it waits")
         await stack.aclose()
         for each in entering:
             await asyncio.wait_for(each.inside.wait(), 5)
@@ -191,7 +191,7 @@ async def test_one_keys_crowd_is_in_nobody_elses_way(ledger: Watched) -> None:
             leaving = next(each for each in crowded if each.inside.is_set() and not each.leaving.is_set())
             await leaving.leave()
             await wait_until(
-                lambda inside=inside: sum(each.inside.is_set() for each in (single, *crowded)) == inside,  # type: ignore[misc]
+                lambda inside=inside: sum(each.inside.is_set() for each in (single, *crowded)) == inside,
                 "the next is in",
             )
         assert single.inside.is_set()
