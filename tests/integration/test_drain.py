@@ -92,7 +92,7 @@ async def test_sessions_that_the_grace_cuts_are_told_everywhere(hurried: Pods) -
             async for _ in running:
                 pass
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx.TransportError):
             async for _ in lines:
                 pass
     assert gateway.exit_code == 0
