@@ -109,7 +109,7 @@ async def test_eight_sessions_move_together(pods: Pods) -> None:
 
 async def test_without_any_verifier_the_client_is_told(pods: Pods) -> None:
     asked = Generation(text="hello world", max_tokens=MAX_TOKENS, temperature=0)
-    async with GatewayClient(pods.grpc, resume_s=0) as client:
+    async with GatewayClient(pods.grpc) as client:
         stream = client.generate(asked, timeout_s=120)
         assert isinstance(await anext(stream), Started)
         for address in pods.verifiers:
