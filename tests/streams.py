@@ -47,21 +47,30 @@ class Stream:
             position += len(chunk.token_ids)
         return self.token_ids
 
-    async def record(self, *, ended: bool = False) -> SessionRecord:
-        """What Redis has of the session, or will have: `ended`, once its end is in it."""
+    async def record(self) -> SessionRecord:
+        """What Redis has of the session."""
+        record = await self._recorded()
+        assert record is not None
+        return record
+
+    async def record_of_end(self) -> SessionRecord:
+        """What Redis comes to have of the session, once its end is in it."""
+
+        async def has_ended() -> bool:
+            record = await self._recorded()
+            return record is not None and record.finish_reason is not None
+
+        await wait_until(has_ended, "its end is recorded", 60)
+        return await self.record()
+
+    async def _recorded(self) -> SessionRecord | None:
         started = self.events[0]
         assert isinstance(started, Started)
         store = RedisStore(self._pods.redis_url, ttl_seconds=60)
-        found: list[SessionRecord] = []
-
-        async def recorded() -> bool:
-            record = await store.get(started.session_id)
-            found[:] = [record] if record is not None and (record.finish_reason or not ended) else []
-            return bool(found)
-
-        await wait_until(recorded, "it is recorded", 60)
-        await store.close()
-        return found[0]
+        try:
+            return await store.get(started.session_id)
+        finally:
+            await store.close()
 
 
 def serving(pods: Pods) -> Pod:

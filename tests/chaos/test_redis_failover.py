@@ -49,7 +49,7 @@ async def test_a_failover_loses_no_token_and_repeats_none(
     await asyncio.to_thread(redis.fail_over)
     for stream in streams:
         assert await stream.whole() == undisturbed
-        record = await stream.record(ended=True)
+        record = await stream.record_of_end()
         assert list(record.committed_ids) == undisturbed
         assert record.key.epoch == 1
         assert durability == "relaxed" or all(chunk.durable for chunk in stream.chunks)
@@ -65,5 +65,5 @@ async def test_a_verifier_may_die_while_redis_fails_over(pods: Pods, redis: Watc
     redis.primary.pod.kill()
     serving(pods).kill()
     assert await stream.whole() == undisturbed
-    record = await stream.record(ended=True)
+    record = await stream.record_of_end()
     assert list(record.committed_ids) == undisturbed
