@@ -125,11 +125,11 @@ class World:
         await self.load.stop()
         outcome = Outcome(Fault((), Kind.KILL, Stage.QUEUED, Heal.SOON), (), Counter())
         await self._judge(outcome, recorded_since=time.monotonic())
-        await _wait(outcome, lambda: not self._holders(), "nobody holds a session")
-        if holders := self._holders():
-            outcome.failures.append(f"stuck: sessions are held by {holders}")
-        pods = self._pods
-        for name, pod in pods.pods.items():
+        try:
+            await wait_until(lambda: not self._holders(), "nobody holds a session", _RECOVERY_SECONDS)
+        except AssertionError as error:
+            outcome.failures.append(f"stuck: {error}: {self._holders()}")
+        for name, pod in self._pods.pods.items():
             if "Traceback" in pod.log.read_text():
                 outcome.failures.append(f"{name} logged a traceback: {pod.log}")
         return outcome.failures

@@ -11,12 +11,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import Chunk, Finished, GatewayClient, GatewayError, Generation
-from tests.pods import Pods
+from tests.pods import MODEL, Pods
 from tests.waiting import wait_until
 
 ASKED = Generation(text="the quick brown fox", max_tokens=400, temperature=0.8, seed=3)
-
-
 LONG = Generation(text="the quick brown fox", max_tokens=15_000, temperature=0)
 
 
@@ -71,7 +69,7 @@ async def test_sessions_that_the_grace_cuts_are_told_everywhere(hurried: Pods) -
             "POST",
             "/v1/completions",
             json={
-                "model": "tiny",
+                "model": MODEL,
                 "prompt": LONG.text,
                 "max_tokens": LONG.max_tokens,
                 "temperature": 0,
