@@ -107,6 +107,8 @@ class Intake:
                     f"and what is committed {session.length}",
                 )
             before = self._streams.get(session.stream_id)
+            if before is not None and before is not stream:
+                before.dismiss(key, session.length)
             session.stream_id = stream.stream_id
             session.told_length = session.length
             verdict = Verdict(
@@ -115,8 +117,6 @@ class Intake:
                 committed=tuple(session.token_ids[known:]),
                 draft_budget=self._loop.draft_budget(session),
             )
-        if before is not None and before is not stream:
-            before.dismiss(key, session.length)
         stream.welcome(verdict)
 
     def _offer(self, message: tree_pb2.TokenTree, stream: DrafterStream) -> None:
