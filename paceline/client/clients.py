@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
 from paceline.client.errors import gateway_error
 from paceline.client.events import Event
 from paceline.client.generation import Generation
-from paceline.client.stream import Metadata, Stream
+from paceline.client.stream import Stream
 from paceline.rpc import CONNECTION_OPTIONS
 from paceline.session import FinishReason
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
@@ -24,8 +25,11 @@ _UNARY_TIMEOUT_S = 5.0
 _AGAIN_S = 0.2
 
 
-class GatewayClient:
-    """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
+ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
+
+
+class _Client(ABC, Generic[ChannelT]):
+    """What both have: a channel to each gateway, and the calls as they are made of one."""
 
     def __init__(
         self,
@@ -41,17 +45,37 @@ class GatewayClient:
         A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
         """
         self.address = address
-        self._metadata = _metadata(api_key)
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._resume_s = resume_s
-        self._channels = [
-            grpc.aio.secure_channel(each, credentials, options=CONNECTION_OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(each, options=CONNECTION_OPTIONS)
-            for each in _addresses(address)
-        ]
+        self._channels = [self._connect(each.strip(), credentials) for each in address.split(",")]
         self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
         # The one to begin with.
         self._gateway = 0
+
+    @staticmethod
+    @abstractmethod
+    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> ChannelT: ...
+
+    def _stream(self, generation: Generation, timeout_s: float | None) -> Stream:
+        return Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata)
+
+    def _cancel(self, session_id: str) -> Any:
+        request = gateway_pb2.CancelRequest(session_id=session_id)
+        return self._stubs[self._gateway].Cancel(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
+
+    def _fleet(self) -> Any:
+        request = gateway_pb2.FleetRequest()
+        return self._stubs[self._gateway].Fleet(request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata)
+
+
+class GatewayClient(_Client[grpc.aio.Channel]):
+    """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
+
+    @staticmethod
+    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=CONNECTION_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=CONNECTION_OPTIONS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,9 +90,7 @@ class GatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = Stream(
-            generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata
-        )
+        stream = self._stream(generation, timeout_s)
         while True:
             call = stream.call(self._stubs[stream.gateway])
             try:
@@ -87,10 +109,7 @@ class GatewayClient:
     async def cancel(self, session_id: str) -> FinishReason:
         """End a session wherever it runs; gives why it has ended."""
         try:
-            request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = await self._stubs[self._gateway].Cancel(
-                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
-            )
+            response = await self._cancel(session_id)
         except grpc.aio.AioRpcError as error:
             raise gateway_error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -98,39 +117,20 @@ class GatewayClient:
     async def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
-            request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = await self._stubs[self._gateway].Fleet(
-                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
-            )
+            fleet: gateway_pb2.FleetResponse = await self._fleet()
         except grpc.aio.AioRpcError as error:
             raise gateway_error(self.address, error) from error
         return fleet
 
 
-class SyncGatewayClient:
+class SyncGatewayClient(_Client[grpc.Channel]):
     """Blocking client, as `GatewayClient`. Use as `with SyncGatewayClient("host:port")`."""
 
-    def __init__(
-        self,
-        address: str,
-        credentials: grpc.ChannelCredentials | None = None,
-        *,
-        api_key: str | None = None,
-        resume_s: float = 30.0,
-    ) -> None:
-        """See `GatewayClient`."""
-        self.address = address
-        self._metadata = _metadata(api_key)
-        self._resume_s = resume_s
-        self._channels = [
-            grpc.secure_channel(each, credentials, options=CONNECTION_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(each, options=CONNECTION_OPTIONS)
-            for each in _addresses(address)
-        ]
-        self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
-        # The one to begin with.
-        self._gateway = 0
+    @staticmethod
+    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(address, options=CONNECTION_OPTIONS)
+        return grpc.secure_channel(address, credentials, options=CONNECTION_OPTIONS)
 
     def __enter__(self) -> Self:
         return self
@@ -145,9 +145,7 @@ class SyncGatewayClient:
         self, generation: Generation, *, timeout_s: float | None = None
     ) -> Generator[Event, None, None]:
         """Stream one generation; closing the iterator early stops the session everywhere."""
-        stream = Stream(
-            generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata
-        )
+        stream = self._stream(generation, timeout_s)
         while True:
             call = stream.call(self._stubs[stream.gateway])
             try:
@@ -166,10 +164,7 @@ class SyncGatewayClient:
     def cancel(self, session_id: str) -> FinishReason:
         """End a session wherever it runs; gives why it has ended."""
         try:
-            request = gateway_pb2.CancelRequest(session_id=session_id)
-            response = self._stubs[self._gateway].Cancel(
-                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
-            )
+            response = self._cancel(session_id)
         except grpc.RpcError as error:
             raise gateway_error(self.address, error) from error
         return finish_reason_from_proto(response.reason)
@@ -177,18 +172,7 @@ class SyncGatewayClient:
     def fleet(self) -> gateway_pb2.FleetResponse:
         """The fleet as the gateway sees it."""
         try:
-            request = gateway_pb2.FleetRequest()
-            fleet: gateway_pb2.FleetResponse = self._stubs[self._gateway].Fleet(
-                request, timeout=_UNARY_TIMEOUT_S, metadata=self._metadata
-            )
+            fleet: gateway_pb2.FleetResponse = self._fleet()
         except grpc.RpcError as error:
             raise gateway_error(self.address, error) from error
         return fleet
-
-
-def _metadata(api_key: str | None) -> Metadata:
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
-
-
-def _addresses(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
