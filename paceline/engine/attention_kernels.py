@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from paceline.engine.kernels import amx
 from paceline.engine.kernels import attention as kernels
-from paceline.engine.kernels import products
 from paceline.engine.kernels.attention_task import ROW, TASK, TILE
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
@@ -24,7 +24,7 @@ from paceline.engine.tiles import matrix_unit, tile_configs
 # Query rows, times the heads of a group, that share one pass over a key block while it is in the cache.
 TILE_QUERIES = 24
 # On the matrix unit: as many as it takes at once.
-PAIRS_QUERIES = products.ROWS
+PAIRS_QUERIES = amx.ROWS
 LOG2_E = math.log2(math.e)
 
 write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
@@ -36,7 +36,7 @@ def kv_layout(dtype: torch.dtype, *, head_dim: int, group: int, block_size: int)
     `head_dim` is the model's; the pool's may be filled up.
     """
     filled = -(-head_dim // LANES) * LANES
-    whole = head_dim % 2 == 0 and filled % products.DEPTH == 0 and block_size % products.TILE_COLUMNS == 0
+    whole = head_dim % 2 == 0 and filled % amx.DEPTH == 0 and block_size % amx.COLUMNS == 0
     fits = whole and group <= PAIRS_QUERIES
     paired = dtype == torch.bfloat16 and fits and matrix_unit()
     return KVLayout.PAIRS if paired else KVLayout.COLUMNS
@@ -60,7 +60,7 @@ class KernelAttention:
         # Whole blocks: a product fills them.
         score_floats = -(-int(tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
         # Threads must not write to one cache line.
-        path_floats = products.DEPTH * pool.head_dim // 2 if paired else 0
+        path_floats = amx.DEPTH * pool.head_dim // 2 if paired else 0
         scratch_floats = queries * (2 * pool.head_dim + 1 + score_floats) + path_floats
         scratch_floats = -(-scratch_floats // 16) * 16 + 16
         threads = torch.get_num_threads()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from paceline.engine.kernels import amx
 from paceline.engine.kernels import products as kernels
 from paceline.engine.kernels.vectors import ELEMENTS
 from paceline.engine.team import Kernel
@@ -34,7 +35,7 @@ class PackedLinear(nn.Module):
         weight = linear.weight.detach()
         self.tiled = weight.dtype == torch.bfloat16 and matrix_unit()
         # Inputs of a row as the kernel reads it: filled up to whole tiles.
-        self.inputs = _whole(self.in_features, kernels.DEPTH) if self.tiled else self.in_features
+        self.inputs = _whole(self.in_features, amx.DEPTH) if self.tiled else self.in_features
         self.register_buffer("weight", _tiles(weight) if self.tiled else _columns(weight), persistent=False)
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
         self.register_buffer("bias", bias, persistent=False)
@@ -78,9 +79,9 @@ def _whole(number: int, part: int) -> int:
 
 def _tiles(weight: Tensor) -> Tensor:
     """[outputs, inputs] -> [blocks, depth, 2 tiles, 16 pairs of inputs, 16 outputs, 2], zeros at the ends."""
-    weight = _filled(weight, kernels.TILE_COLUMNS, kernels.DEPTH)
+    weight = _filled(weight, amx.COLUMNS, amx.DEPTH)
     outputs, inputs = weight.shape
-    tiles = weight.view(outputs // kernels.TILE_COLUMNS, 2, 16, inputs // kernels.DEPTH, 16, 2)
+    tiles = weight.view(outputs // amx.COLUMNS, 2, 16, inputs // amx.DEPTH, 16, 2)
     return _aligned(tiles.permute(0, 3, 1, 4, 2, 5))
 
 

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import carray
 
-from paceline.engine.kernels import attention_pairs, attention_vectors, operations, products
+from paceline.engine.kernels import amx, attention_pairs, attention_vectors, operations
 from paceline.engine.kernels.attention_task import (
     NEXT_ROW,
     NEXT_THREAD,
@@ -110,9 +110,9 @@ def attend(address):
     scratch = task.scratch + 4 * task.scratch_floats * fetch_add(address + NEXT_THREAD, 1)
     tiles = carray(tiles_at(task.tiles), task.num_tiles)
     rows = carray(rows_at(task.rows), task.num_rows)
-    before = products.config_place()
+    before = amx.config_place()
     if task.paired:
-        products.save_config(before)
+        amx.save_config(before)
     while True:
         number = fetch_add(address + NEXT_TILE, 1)
         if number >= task.num_tiles:
@@ -140,4 +140,4 @@ def attend(address):
             attention_vectors.tile_values(task, tile, rows, blocks, first_chunk, scratch)
         _write_results(task, tile, scratch)
     if task.paired:
-        products.load_config(before)
+        amx.load_config(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import carray, njit
 
-from paceline.engine.kernels import products
+from paceline.engine.kernels import amx
 from paceline.engine.kernels.attention_task import (
     floats_at,
     integers_at,
@@ -32,19 +32,19 @@ def tile_scores(task, tile, blocks, first_chunk, scratch):
     scores = scores_at(task, tile, scratch)
     chunks = (tile.num_keys + task.block_size - 1) // task.block_size
     table = carray(integers_at(blocks), chunks)
-    line, depth, pairs = 2 * dim, dim // products.DEPTH, 4 * task.block_size
-    side, step, stride = products.TILE_LINE, products.DEPTH // 2 * pairs, 4 * task.score_floats
-    products.load_config(task.configs + n % products.ROWS * products.CONFIGS_BYTES + products.CONFIG_BYTES)
+    line, depth, pairs = 2 * dim, dim // amx.DEPTH, 4 * task.block_size
+    side, step, stride = amx.TILE_LINE, amx.DEPTH // 2 * pairs, 4 * task.score_floats
+    amx.load_config(task.configs + n % amx.ROWS * amx.CONFIGS_BYTES + amx.CONFIG_BYTES)
     for chunk in range(first_chunk, chunks):
         page = task.keys + 2 * (tile.kv_head * task.num_blocks + table[chunk]) * task.block_size * dim
         into = scores + 4 * chunk * task.block_size
         keys = min(task.block_size, tile.num_keys - chunk * task.block_size)
-        for key in range(0, keys, products.TILE_COLUMNS):
+        for key in range(0, keys, amx.COLUMNS):
             pages, sums = page + 4 * key, into + 4 * key
             if n > LANES:
-                products.multiply_32(scratch, line, pages, pairs, side, step, depth, sums, stride)
+                amx.multiply_32(scratch, line, pages, pairs, side, step, depth, sums, stride)
             else:
-                products.multiply_16(scratch, line, pages, pairs, side, step, depth, sums, stride)
+                amx.multiply_16(scratch, line, pages, pairs, side, step, depth, sums, stride)
 
 
 @part
@@ -59,9 +59,9 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
     for number in range(tile.row, tile.row + tile.num_rows):
         row = rows[number]
         last = max(last, row.prefix + row.num_ancestors)
-        together = min(together, row.prefix // products.DEPTH * products.DEPTH)
+        together = min(together, row.prefix // amx.DEPTH * amx.DEPTH)
         branches = branches or row.num_ancestors > 0
-    end = (last + products.DEPTH - 1) // products.DEPTH * products.DEPTH
+    end = (last + amx.DEPTH - 1) // amx.DEPTH * amx.DEPTH
     # Rows that see different slots at one position part where the first of them does.
     if not branches:
         together = end
@@ -75,22 +75,20 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
     table = carray(integers_at(blocks), (tile.num_keys + task.block_size - 1) // task.block_size)
     place = first
     while place < together:
-        depth = min(together - place, task.block_size) // products.DEPTH
+        depth = min(together - place, task.block_size) // amx.DEPTH
         page = _values_at(task, tile, table, place)
         _add_values(n, weights + 2 * place, line, page, dim, depth, results_at(task, tile, scratch))
         place += task.block_size
     if not branches:
         return
-    products.load_config(
-        task.configs + group % products.ROWS * products.CONFIGS_BYTES + products.CONFIG_BYTES
-    )
+    amx.load_config(task.configs + group % amx.ROWS * amx.CONFIGS_BYTES + amx.CONFIG_BYTES)
     for number in range(tile.num_rows):
         row = rows[tile.row + number]
         results = results_at(task, tile, scratch) + 4 * number * group * dim
         row_weights = weights + line * number * group
-        for place in range(max(first, together), row.prefix + row.num_ancestors, products.DEPTH):
+        for place in range(max(first, together), row.prefix + row.num_ancestors, amx.DEPTH):
             page = _values_at(task, tile, table, place)
-            if place + products.DEPTH > row.prefix and row.num_ancestors > 0:
+            if place + amx.DEPTH > row.prefix and row.num_ancestors > 0:
                 page = _path_values(task, tile, row, table, place, scores + line * n)
             _add_values(group, row_weights + 2 * place, line, page, dim, 1, results)
 
@@ -107,32 +105,26 @@ def _values_at(task, tile, table, place):
 @njit(inline="always")
 def _add_values(n, weights, line, values, dim, depth, results):
     """results[r] += weights[r] @ values, for `n` rows and `depth` times DEPTH keys."""
-    side = products.TILE_LINE
-    for column in range(0, dim, products.TILE_COLUMNS):
+    side = amx.TILE_LINE
+    for column in range(0, dim, amx.COLUMNS):
         page, sums = values + 4 * column, results + 4 * column
         if n > LANES:
-            products.add_32(
-                weights, line, page, 4 * dim, side, 2 * products.DEPTH * dim, depth, sums, 4 * dim
-            )
+            amx.add_32(weights, line, page, 4 * dim, side, 2 * amx.DEPTH * dim, depth, sums, 4 * dim)
         else:
-            products.add_16(
-                weights, line, page, 4 * dim, side, 2 * products.DEPTH * dim, depth, sums, 4 * dim
-            )
+            amx.add_16(weights, line, page, 4 * dim, side, 2 * amx.DEPTH * dim, depth, sums, 4 * dim)
 
 
 @part
 def _path_values(task, tile, row, table, place, scratch):
     """Paired values of a row's DEPTH keys from a position on, in order of position; returns `scratch`."""
     dim = task.pool_dim
-    numbers = carray(shorts_at(scratch), products.DEPTH * dim)
+    numbers = carray(shorts_at(scratch), amx.DEPTH * dim)
     if place < row.prefix:
-        numbers[:] = carray(shorts_at(_values_at(task, tile, table, place)), products.DEPTH * dim)
+        numbers[:] = carray(shorts_at(_values_at(task, tile, table, place)), amx.DEPTH * dim)
     else:
         numbers[:] = 0
     ancestors = carray(integers_at(task.ancestors), row.first_ancestor + row.num_ancestors)
-    for depth in range(
-        max(0, place - row.prefix), min(row.num_ancestors, place + products.DEPTH - row.prefix)
-    ):
+    for depth in range(max(0, place - row.prefix), min(row.num_ancestors, place + amx.DEPTH - row.prefix)):
         slot = ancestors[row.first_ancestor + depth]
         key = row.prefix + depth - place
         pair = slot // 2 * 2

@@ -20,6 +20,8 @@ FLOAT32, BFLOAT16, FLOAT16 = KINDS = range(3)
 ELEMENTS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 # Numbers in one vector.
 LANES = 16
+# Bytes that come from memory together.
+CACHE_LINE = 64
 # Instructions that may be compiled, as LLVM names them: numba's own settings go before the processor's.
 FEATURES = frozenset((config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()).split(","))
 
@@ -224,6 +226,21 @@ def _cached(with_cache, without, function):
         return with_cache(function)
     except RuntimeError:  # no folder that numba may write to
         return without(function)
+
+
+def on_stack(length):
+    """A function that gives the address of so many bytes of its caller's stack, from a cache line's start."""
+
+    @intrinsic
+    def place(context):
+        def generate(context, builder, signature, arguments):
+            place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), length))
+            place.align = CACHE_LINE
+            return builder.ptrtoint(place, I64)
+
+        return types.int64(), generate
+
+    return place
 
 
 def pointer_to(kind):
