@@ -26,6 +26,8 @@ TILE_QUERIES = 24
 # On the matrix unit: as many as it takes at once.
 PAIRS_QUERIES = amx.ROWS
 LOG2_E = math.log2(math.e)
+# Rows that one thread has written before a team of them would have begun.
+FEW_ROWS = 16
 
 write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.address)
 
@@ -132,12 +134,14 @@ class PagedForward:
         """The TASK of every layer [layers], for `kernels.write_rows` and `kernels.attend`.
 
         All layers read the same memory, in the pool's dtype: query [heads, rows, head_dim], key and value
-        [kv_heads, rows, head_dim], dense in their last dimension; out [rows, heads * head_dim]. No window.
+        [kv_heads, rows, head_dim], dense in their last dimension; out [rows, heads * head_dim], in that dtype
+        or, for heads of a multiple of LANES, rounded to it and written as float32. No window.
         """
         self._set_strides(query.shape[-1], query.stride(), key.stride(), value.stride())
         task = self._task
         for name, tensor in (("query", query), ("key", key), ("value", value), ("out", out)):
             task[name] = tensor.data_ptr()
+        task["wide"] = out.dtype is torch.float32
         task["scale"] = scale * LOG2_E
         tasks = np.repeat(task, len(self._pool.keys))
         offsets = np.arange(len(tasks)) * self._layer_bytes
@@ -177,8 +181,8 @@ class PagedForward:
         task["scale"] = scale if softcap else scale * LOG2_E
         task["softcap"] = softcap or 0.0
         task["window"] = window or 0
-        task["next_tile"] = task["next_thread"] = task["next_row"] = 0
-        write_rows(self._address, self._threads if rows > kernels.SHARE else 1)
+        task["next_tile"] = task["next_thread"] = task["next_share"] = 0
+        write_rows(self._address, self._threads if rows > FEW_ROWS else 1)
         attend(self._address, min(self._threads, int(task["num_tiles"])))
         return out.to(query.dtype)
 

@@ -109,6 +109,9 @@ class FusedDecoder:
             (self._gates, self._inner),
         ):
             tasks["element"], tasks["width"] = element, width
+        # What products read is written as they read it.
+        for tasks in (self._norms, self._gates):
+            tasks["wide"] = layers[0].qkv.row_dtype is torch.float32
         self._rotations["heads"] = self._heads + self._kv_heads
         self._rotations["row_stride"] = layers[0].qkv.out_features
         for number, layer in enumerate(layers):
@@ -116,6 +119,8 @@ class FusedDecoder:
                 part.describe(task)
             for task, linear in zip(self._products[number], layer.linears, strict=True):
                 linear.describe(task)
+        weights = [*self._products["weight"].flat, head.weight.data_ptr()]
+        self._products["following"].flat = weights[1:]
         self._steps = self._program()
 
     def _program(self) -> NDArray[np.void]:
@@ -150,10 +155,13 @@ class FusedDecoder:
         residual = self._embed(batch.token_ids)
         cos, sin = (angles[0].contiguous() for angles in self._rotary(residual[None], batch.positions[None]))
         heads, kv_heads = self._heads, self._kv_heads
-        normed, added = torch.empty_like(residual), torch.empty_like(residual)
+        operand = self._layers[0].qkv.row_dtype
+        normed, added = torch.empty_like(residual, dtype=operand), torch.empty_like(residual)
         qkv = residual.new_empty(rows, heads + 2 * kv_heads, self._head_dim)
-        attended = residual.new_empty(rows, heads * self._head_dim)
-        both, gated = residual.new_empty(rows, 2 * self._inner), residual.new_empty(rows, self._inner)
+        attended = residual.new_empty(rows, heads * self._head_dim, dtype=operand)
+        both = residual.new_empty(rows, 2 * self._inner)
+        gated = residual.new_empty(rows, self._inner, dtype=operand)
+        threads = torch.get_num_threads()
 
         for tasks in (self._norms, self._rotations, self._gates):
             tasks["next_row"], tasks["num_rows"] = 0, rows
@@ -164,7 +172,7 @@ class FusedDecoder:
         self._rotations["cosines"], self._rotations["sines"] = cos.data_ptr(), sin.data_ptr()
         self._gates["both"], self._gates["out"] = both.data_ptr(), gated.data_ptr()
         self._products["next_block"], self._products["rows"] = 0, rows
-        self._products["configs"] = tile_configs(rows)
+        self._products["configs"], self._products["threads"] = tile_configs(rows), threads
         self._products["x"] = [tensor.data_ptr() for tensor in (normed, attended, normed, gated)]
         self._products["out"] = [tensor.data_ptr() for tensor in (qkv, added, both, added)]
         query, key, value = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))
@@ -172,7 +180,7 @@ class FusedDecoder:
         layer_tasks = attention.layer_tasks(query, key, value, attended, scale=self._scale)
         for number in self._attention_steps:
             self._steps["task"][:, number] = _addresses(layer_tasks)
-        run_in_order(self._steps.reshape(-1), torch.get_num_threads())
+        run_in_order(self._steps.reshape(-1), threads)
 
         wanted = (residual + added)[batch.logit_rows]
         logits: Tensor = self._head(self._norm.normalize(wanted))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paceline.engine.kernels import amx
+from paceline.engine.kernels import amx, panels
 from paceline.engine.kernels import products as kernels
 from paceline.engine.kernels.vectors import ELEMENTS
 from paceline.engine.team import Kernel
@@ -34,11 +34,17 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         weight = linear.weight.detach()
         self.tiled = weight.dtype == torch.bfloat16 and matrix_unit()
-        # Inputs of a row as the kernel reads it: filled up to whole tiles.
-        self.inputs = _whole(self.in_features, amx.DEPTH) if self.tiled else self.in_features
-        self.register_buffer("weight", _tiles(weight) if self.tiled else _columns(weight), persistent=False)
+        paired = weight.dtype == torch.bfloat16
+        # Inputs of a row as the kernel reads it: filled up to whole tiles or steps.
+        self.inputs = _whole(self.in_features, amx.DEPTH if paired else panels.STEP)
+        self.register_buffer("weight", _tiles(weight) if paired else _columns(weight), persistent=False)
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
         self.register_buffer("bias", bias, persistent=False)
+
+    @property
+    def row_dtype(self) -> torch.dtype:
+        """Of the rows that the kernel reads."""
+        return self.weight.dtype if self.tiled else torch.float32
 
     def describe(self, task: NDArray[np.void]) -> None:
         """Fill in what a kernel's TASK says of this layer."""
@@ -48,6 +54,7 @@ class PackedLinear(nn.Module):
             ("element", ELEMENTS[self.weight.dtype]),
             ("tiled", self.tiled),
             ("weight", self.weight.data_ptr()),
+            ("following", 0),
             ("bias", 0 if self.bias is None else self.bias.data_ptr()),
         ):
             task[name] = number
@@ -60,7 +67,7 @@ class PackedLinear(nn.Module):
                 f"{tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         rows = x.reshape(-1, self.in_features)
-        rows = nn.functional.pad(rows, (0, self.inputs - self.in_features)).contiguous()
+        rows = nn.functional.pad(rows, (0, self.inputs - self.in_features)).to(self.row_dtype).contiguous()
         out = x.new_empty(*x.shape[:-1], self.out_features)
         if not len(rows):
             return out
@@ -68,7 +75,7 @@ class PackedLinear(nn.Module):
         self.describe(task)
         task["rows"] = len(rows)
         task["x"], task["out"] = rows.data_ptr(), out.data_ptr()
-        task["configs"] = tile_configs(len(rows))
+        task["configs"], task["threads"] = tile_configs(len(rows)), torch.get_num_threads()
         multiply(task.ctypes.data, torch.get_num_threads())
         return out
 
@@ -86,9 +93,9 @@ def _tiles(weight: Tensor) -> Tensor:
 
 
 def _columns(weight: Tensor) -> Tensor:
-    """[outputs, inputs] -> [blocks, inputs, outputs of a block], zeros at the end."""
-    weight = _filled(weight, kernels.VECTOR_COLUMNS, 1)
-    return _aligned(weight.view(-1, kernels.VECTOR_COLUMNS, weight.shape[1]).transpose(1, 2))
+    """[outputs, inputs] -> [blocks, inputs, outputs of a block], zeros at the ends."""
+    weight = _filled(weight, amx.COLUMNS, panels.STEP)
+    return _aligned(weight.view(-1, amx.COLUMNS, weight.shape[1]).transpose(1, 2))
 
 
 def _filled(weight: Tensor, outputs: int, inputs: int) -> Tensor:

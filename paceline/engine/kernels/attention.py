@@ -19,7 +19,7 @@ from numba import carray
 
 from paceline.engine.kernels import amx, attention_pairs, attention_vectors, operations
 from paceline.engine.kernels.attention_task import (
-    NEXT_ROW,
+    NEXT_SHARE,
     NEXT_THREAD,
     NEXT_TILE,
     first_key,
@@ -34,8 +34,8 @@ from paceline.engine.kernels.attention_task import (
 )
 from paceline.engine.kernels.vectors import LANES, element_bytes, fetch_add, kernel, part, store_element
 
-# Rows that one thread writes at a time.
-SHARE = 16
+# Rows of which one thread writes a head at a time.
+SHARE = 64
 _LOG2_E = np.float32(math.log2(math.e))
 
 
@@ -82,7 +82,8 @@ def _write_results(task, tile, scratch):
             place = number * group + head
             out = ((tile.row + number) * heads + tile.kv_head * group + head) * task.head_dim
             whole = task.head_dim // LANES * LANES
-            operations.divide(element, whole, results + 4 * place * dim, sums[place], task.out + size * out)
+            into = task.out + (4 if task.wide else size) * out
+            operations.divide(element, whole, results + 4 * place * dim, sums[place], into, task.wide)
             for d in range(whole, task.head_dim):
                 store_element(element, task.out + size * (out + d), floats[place * dim + d] / sums[place])
 
@@ -93,14 +94,26 @@ def write_rows(address):
     task = carray(task_at(address), 1)[0]
     slots = carray(integers_at(task.slots), task.num_rows)
     while True:
-        first = fetch_add(address + NEXT_ROW, SHARE)
-        if first >= task.num_rows:
+        # Heads are shared out, not neighbouring rows, whose keys lie in the same cache lines.
+        share = fetch_add(address + NEXT_SHARE, 1)
+        head, row = share % task.kv_heads, share // task.kv_heads * SHARE
+        if row >= task.num_rows:
             break
-        last = min(first + SHARE, task.num_rows)
-        if task.paired:
-            attention_pairs.write(task, slots, first, last)
-        else:
-            attention_vectors.write(task, slots, first, last)
+        last = min(row + SHARE, task.num_rows)
+        while row < last:
+            block, place = slots[row] // task.block_size, slots[row] % task.block_size
+            count = 1
+            while (
+                row + count < last
+                and place + count < task.block_size
+                and slots[row + count] == slots[row] + count
+            ):
+                count += 1
+            if task.paired:
+                attention_pairs.write(task, head, row, block, place, count)
+            else:
+                attention_vectors.write(task, head, row, block, place, count)
+            row += count
 
 
 @kernel

@@ -136,32 +136,20 @@ def _path_values(task, tile, row, table, place, scratch):
 
 
 @part
-def write(task, slots, first, last):
-    """New keys and values of some rows: neighbouring slots of a block together, in their memory's order."""
+def write(task, head, row, block, place, count):
+    """New keys and values of one head and so many rows, into neighbouring slots of a block."""
     dim, size, block_size = task.pool_dim, task.head_dim, task.block_size
-    for head in range(task.kv_heads):
-        row = first
-        while row < last:
-            count = 1
-            while (
-                row + count < last
-                and slots[row + count] == slots[row] + count
-                and slots[row + count] % block_size != 0
-            ):
-                count += 1
-            block, place = slots[row] // block_size, slots[row] % block_size
-            page = 2 * (head * task.num_blocks + block) * block_size * dim
-            keys = carray(words_at(task.keys + page), block_size * dim // 2)
-            values = carray(shorts_at(task.values + page), block_size * dim)
-            for pair in range(size // 2):
-                for number in range(count):
-                    at = head * task.key_head_stride + (row + number) * task.key_row_stride + 2 * pair
-                    keys[pair * block_size + place + number] = carray(words_at(task.key + 2 * at), 1)[0]
-            for number in range(count):
-                at = head * task.value_head_stride + (row + number) * task.value_row_stride
-                value = carray(shorts_at(task.value + 2 * at), size)
-                into = (place + number) // 2 * 2 * dim + (place + number) % 2
-                for d in range(size):
-                    # The matrix unit also reads slots that a row does not see, times nothing: no infinities.
-                    values[into + 2 * d] = value[d] if (value[d] & 0x7F80) != 0x7F80 else 0
-            row += count
+    page = 2 * (head * task.num_blocks + block) * block_size * dim
+    keys = carray(words_at(task.keys + page), block_size * dim // 2)
+    values = carray(shorts_at(task.values + page), block_size * dim)
+    for pair in range(size // 2):
+        for number in range(count):
+            at = head * task.key_head_stride + (row + number) * task.key_row_stride + 2 * pair
+            keys[pair * block_size + place + number] = carray(words_at(task.key + 2 * at), 1)[0]
+    for number in range(count):
+        at = head * task.value_head_stride + (row + number) * task.value_row_stride
+        value = carray(shorts_at(task.value + 2 * at), size)
+        into = (place + number) // 2 * 2 * dim + (place + number) % 2
+        for d in range(size):
+            # The matrix unit also reads slots that a row does not see, times nothing: no infinities.
+            values[into + 2 * d] = value[d] if (value[d] & 0x7F80) != 0x7F80 else 0

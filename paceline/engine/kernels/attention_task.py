@@ -13,10 +13,10 @@ TASK = np.dtype(
         (name, np.int64)
         for name in (
             # Counters that the threads share: the next tile to compute, threads that have begun, and the
-            # next row to write.
+            # next share of rows to write.
             "next_tile",
             "next_thread",
-            "next_row",
+            "next_share",
             "tiles",
             "num_tiles",
             "rows",
@@ -34,8 +34,9 @@ TASK = np.dtype(
             "value",
             "value_head_stride",
             "value_row_stride",
-            # [rows, heads, head_dim], dense.
+            # [rows, heads, head_dim], dense; float32 where it is `wide`, for heads of whole vectors.
             "out",
+            "wide",
             # One layer's [kv_heads, blocks, pool_dim, block] and [kv_heads, blocks, block, pool_dim]. Where
             # they are `paired`, for the matrix unit, [kv_heads, blocks, pool_dim / 2, block, 2] and
             # [kv_heads, blocks, block / 2, pool_dim, 2].
@@ -72,7 +73,9 @@ ROW = np.dtype(
 )
 
 # Where the counters are in a TASK, in bytes.
-NEXT_TILE, NEXT_THREAD, NEXT_ROW = (offset(TASK, name) for name in ("next_tile", "next_thread", "next_row"))
+NEXT_TILE, NEXT_THREAD, NEXT_SHARE = (
+    offset(TASK, name) for name in ("next_tile", "next_thread", "next_share")
+)
 task_at, tiles_at, rows_at = (pointer_to(from_dtype(kind)) for kind in (TASK, TILE, ROW))
 floats_at, integers_at, words_at, shorts_at = (
     pointer_to(kind) for kind in (types.float32, types.int64, types.int32, types.int16)

@@ -130,17 +130,18 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
 
 
 @part
-def write(task, slots, first, last):
-    """New keys and values of some rows, into their slots."""
+def write(task, head, row, block, place, count):
+    """New keys and values of one head and so many rows, into neighbouring slots of a block."""
     element, dim, size = task.element, task.pool_dim, element_bytes(task.element)
-    for head in range(task.kv_heads):
-        for row in range(first, last):
-            block, place = slots[row] // task.block_size, slots[row] % task.block_size
-            page = (head * task.num_blocks + block) * task.block_size * dim
-            key = task.key + size * (head * task.key_head_stride + row * task.key_row_stride)
-            value = task.value + size * (head * task.value_head_stride + row * task.value_row_stride)
-            for d in range(task.head_dim):
-                into = page + d * task.block_size + place
-                store_element(element, task.keys + size * into, load_element(element, key + size * d))
-                into = page + place * dim + d
-                store_element(element, task.values + size * into, load_element(element, value + size * d))
+    page = (head * task.num_blocks + block) * task.block_size * dim
+    for d in range(task.head_dim):
+        key = task.key + size * (head * task.key_head_stride + row * task.key_row_stride + d)
+        into = task.keys + size * (page + d * task.block_size + place)
+        for number in range(count):
+            from_row = key + size * number * task.key_row_stride
+            store_element(element, into + size * number, load_element(element, from_row))
+    for number in range(count):
+        value = task.value + size * (head * task.value_head_stride + (row + number) * task.value_row_stride)
+        into = task.values + size * (page + (place + number) * dim)
+        for d in range(task.head_dim):
+            store_element(element, into + size * d, load_element(element, value + size * d))

@@ -31,21 +31,21 @@ def _task_of(*fields):
     return np.dtype([(name, np.int64) for name in ("next_row", "num_rows", "element", "width", *fields)])
 
 
-# Rows are dense, `width` elements each (a multiple of LANES).
-NORM = np.dtype([*_task_of("residual", "added", "weight", "out").descr, ("epsilon", np.float64)])
+# Rows are dense, `width` elements each (a multiple of LANES); those of `out` float32 where it is `wide`.
+NORM = np.dtype([*_task_of("residual", "added", "weight", "out", "wide").descr, ("epsilon", np.float64)])
 # `width` elements a head; `row_stride` from one row's first head to the next's.
 ROTATION = _task_of("heads", "row_stride", "rows", "cosines", "sines")
 # Rows of `both` are `width` gates, then as many ups.
-GATE = _task_of("both", "out")
+GATE = _task_of("both", "out", "wide")
 _norm, _rotation, _gate = (pointer_to(from_dtype(task)) for task in (NORM, ROTATION, GATE))
 
 
 @intrinsic
-def _normalize_row(context, element, width, added, residual, weight, out, epsilon):
+def _normalize_row(context, element, width, added, residual, weight, out, wide, epsilon):
     """residual += added (where it is not 0); out = weight * (residual / root mean square)."""
 
     def generate(context, builder, signature, arguments):
-        element, width, added, residual, weight, out, epsilon = arguments
+        element, width, added, residual, weight, out, wide, epsilon = arguments
         place = cgutils.alloca_once(builder, vectors.VECTOR)
 
         def emit(kind):
@@ -69,12 +69,12 @@ def _normalize_row(context, element, width, added, residual, weight, out, epsilo
                 x = builder.fmul(vectors.load(builder, residual, at, kind), scale)
                 x = vectors.through(builder, x, kind)
                 x = builder.fmul(vectors.load(builder, weight, at, kind), x)
-                vectors.store(builder, x, out, at, kind)
+                vectors.store_rounded(builder, x, out, at, kind, wide)
 
         vectors.each_kind(builder, element, emit)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, *[ADDRESS] * 4, types.float32), generate
+    return types.void(types.int64, types.int64, *[ADDRESS] * 4, types.int64, types.float32), generate
 
 
 @intrinsic
@@ -105,11 +105,11 @@ def _rotate_head(context, element, half, head, cosines, sines):
 
 
 @intrinsic
-def _gate_row(context, element, width, gates, ups, out):
+def _gate_row(context, element, width, gates, ups, out, wide):
     """out = silu(gates) * ups."""
 
     def generate(context, builder, signature, arguments):
-        element, width, gates, ups, out = arguments
+        element, width, gates, ups, out, wide = arguments
         log2_e = vectors.constant(-1.4426950408889634)
 
         def emit(kind):
@@ -118,12 +118,12 @@ def _gate_row(context, element, width, gates, ups, out):
                 below = builder.fadd(vectors.constant(1.0), vectors.exp2(builder, builder.fmul(x, log2_e)))
                 x = vectors.through(builder, builder.fdiv(x, below), kind)
                 x = builder.fmul(x, vectors.load(builder, ups, at, kind))
-                vectors.store(builder, x, out, at, kind)
+                vectors.store_rounded(builder, x, out, at, kind, wide)
 
         vectors.each_kind(builder, element, emit)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, *[ADDRESS] * 3), generate
+    return types.void(types.int64, types.int64, *[ADDRESS] * 3, types.int64), generate
 
 
 @kernel
@@ -131,6 +131,7 @@ def normalize(address):
     """One thread's share of RMSNorm (arXiv 1910.07467); `added`, if any, is added to the residual before."""
     task = carray(_norm(address), 1)[0]
     line = element_bytes(task.element) * task.width
+    out_line = 4 * task.width if task.wide else line
     epsilon = np.float32(task.epsilon)
     while True:
         first = fetch_add(address, SHARE)
@@ -138,8 +139,9 @@ def normalize(address):
             break
         for row in range(first, min(first + SHARE, task.num_rows)):
             added = task.added + row * line if task.added != 0 else 0
-            residual, out = task.residual + row * line, task.out + row * line
-            _normalize_row(task.element, task.width, added, residual, task.weight, out, epsilon)
+            residual, out = task.residual + row * line, task.out + row * out_line
+            weight, wide = task.weight, task.wide
+            _normalize_row(task.element, task.width, added, residual, weight, out, wide, epsilon)
 
 
 @kernel
@@ -168,10 +170,12 @@ def gate(address):
     """One thread's share of SwiGLU (arXiv 2002.05202)."""
     task = carray(_gate(address), 1)[0]
     line = element_bytes(task.element) * task.width
+    out_line = 4 * task.width if task.wide else line
     while True:
         first = fetch_add(address, SHARE)
         if first >= task.num_rows:
             break
         for row in range(first, min(first + SHARE, task.num_rows)):
             gates = task.both + 2 * row * line
-            _gate_row(task.element, task.width, gates, gates + line, task.out + row * line)
+            out = task.out + row * out_line
+            _gate_row(task.element, task.width, gates, gates + line, out, task.wide)

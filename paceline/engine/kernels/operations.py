@@ -176,22 +176,22 @@ def scale(context, element, count, numbers, factor, out):
 
 
 @intrinsic
-def divide(context, element, count, numbers, divisor, out):
-    """float32 over a divisor, as elements; `count` is a multiple of LANES."""
+def divide(context, element, count, numbers, divisor, out, wide):
+    """float32 over a divisor, as elements or `wide`ly rounded to them; `count` is a multiple of LANES."""
 
     def generate(context, builder, signature, arguments):
-        element, count, numbers, divisor, out = arguments
+        element, count, numbers, divisor, out, wide = arguments
         divisors = vectors.splat(builder, divisor)
 
         def emit(kind):
             with vectors.each_vector(builder, count) as place:
                 x = builder.fdiv(vectors.load(builder, numbers, place), divisors)
-                vectors.store(builder, x, out, place, kind)
+                vectors.store_rounded(builder, x, out, place, kind, wide)
 
         vectors.each_kind(builder, element, emit)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS), generate
+    return types.void(types.int64, types.int64, ADDRESS, types.float32, ADDRESS, types.int64), generate
 
 
 @part

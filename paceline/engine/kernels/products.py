@@ -2,7 +2,7 @@
 
 A row's bits are its own: every output is one chain of sums over the inputs in order, whatever rows stand
 beside it and however blocks of outputs are shared among threads. bfloat16 goes through the processor's
-matrix unit where there is one (`amx`), everything else through `operations.multiply`.
+matrix unit where there is one (`amx`), everything else through vectors (`panels`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from numba import carray, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import amx, operations, vectors
-from paceline.engine.kernels.amx import ROWS, TILE_BYTES, TILE_LINE
+from paceline.engine.kernels import amx, vectors
+from paceline.engine.kernels import panels as vector_panels
+from paceline.engine.kernels.amx import COLUMNS, ROWS, TILE_BYTES, TILE_LINE
 from paceline.engine.kernels.vectors import (
     ADDRESS,
+    CACHE_LINE,
     LANES,
     element_bytes,
     fetch_add,
@@ -28,9 +30,6 @@ from paceline.engine.kernels.vectors import (
     store_element,
 )
 
-# Outputs of one block by vectors.
-VECTOR_COLUMNS = 64
-
 # `next_block` is shared by the threads. Rows are dense.
 TASK = np.dtype(
     [
@@ -40,11 +39,15 @@ TASK = np.dtype(
             "rows",
             "inputs",
             "outputs",
+            "threads",
             "element",
-            # By tiles or by vectors: how `weight` is laid out, see `engine.linear`.
+            # By tiles, of rows of elements, or by vectors, of rows of float32.
             "tiled",
             "x",
+            # See `engine.linear`.
             "weight",
+            # The weight of the product that comes next, or 0.
+            "following",
             # [outputs], or 0.
             "bias",
             "out",
@@ -55,7 +58,7 @@ TASK = np.dtype(
 )
 _TASK = from_dtype(TASK)
 _task = pointer_to(_TASK)
-_sums_place = on_stack(4 * ROWS * VECTOR_COLUMNS)
+_sums_place = on_stack(4 * ROWS * COLUMNS)
 
 
 @intrinsic
@@ -94,31 +97,31 @@ _floats = pointer_to(types.float32)
 
 
 @part
-def _store_block(task, sums, stride, column, row, rows):
-    """Round `rows` lines of at most `stride` sums to elements: the outputs from `row` and `column` on."""
+def _store_block(task, sums, column, row, rows):
+    """Round `rows` lines of at most COLUMNS sums to elements: the outputs from `row` and `column` on."""
     size = element_bytes(task.element)
-    columns = min(stride, task.outputs - column)
+    columns = min(COLUMNS, task.outputs - column)
     whole = columns // LANES * LANES
     bias = task.bias + size * column if task.bias != 0 else 0
     out = task.out + size * (row * task.outputs + column)
-    _store_sums(task.element, rows, whole, sums, stride, bias, out, task.outputs)
+    _store_sums(task.element, rows, whole, sums, COLUMNS, bias, out, task.outputs)
     if whole < columns:
-        floats = carray(_floats(sums), rows * stride)
+        floats = carray(_floats(sums), rows * COLUMNS)
         for number in range(rows):
             for place in range(whole, columns):
                 added = load_element(task.element, bias + size * place) if bias != 0 else np.float32(0.0)
                 into = out + size * (number * task.outputs + place)
-                store_element(task.element, into, floats[number * stride + place] + added)
+                store_element(task.element, into, floats[number * COLUMNS + place] + added)
 
 
 @njit(inline="always")
 def _packed_16(x, line, weight, depth, sums):
-    amx.multiply_16(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * amx.COLUMNS)
+    amx.multiply_16(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * COLUMNS)
 
 
 @njit(inline="always")
 def _packed_32(x, line, weight, depth, sums):
-    amx.multiply_32(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * amx.COLUMNS)
+    amx.multiply_32(x, line, weight, TILE_LINE, TILE_BYTES, 2 * TILE_BYTES, depth, sums, 4 * COLUMNS)
 
 
 @part
@@ -131,7 +134,7 @@ def _by_tiles(address, task):
     whole = task.rows - left
     while True:
         block = fetch_add(address, 1)
-        column = block * amx.COLUMNS
+        column = block * COLUMNS
         if column >= task.outputs:
             break
         weight = task.weight + block * depth * 2 * TILE_BYTES
@@ -139,44 +142,51 @@ def _by_tiles(address, task):
             amx.load_config(task.configs)
         for row in range(0, whole, ROWS):
             _packed_32(task.x + row * line, line, weight, depth, sums)
-            _store_block(task, sums, amx.COLUMNS, column, row, ROWS)
+            _store_block(task, sums, column, row, ROWS)
         if left:
             amx.load_config(task.configs + amx.CONFIG_BYTES)
             if left > LANES:
                 _packed_32(task.x + whole * line, line, weight, depth, sums)
             else:
                 _packed_16(task.x + whole * line, line, weight, depth, sums)
-            _store_block(task, sums, amx.COLUMNS, column, whole, left)
+            _store_block(task, sums, column, whole, left)
     amx.load_config(before)
 
 
 @part
 def _by_vectors(address, task):
-    element, size = task.element, element_bytes(task.element)
-    sums = _sums_place()
-    floats = carray(_floats(sums), ROWS * VECTOR_COLUMNS)
+    size = element_bytes(task.element)
+    sums, line = _sums_place(), 4 * task.inputs
+    blocks = (task.outputs + COLUMNS - 1) // COLUMNS
+    block_bytes = size * COLUMNS * task.inputs
+    panels = (task.rows + vector_panels.ROWS - 1) // vector_panels.ROWS
+    steps = task.inputs // vector_panels.STEP
+    lines_of_step = size * COLUMNS * vector_panels.STEP // CACHE_LINE
     while True:
         block = fetch_add(address, 1)
-        column = block * VECTOR_COLUMNS
-        if column >= task.outputs:
+        if block >= blocks:
             break
-        for row in range(0, task.rows, ROWS):
-            rows = min(ROWS, task.rows - row)
-            floats[: rows * VECTOR_COLUMNS] = 0.0
-            operations.multiply(
-                element,
-                element,
+        # What this thread is likely to read next is fetched by and by, a part beside each panel.
+        later = block + task.threads
+        ahead = task.weight + later * block_bytes
+        if later >= blocks:
+            ahead = task.following + (later - blocks) * block_bytes if task.following != 0 else 0
+        lines = (lines_of_step + panels - 1) // panels if ahead != 0 else 0
+        for panel in range(panels):
+            row = panel * vector_panels.ROWS
+            rows = min(vector_panels.ROWS, task.rows - row)
+            vector_panels.multiply(
+                task.element,
                 rows,
-                VECTOR_COLUMNS,
-                task.x + size * row * task.inputs,
-                task.inputs,
-                task.weight + size * column * task.inputs,
-                VECTOR_COLUMNS,
+                task.x + line * row,
+                line,
+                task.weight + block * block_bytes,
+                steps,
                 sums,
-                VECTOR_COLUMNS,
-                task.inputs,
+                ahead + CACHE_LINE * panel * lines * steps,
+                lines,
             )
-            _store_block(task, sums, VECTOR_COLUMNS, column, row, rows)
+            _store_block(task, sums, block * COLUMNS, row, rows)
 
 
 @kernel

@@ -102,6 +102,22 @@ def load(builder: ir.IRBuilder, address: ir.Value, place: ir.Value, kind: int = 
     return widened(builder, builder.load(builder.bitcast(pointer, vector.as_pointer()), align=2), kind)
 
 
+def store_rounded(
+    builder: ir.IRBuilder,
+    vector: ir.Value,
+    address: ir.Value,
+    place: ir.Value,
+    kind: int,
+    wide: ir.Value,
+) -> None:
+    """Store a float32 vector as `kind`, or where `wide` is not 0 as float32 that was rounded to it."""
+    with builder.if_else(builder.icmp_signed("!=", wide, i64(0))) as (widely, narrowly):
+        with widely:
+            store(builder, through(builder, vector, kind), address, place)
+        with narrowly:
+            store(builder, vector, address, place, kind)
+
+
 def store(
     builder: ir.IRBuilder, vector: ir.Value, address: ir.Value, place: ir.Value, kind: int = FLOAT32
 ) -> None:
@@ -133,6 +149,15 @@ def call(builder: ir.IRBuilder, name: str, *arguments: ir.Value) -> ir.Value:
     return builder.call(
         cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), arguments
     )
+
+
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Let the cache line at an address be fetched into the second level, if it is anywhere."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    # To read; how near, of 0 to 3; data.
+    builder.call(function, [pointer, *(ir.Constant(I32, number) for number in (0, 2, 1))])
 
 
 def fold(builder: ir.IRBuilder, vector: ir.Value, name: str) -> ir.Value:
