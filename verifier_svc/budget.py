@@ -77,6 +77,10 @@ class DraftBudget:
         self._allotted = chosen
         return counts
 
+    def plain_share(self, sessions: int, nodes: int, *, blocks: int) -> float:
+        """The share of the time of a step with so many nodes that it would have taken without them."""
+        return self.cost.seconds(sessions, blocks) / self.cost.seconds(sessions + nodes, blocks)
+
     def prompt_rows(self, sessions: int, *, blocks: int, prompt_blocks: int, most: int) -> int:
         """Rows of prompts that the next step may compute beside `sessions` decoding ones, at least a few.
 

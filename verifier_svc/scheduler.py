@@ -20,6 +20,8 @@ class PlannedRows:
     session: Session
     segment: Segment
     tree: TokenTree
+    # A tree was there to take nodes of, were it none.
+    offered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
         taking_part.append((session, run_stop))
     trees, late = _trees([session for session, _ in taking_part if session.decoding], limits, budget)
     rows = [
-        PlannedRows(session, _segment(session, run_stop, tree), tree)
+        PlannedRows(session, _segment(session, run_stop, tree), tree, offered)
         for session, run_stop in taking_part
-        for tree in [trees.get(session.key.session_id, TokenTree())]
+        for tree, offered in [trees.get(session.key.session_id, (TokenTree(), False))]
     ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
 
@@ -98,8 +100,8 @@ def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudge
 
 def _trees(
     decoding: Sequence[Session], limits: Limits, budget: DraftBudget
-) -> tuple[dict[str, TokenTree], int]:
-    """What each decoding session verifies, by session id; and how many trees came too late."""
+) -> tuple[dict[str, tuple[TokenTree, bool]], int]:
+    """What each decoding session verifies, and whether it had a choice; and how many trees came too late."""
     late = 0
     offered: list[TokenTree] = []
     calibrated: list[TokenTree] = []
@@ -112,7 +114,7 @@ def _trees(
         calibrated.append(budget.calibrated(session.stream_id, tree))
     counts = budget.allot(calibrated, blocks=sum(len(session.blocks) for session in decoding))
     return {
-        session.key.session_id: tree.select(ranked.best_nodes(count))
+        session.key.session_id: (tree.select(ranked.best_nodes(count)), bool(tree.tokens))
         for session, tree, ranked, count in zip(decoding, offered, calibrated, counts, strict=True)
     }, late
 

@@ -58,8 +58,8 @@ class Session:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     opened_length: int = 0
-    # Running mean of accepted nodes of a drafted step.
-    mean_accepted: float = 1.0
+    # Running mean of the tokens that a tree brought, less those that its rows cost.
+    tree_gain: float = 1.0
 
     @property
     def length(self) -> int:

@@ -195,8 +195,7 @@ class StepLoop:
         self._compact(drawing, decisions)
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
-            self._learn(planned, time.monotonic() - started)
-            self._wait.stepped(time.monotonic() - started)
+            self._learn(planned, drawing, decisions, time.monotonic() - started)
         context = sum(row.segment.root_index + 1 for row in planned.rows)
         labels = telemetry.step_labels(rows=batch.num_rows, context=context)
         telemetry.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
@@ -207,11 +206,26 @@ class StepLoop:
         self._deliver(steps)
         self._divergence.run()
 
-    def _learn(self, planned: Plan, seconds: float) -> None:
-        """Refine the measured costs by a step without prompt rows."""
+    def _learn(
+        self,
+        planned: Plan,
+        drawing: Sequence[PlannedRows],
+        decisions: Sequence[Decision],
+        seconds: float,
+    ) -> None:
+        """Refine what steps without prompt rows cost, and what trees bring."""
+        sessions = len(planned.rows)
+        nodes = sum(len(row.tree) for row in planned.rows)
+        blocks = sum(len(row.segment.blocks) for row in planned.rows)
         if all(row.segment.wants_logits and len(row.segment.run) == 1 for row in planned.rows):
-            rows = sum(row.segment.num_rows for row in planned.rows)
-            self._budget.cost.observe(rows, sum(len(row.segment.blocks) for row in planned.rows), seconds)
+            self._budget.cost.observe(sessions + nodes, blocks, seconds)
+        plain = self._budget.plain_share(sessions, nodes, blocks=blocks)
+        self._wait.stepped(seconds * plain)
+        # The time of the nodes, in tokens that plain decoding would have made in it.
+        node_tokens = (1 / plain - 1) * sessions / max(1, nodes)
+        for row, decision in zip(drawing, decisions, strict=True):
+            if row.offered:
+                self._wait.verified(row.session, len(decision.path) - len(row.tree) * node_tokens)
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""
@@ -269,7 +283,6 @@ class StepLoop:
             session.drafted_steps += 1
             session.drafted_tokens += drafted
             session.accepted_tokens += accepted
-            session.mean_accepted += 0.1 * (accepted - session.mean_accepted)
         self._count(drafted, accepted, len(tokens))
         finish = session.finish_reason
         if finish is not None:

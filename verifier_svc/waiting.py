@@ -1,8 +1,8 @@
 """Whether the next step waits for trees that are on their way, and how long.
 
-A step that starts now yields one token per session and what its trees bring; a second of waiting costs that
-rate. How long a drafter takes to answer is measured from when a tree was asked for, with late trees too: an
-estimate that only learned from trees in time would stay too short for ever.
+A step that starts now yields one token per session and what its trees bring, less what their rows cost; a
+second of waiting costs that rate. How long a drafter takes to answer is measured from when a tree was asked
+for, with late trees too: an estimate that only learned from trees in time would stay too short for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ GIVE_UP_SECONDS = 0.25
 ASKED_TREES = 4
 # Share of a new measurement in the means, and the longest delay that counts.
 _WEIGHT = 0.2
+# Share of a new tree in a session's mean gain.
+_GAIN_WEIGHT = 0.1
 _LONGEST_SECONDS = 1.0
 
 
@@ -27,7 +29,7 @@ _LONGEST_SECONDS = 1.0
 class Awaited:
     """A session whose tree is on its way."""
 
-    # Accepted nodes that a tree of this session brings on average.
+    # Tokens that a tree of this session brings on average, less those that its rows cost; not below 0.
     gain_tokens: float
     # Seconds until it comes on average, and until it is overdue.
     expected_in: float
@@ -56,8 +58,12 @@ class TreeWait:
         if base == session.length:
             session.awaited_since = 0.0
 
+    def verified(self, session: Session, gain: float) -> None:
+        """A tree of the session was there, and brought so many tokens more than its rows cost."""
+        session.tree_gain += _GAIN_WEIGHT * (gain - session.tree_gain)
+
     def stepped(self, seconds: float) -> None:
-        """A step took so long."""
+        """A step would have taken so long without trees."""
         self._step_seconds += _WEIGHT * (seconds - self._step_seconds)
 
     def seconds(self, running: Sequence[Session], *, limit: float) -> float:
@@ -78,12 +84,14 @@ class TreeWait:
             [
                 # One that is late is as far as one that was just asked for.
                 Awaited(
-                    session.mean_accepted, mean - waited if waited < mean else mean, PATIENCE * mean - waited
+                    max(0.0, session.tree_gain),
+                    mean - waited if waited < mean else mean,
+                    PATIENCE * mean - waited,
                 )
                 for session, waited in waits
                 if waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
             ],
-            ready_gain=sum(session.mean_accepted for session in running if session.tree is not None),
+            ready_gain=sum(max(0.0, session.tree_gain) for session in running if session.tree is not None),
             sessions=len(running),
             step_seconds=self._step_seconds,
             limit=limit,
@@ -95,7 +103,7 @@ def wait_seconds(
 ) -> float:
     """How long the next step may wait for trees; 0 when waiting is expected to cost more than they bring.
 
-    A step that starts now yields one token per session plus `ready_gain` accepted nodes; every
+    A step that starts now yields one token per session plus `ready_gain`; every
     second of waiting costs that rate. Trees are taken in order of arrival while the rate with the
     tree, (tokens + gain) / (step + wait), is higher than without it.
     """

@@ -148,6 +148,12 @@ def test_a_drafter_that_left_is_not_waited_for(wait: TreeWait, session: Session)
 
 
 def test_trees_that_bring_nothing_are_not_waited_for(wait: TreeWait, session: Session) -> None:
-    session.mean_accepted = 0.01
     wait.asked(session)
+    assert wait.seconds([session], limit=1.0) > 0.0
+    # Nodes are accepted now and then, and cost as much: or none is worth its row.
+    for gain in (0.3, -0.3, 0.0) * 20:
+        wait.verified(session, gain)
     assert wait.seconds([session], limit=1.0) == 0.0
+    for _ in range(20):
+        wait.verified(session, 2.0)
+    assert wait.seconds([session], limit=1.0) > 0.0
