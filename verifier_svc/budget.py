@@ -25,8 +25,9 @@ PROBE_STEPS_PER_SESSION = 2
 # The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
 # verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
 LEARNING_SHARE = 0.1
-# How many times as long rows of prompts may make a step.
-PROMPT_STRETCH = 2.0
+# How many times as long rows of prompts may make a step: half of the time is theirs, or where more sessions
+# compute their prompts than decode as much of it as they are of all, up to three quarters.
+PROMPT_STRETCH, MOST_STRETCH = 2.0, 4.0
 LEAST_PROMPT_ROWS = 16
 # Share of a new tree in the mean survivals.
 _WEIGHT = 0.05
@@ -81,17 +82,19 @@ class DraftBudget:
         """The share of the time of a step with so many nodes that it would have taken without them."""
         return self.cost.seconds(sessions, blocks) / self.cost.seconds(sessions + nodes, blocks)
 
-    def prompt_rows(self, sessions: int, *, blocks: int, prompt_blocks: int, most: int) -> int:
-        """Rows of prompts that the next step may compute beside `sessions` decoding ones, at least a few.
+    def prompt_rows(self, sessions: int, *, blocks: int, prompts: int, prompt_blocks: int, most: int) -> int:
+        """Rows of `prompts` that the next step may compute beside `sessions` decoding ones, at least a few.
 
         The others are taken to draft as much as in the last step. A step stays within `PROMPT_STRETCH` times
-        its length without prompts, so that a long one slows the other sessions down and never stops them.
-        `prompt_blocks` lie before the prompt's rows.
+        its length without prompts, so that a long one slows the other sessions down and never stops them; and
+        within `MOST_STRETCH` where many sessions wait for their first token, so that those which decode fast
+        do not decode alone: few would share a step's fixed cost. `prompt_blocks` lie before the first's rows.
         """
         if not sessions:
             return most
         others = sessions + self._allotted
-        limit = PROMPT_STRETCH * self.cost.seconds(others, blocks)
+        stretch = min(max(PROMPT_STRETCH, 1 + prompts / sessions), MOST_STRETCH)
+        limit = stretch * self.cost.seconds(others, blocks)
         for rows in range(most, LEAST_PROMPT_ROWS, -LEAST_PROMPT_ROWS):
             seconds = self.cost.prompt_seconds(others, blocks, prompt_rows=rows, prompt_blocks=prompt_blocks)
             if seconds <= limit:

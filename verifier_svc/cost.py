@@ -18,15 +18,22 @@ class StepCost:
     staircase, so here every edge has its own mean. Forced monotone: a wider step never counts as cheaper.
     """
 
-    def __init__(self, rows: Mapping[int, float], per_block: float, per_row_and_block: float = 0.0) -> None:
-        """`rows`: seconds of a step over one block of KV at each edge that was measured.
+    def __init__(
+        self,
+        rows: Mapping[int, float],
+        per_block: float,
+        per_row_and_block: float = 0.0,
+        per_logits: float = 0.0,
+    ) -> None:
+        """`rows`: seconds of a step over one block of KV at each edge that was measured, logits of every row.
 
         `per_block`: for a block more that one row reads; `per_row_and_block`: for each row of a long prompt
-        and each block before it.
+        and each block before it; `per_logits`: what a row's logits take of it, which a prompt's has none of.
         """
         self._rows = dict(rows) or {1: 1.0}
         self._per_block = max(0.0, per_block)
         self._per_row_and_block = max(0.0, per_row_and_block)
+        self._per_logits = max(0.0, per_logits)
 
     @property
     def edges(self) -> list[int]:
@@ -45,16 +52,23 @@ class StepCost:
 
     def prompt_seconds(self, rows: int, blocks: int, *, prompt_rows: int, prompt_blocks: int) -> float:
         """A step that also computes rows of a prompt behind so many blocks of it."""
-        attention = self._per_row_and_block * prompt_rows * prompt_blocks
-        return self.seconds(rows + prompt_rows, blocks) + attention
+        more = self._of_prompts(prompt_rows, prompt_rows * prompt_blocks)
+        return max(self.seconds(rows, blocks), self.seconds(rows + prompt_rows, blocks) + more)
 
-    def observe(self, rows: int, blocks: int, seconds: float) -> None:
-        """Refine by a step that was taken."""
+    def observe(
+        self, rows: int, blocks: int, seconds: float, *, prompt_rows: int = 0, row_blocks: int = 0
+    ) -> None:
+        """Refine by a step that was taken; `row_blocks`: the blocks before each row of a prompt, added up."""
         edges = self.edges
-        place = bisect_left(edges, rows)
+        place = bisect_left(edges, rows + prompt_rows)
         if place == len(edges):
             return
         edge = edges[place]
+        seconds -= self._per_block * max(0, blocks - 1) + self._of_prompts(prompt_rows, row_blocks)
         # One stall, the machine's or the interpreter's, is no news.
-        seen = min(seconds - self._per_block * max(0, blocks - 1), 3 * self._rows[edge])
-        self._rows[edge] += _WEIGHT * (max(seen, 0.0) - self._rows[edge])
+        seen = min(max(seconds, 0.0), 3 * self._rows[edge])
+        self._rows[edge] += _WEIGHT * (seen - self._rows[edge])
+
+    def _of_prompts(self, rows: int, row_blocks: int) -> float:
+        """What rows of prompts take more than other rows."""
+        return self._per_row_and_block * row_blocks - self._per_logits * rows

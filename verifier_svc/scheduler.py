@@ -23,6 +23,11 @@ class PlannedRows:
     # A tree was there to take nodes of, were it none.
     offered: bool
 
+    @property
+    def of_decoding(self) -> bool:
+        """Whether its session decodes: one row and its tree, with logits."""
+        return self.segment.wants_logits and len(self.segment.run) == 1
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -87,13 +92,14 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
 
 def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudget) -> int:
     decoding = [session for session in sessions if session.decoding]
-    computing = next((session for session in sessions if not session.decoding), None)
-    if computing is None:
+    computing = [session for session in sessions if not session.decoding]
+    if not computing:
         return 0
     return budget.prompt_rows(
         len(decoding),
         blocks=sum(len(session.blocks) for session in decoding),
-        prompt_blocks=computing.num_computed // limits.block_size,
+        prompts=len(computing),
+        prompt_blocks=computing[0].num_computed // limits.block_size,
         most=limits.prefill_rows,
     )
 

@@ -213,14 +213,22 @@ class StepLoop:
         decisions: Sequence[Decision],
         seconds: float,
     ) -> None:
-        """Refine what steps without prompt rows cost, and what trees bring."""
-        sessions = len(planned.rows)
-        nodes = sum(len(row.tree) for row in planned.rows)
-        blocks = sum(len(row.segment.blocks) for row in planned.rows)
-        if all(row.segment.wants_logits and len(row.segment.run) == 1 for row in planned.rows):
-            self._budget.cost.observe(sessions + nodes, blocks, seconds)
+        """Refine what steps cost, and what trees bring."""
+        decoding = [row for row in planned.rows if row.of_decoding]
+        prompts = [row for row in planned.rows if not row.of_decoding]
+        sessions = len(decoding)
+        nodes = sum(len(row.tree) for row in decoding)
+        blocks = sum(len(row.segment.blocks) for row in decoding)
+        self._budget.cost.observe(
+            sessions + nodes,
+            blocks,
+            seconds,
+            prompt_rows=sum(len(row.segment.run) for row in prompts),
+            row_blocks=sum(len(row.segment.run) * (row.segment.start // BLOCK_SIZE) for row in prompts),
+        )
         plain = self._budget.plain_share(sessions, nodes, blocks=blocks)
-        self._wait.stepped(seconds * plain)
+        if not prompts:
+            self._wait.stepped(seconds * plain)
         # The time of the nodes, in tokens that plain decoding would have made in it.
         node_tokens = (1 / plain - 1) * sessions / max(1, nodes)
         for row, decision in zip(drawing, decisions, strict=True):

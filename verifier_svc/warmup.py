@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
@@ -17,35 +18,48 @@ _REPEATS = 3
 
 
 def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> StepCost:
-    """Time forwards on empty KV; takes a second or so. Uses blocks that nobody may hold yet."""
+    """Time forwards on empty KV; takes some seconds. Uses blocks that nobody may hold yet."""
     usable = min(blocks, 1 + _MORE_BLOCKS)
     pool.prepare([BlockTask(block) for block in range(usable)])
 
-    def seconds(segments: Sequence[Segment]) -> float:
-        """The fastest of some forwards: what disturbs one only ever makes it slower."""
-        times: list[float] = []
+    def fastest(steps: Mapping[str, Sequence[Segment]]) -> dict[str, float]:
+        """Seconds of each: the fastest of some, in turns. What disturbs a step only ever makes it slower."""
+        times: dict[str, float] = {}
         for _ in range(_REPEATS):
-            started = time.perf_counter()
-            # Reading a logit waits for the device.
-            decoder.forward(decoder.batch(segments), pool)[0, 0].item()
-            times.append(time.perf_counter() - started)
-        return min(times)
+            for name, segments in steps.items():
+                started = time.perf_counter()
+                # Reading a logit waits for the device.
+                decoder.forward(decoder.batch(segments), pool)[0, 0].item()
+                times[name] = min(times.get(name, math.inf), time.perf_counter() - started)
+        return times
 
-    def rows_of(count: int) -> list[Segment]:
-        """`count` rows in runs that fit one block; they overwrite one another, which does not matter."""
-        runs = [min(BLOCK_SIZE, count - start) for start in range(0, count, BLOCK_SIZE)]
-        return [Segment(run=[0] * run, start=0, blocks=(0,)) for run in runs]
-
-    seconds(rows_of(8))
-    rows = {edge: seconds(rows_of(edge)) for edge in EDGES if edge <= max(1, draft_rows)}
+    edges = [edge for edge in EDGES if edge <= max(1, draft_rows)]
+    steps: dict[str, Sequence[Segment]] = {f"{edge}": _drafted(edge) for edge in edges}
+    # Of a prompt, which wants the logits of its last row only.
+    steps["prompt"] = [Segment(run=[0] * BLOCK_SIZE, start=0, blocks=(0,))]
+    steps["drafted"] = _drafted(BLOCK_SIZE)
+    if usable > 1:
+        table = tuple(range(usable))
+        steps["long"] = [Segment(run=[0], start=usable * BLOCK_SIZE - 1, blocks=table)]
+        # Blocks of many sessions lie apart, and each is read for few rows.
+        steps["apart"] = [Segment(run=[0], start=BLOCK_SIZE - 1, blocks=(block,)) for block in table]
+        steps["together"] = _drafted(usable)
+        steps["long prompt"] = [Segment(run=[0] * BLOCK_SIZE, start=(usable - 1) * BLOCK_SIZE, blocks=table)]
+    fastest({"first": _drafted(8)})
+    times = fastest(steps)
+    rows = {edge: times[f"{edge}"] for edge in edges}
+    per_logits = (times["drafted"] - times["prompt"]) / (BLOCK_SIZE - 1)
     if usable < 2:
-        return StepCost(rows, 0.0)
-    long = Segment(run=[0], start=usable * BLOCK_SIZE - 1, blocks=tuple(range(usable)))
-    per_block = (seconds([long]) - rows[1]) / (usable - 1)
-    # Blocks of many sessions lie apart, and each is read for few rows.
-    many = [Segment(run=[0], start=BLOCK_SIZE - 1, blocks=(block,)) for block in range(usable)]
-    per_block = max(per_block, (seconds(many) - seconds(rows_of(usable))) / (usable - 1))
-    start = (usable - 1) * BLOCK_SIZE
-    prompt = Segment(run=[0] * BLOCK_SIZE, start=start, blocks=tuple(range(usable)))
-    per_row_and_block = (seconds([prompt]) - seconds(rows_of(BLOCK_SIZE))) / (BLOCK_SIZE * (usable - 1))
-    return StepCost(rows, per_block, per_row_and_block)
+        return StepCost(rows, 0.0, 0.0, per_logits)
+    per_block = max(times["long"] - times["1"], times["apart"] - times["together"]) / (usable - 1)
+    per_row_and_block = (times["long prompt"] - times["prompt"]) / (BLOCK_SIZE * (usable - 1))
+    return StepCost(rows, per_block, per_row_and_block, per_logits)
+
+
+def _drafted(rows: int) -> list[Segment]:
+    """So many rows in trees that fit one block; they overwrite one another, which does not matter."""
+    sizes = [min(BLOCK_SIZE, rows - start) for start in range(0, rows, BLOCK_SIZE)]
+    return [
+        Segment(run=[0], start=0, blocks=(0,), tree_tokens=[0] * (size - 1), tree_parents=[-1] * (size - 1))
+        for size in sizes
+    ]

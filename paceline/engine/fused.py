@@ -120,7 +120,7 @@ class FusedDecoder:
             for task, linear in zip(self._products[number], layer.linears, strict=True):
                 linear.describe(task)
         weights = [*self._products["weight"].flat, head.weight.data_ptr()]
-        self._products["following"].flat = weights[1:]
+        self._products["following"] = np.reshape(weights[1:], self._products.shape)
         self._steps = self._program()
 
     def _program(self) -> NDArray[np.void]:

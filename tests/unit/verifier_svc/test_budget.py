@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from paceline.tree import TokenTree
 from verifier_svc.budget import (
     LEAST_PROMPT_ROWS,
+    MOST_STRETCH,
     PROBE_NODES,
     PROBE_STEPS,
     PROMPT_STRETCH,
     DraftBudget,
 )
-from verifier_svc.cost import StepCost
+from verifier_svc.cost import EDGES, StepCost
 from verifier_svc.survival import Calibration
 
 
@@ -94,26 +95,58 @@ def test_under_saturation_a_session_drafts_now_and_then_and_recovers() -> None:
 def test_a_prompt_stretches_a_step_only_so_far() -> None:
     cost = StepCost({8: 1.0, 64: 2.0, 128: 3.0, 256: 6.0}, 0.0, 0.01)
     budget = _budget(cost)
-    assert budget.prompt_rows(0, blocks=0, prompt_blocks=30, most=256) == 256
-    alone = budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=256)
+    assert budget.prompt_rows(0, blocks=0, prompts=1, prompt_blocks=30, most=256) == 256
+    alone = budget.prompt_rows(8, blocks=8, prompts=1, prompt_blocks=0, most=256)
     assert 8 + alone <= 64
     assert cost.prompt_seconds(8, 8, prompt_rows=alone, prompt_blocks=0) <= PROMPT_STRETCH
     # Attention over what lies before the prompt's rows counts as well, but a prompt always gets on.
-    assert budget.prompt_rows(8, blocks=8, prompt_blocks=2, most=256) < alone
-    assert budget.prompt_rows(8, blocks=8, prompt_blocks=1000, most=256) == LEAST_PROMPT_ROWS
-    assert budget.prompt_rows(8, blocks=8, prompt_blocks=0, most=8) == 8
+    assert budget.prompt_rows(8, blocks=8, prompts=1, prompt_blocks=2, most=256) < alone
+    assert budget.prompt_rows(8, blocks=8, prompts=1, prompt_blocks=1000, most=256) == LEAST_PROMPT_ROWS
+    assert budget.prompt_rows(8, blocks=8, prompts=1, prompt_blocks=0, most=8) == 8
+
+
+def test_many_prompts_get_more_of_the_time_than_few_that_decode() -> None:
+    cost = StepCost({edge: 1.0 + edge / 8 for edge in EDGES}, 0.0)
+    budget = _budget(cost)
+
+    def seconds(sessions: int, prompts: int) -> float:
+        rows = budget.prompt_rows(sessions, blocks=sessions, prompts=prompts, prompt_blocks=0, most=256)
+        return cost.prompt_seconds(sessions, sessions, prompt_rows=rows, prompt_blocks=0)
+
+    plain = cost.seconds(8, 8)
+    assert seconds(8, 1) <= seconds(8, 8) <= PROMPT_STRETCH * plain
+    assert PROMPT_STRETCH * plain < seconds(8, 20) <= 3.5 * plain
+    assert seconds(8, 1000) <= MOST_STRETCH * plain
+
+
+def test_rows_of_a_prompt_are_cheaper_for_they_want_no_logits() -> None:
+    cost = StepCost({edge: float(edge) for edge in EDGES}, 0.0, 0.0, 0.25)
+    assert cost.prompt_seconds(8, 1, prompt_rows=56, prompt_blocks=0) == pytest.approx(64 - 14)
+    # Whatever was measured, a step is not shorter for them.
+    assert StepCost({1: 1.0, 256: 1.0}, 0.0, 0.0, 9.0).prompt_seconds(
+        1, 1, prompt_rows=50, prompt_blocks=0
+    ) == pytest.approx(1.0)
+
+
+def test_costs_are_learned_beside_prompts_too() -> None:
+    """Under load a prompt is in nearly every step."""
+    cost = StepCost({8: 1.0, 32: 2.0, 64: 3.0}, 0.0, 0.01, 0.02)
+    for _ in range(300):
+        cost.observe(8, 1, 4.0 + 0.01 * 24 * 10 - 0.02 * 24, prompt_rows=24, row_blocks=24 * 10)
+    assert cost.seconds(32, 1) == pytest.approx(4.0, rel=0.01)
+    assert cost.seconds(8, 1) == 1.0
 
 
 def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
     """Were the others taken not to draft, speculation would be what a prompt's rows are paid with."""
     cost = StepCost({1: 1.0, 32: 2.0, 64: 2.0, 128: 4.0, 256: 8.0}, 0.0, 0.0)
     budget = _budget(cost)
-    plain = budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256)
+    plain = budget.prompt_rows(1, blocks=1, prompts=1, prompt_blocks=0, most=256)
     sure = TokenTree(tuple(range(24)), tuple(range(-1, 23)), (-0.01,) * 24)
     assert sum(budget.allot([sure], blocks=1)) == 24
-    assert budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256) > plain
+    assert budget.prompt_rows(1, blocks=1, prompts=1, prompt_blocks=0, most=256) > plain
     budget.allot([TokenTree()], blocks=1)
-    assert budget.prompt_rows(1, blocks=1, prompt_blocks=0, most=256) == plain
+    assert budget.prompt_rows(1, blocks=1, prompts=1, prompt_blocks=0, most=256) == plain
 
 
 def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
