@@ -9,6 +9,8 @@ from collections.abc import Mapping
 EDGES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Share of a new step in the running mean of its edge.
 _WEIGHT = 0.05
+# No step counts as shorter than this share of the first measurement, whatever its blocks are taken to cost.
+_LEAST_SHARE = 0.2
 
 
 class StepCost:
@@ -31,6 +33,7 @@ class StepCost:
         and each block before it; `per_logits`: what a row's logits take of it, which a prompt's has none of.
         """
         self._rows = dict(rows) or {1: 1.0}
+        self._least = {edge: _LEAST_SHARE * seconds for edge, seconds in self._rows.items()}
         self._per_block = max(0.0, per_block)
         self._per_row_and_block = max(0.0, per_row_and_block)
         self._per_logits = max(0.0, per_logits)
@@ -66,7 +69,7 @@ class StepCost:
         edge = edges[place]
         seconds -= self._per_block * max(0, blocks - 1) + self._of_prompts(prompt_rows, row_blocks)
         # One stall, the machine's or the interpreter's, is no news.
-        seen = min(max(seconds, 0.0), 3 * self._rows[edge])
+        seen = min(max(seconds, self._least[edge]), 3 * self._rows[edge])
         self._rows[edge] += _WEIGHT * (seen - self._rows[edge])
 
     def _of_prompts(self, rows: int, row_blocks: int) -> float:

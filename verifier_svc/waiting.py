@@ -103,9 +103,9 @@ def wait_seconds(
 ) -> float:
     """How long the next step may wait for trees; 0 when waiting is expected to cost more than they bring.
 
-    A step that starts now yields one token per session plus `ready_gain`; every
-    second of waiting costs that rate. Trees are taken in order of arrival while the rate with the
-    tree, (tokens + gain) / (step + wait), is higher than without it.
+    A step that starts now yields one token per session plus `ready_gain`; every second of waiting costs
+    that rate. Trees are taken in order of arrival while the rate with the tree, (tokens + gain) /
+    (step + wait), is higher than without it.
     """
     tokens = sessions + ready_gain
     best_rate = tokens / step_seconds

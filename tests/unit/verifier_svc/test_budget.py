@@ -182,3 +182,11 @@ def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
     assert cost.seconds(1, 1) == 1.0
+
+
+def test_a_step_never_becomes_free_however_dear_its_blocks_are_taken_to_be() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0}, 0.5)
+    for _ in range(20_000):
+        cost.observe(1, 100, 3.0)
+    assert cost.seconds(1, 1) >= 0.2
+    assert DraftBudget(cost, draft_rows=8, max_nodes=8).plain_share(1, 7, blocks=1) <= 1.0
