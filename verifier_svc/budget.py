@@ -82,6 +82,12 @@ class DraftBudget:
         """The share of the time of a step with so many nodes that it would have taken without them."""
         return self.cost.seconds(sessions, blocks) / self.cost.seconds(sessions + nodes, blocks)
 
+    def node_tokens(self, sessions: int, nodes: int, *, blocks: int) -> float:
+        """Tokens that plain decoding would have made in the time that one of a step's `nodes` took."""
+        if not nodes:
+            return 0.0
+        return (1 / self.plain_share(sessions, nodes, blocks=blocks) - 1) * sessions / nodes
+
     def prompt_rows(self, sessions: int, *, blocks: int, prompts: int, prompt_blocks: int, most: int) -> int:
         """Rows of `prompts` that the next step may compute beside `sessions` decoding ones, at least a few.
 

@@ -22,6 +22,7 @@ from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
 from verifier_svc.cost import StepCost
 from verifier_svc.divergence import DivergenceCheck
+from verifier_svc.learning import learn
 from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.waiting import TreeWait
@@ -195,7 +196,14 @@ class StepLoop:
         self._compact(drawing, decisions)
         with self.lock:
             steps = self._apply(planned.rows, drawing, decisions)
-            self._learn(planned, drawing, decisions, time.monotonic() - started)
+            learn(
+                planned,
+                [(row, len(decision.path)) for row, decision in zip(drawing, decisions, strict=True)],
+                time.monotonic() - started,
+                block_size=BLOCK_SIZE,
+                budget=self._budget,
+                wait=self._wait,
+            )
         context = sum(row.segment.root_index + 1 for row in planned.rows)
         labels = telemetry.step_labels(rows=batch.num_rows, context=context)
         telemetry.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
@@ -205,35 +213,6 @@ class StepLoop:
         telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
         self._divergence.run()
-
-    def _learn(
-        self,
-        planned: Plan,
-        drawing: Sequence[PlannedRows],
-        decisions: Sequence[Decision],
-        seconds: float,
-    ) -> None:
-        """Refine what steps cost, and what trees bring."""
-        decoding = [row for row in planned.rows if row.of_decoding]
-        prompts = [row for row in planned.rows if not row.of_decoding]
-        sessions = len(decoding)
-        nodes = sum(len(row.tree) for row in decoding)
-        blocks = sum(len(row.segment.blocks) for row in decoding)
-        self._budget.cost.observe(
-            sessions + nodes,
-            blocks,
-            seconds,
-            prompt_rows=sum(len(row.segment.run) for row in prompts),
-            row_blocks=sum(len(row.segment.run) * (row.segment.start // BLOCK_SIZE) for row in prompts),
-        )
-        plain = self._budget.plain_share(sessions, nodes, blocks=blocks)
-        if not prompts:
-            self._wait.stepped(seconds * plain)
-        # The time of the nodes, in tokens that plain decoding would have made in it.
-        node_tokens = (1 / plain - 1) * sessions / max(1, nodes)
-        for row, decision in zip(drawing, decisions, strict=True):
-            if row.offered:
-                self._wait.verified(row.session, len(decision.path) - len(row.tree) * node_tokens)
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""
