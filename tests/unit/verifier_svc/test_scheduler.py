@@ -12,7 +12,7 @@ from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget
-from verifier_svc.cost import StepCost
+from verifier_svc.cost import EDGES, StepCost
 from verifier_svc.scheduler import Limits, Plan, plan
 from verifier_svc.sessions import Session
 
@@ -130,6 +130,22 @@ def test_prompts_share_the_prefill_rows_oldest_first() -> None:
     sessions = [_session(8, 4), _session(8, 4), _session(8, 4)]
     rows = plan(sessions, allocator, LIMITS, _budget()).rows
     assert [(row.session, len(row.segment.run)) for row in rows] == [(sessions[0], 8), (sessions[1], 4)]
+
+
+def test_where_many_prompts_wait_they_get_more_rows_of_a_step() -> None:
+    limits = Limits(block_size=8, prefill_rows=256, max_tree_nodes=4)
+
+    def rows_beside_one_that_decodes(prompts: int) -> int:
+        budget = DraftBudget(
+            StepCost({edge: 1.0 + edge / 64 for edge in EDGES}, 0.0), draft_rows=8, max_nodes=4
+        )
+        allocator = BlockAllocator(400, limits.block_size)
+        first = _session(3, 9, 1)
+        _apply(plan([first], allocator, limits, budget), allocator, [first], accepted=0)
+        rows = plan([first, *(_session(200, 4) for _ in range(prompts))], allocator, limits, budget).rows
+        return sum(len(row.segment.run) for row in rows if row.session is not first)
+
+    assert rows_beside_one_that_decodes(1) < rows_beside_one_that_decodes(2) < rows_beside_one_that_decodes(9)
 
 
 def test_decoding_sessions_share_the_draft_rows() -> None:
