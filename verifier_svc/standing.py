@@ -13,7 +13,7 @@ from paceline import telemetry
 log = telemetry.logger(__name__)
 
 # Trees that are judged together.
-_TREES = 32
+JUDGED_TREES = 32
 # Steps with a tree of its that are judged together, and the accepted tokens that they must have in all: of
 # drafters worth anything every second or third step has one.
 _STEPS = 512
@@ -57,7 +57,7 @@ class Standings:
             standing.sound += 1
         else:
             standing.broken += 1
-        if standing.sound + standing.broken >= _TREES:
+        if standing.sound + standing.broken >= JUDGED_TREES:
             if standing.broken > standing.sound:
                 self._put_aside(drafter_id, standing, Fault.GARBAGE)
             standing.sound = standing.broken = 0

@@ -15,6 +15,7 @@ from paceline.client import Chunk, GatewayClient, Generation
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.pods import Pods
 from tests.waiting import wait_until
+from verifier_svc.standing import JUDGED_TREES
 
 ASKED = Generation(text="the quick brown fox " * 8, max_tokens=1500, temperature=0)
 PLAIN = Generation(text=ASKED.text, max_tokens=1500, temperature=0, speculation=False)
@@ -60,7 +61,7 @@ class GarbageDrafter(drafter_pb2_grpc.DrafterServiceServicer):
                     key=request.key, base_length=known, token=[1, 2], parent=[1, 0], log_prob=[-1, -1]
                 )
                 # In one message: a write that meets the stream's end hides why it was ended.
-                await call.write(verifier_pb2.DraftRequest(trees=[cycle] * 32))
+                await call.write(verifier_pb2.DraftRequest(trees=[cycle] * JUDGED_TREES))
                 while await call.read() is not grpc.aio.EOF:
                     pass
             except grpc.aio.AioRpcError:
