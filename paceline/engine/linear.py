@@ -34,10 +34,10 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         weight = linear.weight.detach()
         self.tiled = weight.dtype == torch.bfloat16 and matrix_unit()
-        paired = weight.dtype == torch.bfloat16
         # Inputs of a row as the kernel reads it: filled up to whole tiles or steps.
-        self.inputs = _whole(self.in_features, amx.DEPTH if paired else panels.STEP)
-        self.register_buffer("weight", _tiles(weight) if paired else _columns(weight), persistent=False)
+        self.inputs = _whole(self.in_features, amx.DEPTH if self.tiled else panels.STEP)
+        laid_out = _tiles(weight) if self.tiled else _columns(weight)
+        self.register_buffer("weight", laid_out, persistent=False)
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
         self.register_buffer("bias", bias, persistent=False)
 
@@ -93,9 +93,11 @@ def _tiles(weight: Tensor) -> Tensor:
 
 
 def _columns(weight: Tensor) -> Tensor:
-    """[outputs, inputs] -> [blocks, inputs, outputs of a block], zeros at the ends."""
+    """[outputs, inputs] -> [blocks, inputs, outputs of a block], zeros at the ends; bfloat16 in pairs."""
     weight = _filled(weight, amx.COLUMNS, panels.STEP)
-    return _aligned(weight.view(-1, amx.COLUMNS, weight.shape[1]).transpose(1, 2))
+    together = 2 if weight.dtype == torch.bfloat16 else 1
+    columns = weight.view(-1, amx.COLUMNS, weight.shape[1] // together, together)
+    return _aligned(columns.transpose(1, 2))
 
 
 def _filled(weight: Tensor, outputs: int, inputs: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 Rows are float32, so that a number is spread over a vector as it is loaded. A weight is widened once for all
 of them; in bfloat16 one vector holds two inputs of 16 outputs, and a shift or a mask makes either float32.
+
+What is needed next is fetched from memory meanwhile, line by line: many at once would hold up the loads of
+what is needed now.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from paceline.engine.kernels import vectors
-from paceline.engine.kernels.amx import COLUMNS, DEPTH
+from paceline.engine.kernels.amx import COLUMNS
 from paceline.engine.kernels.vectors import (
     BFLOAT16,
     CACHE_LINE,
     F32,
     FEATURES,
+    FLOAT32,
     I32,
     KINDS,
     LANES,
@@ -32,10 +36,12 @@ from paceline.engine.kernels.vectors import (
 ROWS = 12 if "+avx512f" in FEATURES else 2
 # Inputs that one turn of the loop takes.
 STEP = 8
+# Fetches of one turn, by kind of element: as many as its weights have cache lines.
+_FETCHES = [STEP * COLUMNS * (4 if kind == FLOAT32 else 2) // CACHE_LINE for kind in KINDS]
 
 
 @intrinsic
-def _multiply(context, element, rows, x, line, weight, steps, sums, ahead, lines):
+def _multiply(context, element, rows, x, line, weight, steps, sums, ahead, gap):
     def generate(context, builder, signature, arguments):
         element, rows, *operands = arguments
         for kind, count in product(KINDS, range(1, ROWS + 1)):
@@ -59,7 +65,7 @@ def _emit(
     steps: ir.Value,
     sums: ir.Value,
     ahead: ir.Value,
-    lines: ir.Value,
+    gap: ir.Value,
 ) -> None:
     """One variant of `multiply`."""
     places = {
@@ -70,10 +76,11 @@ def _emit(
     firsts = [builder.add(x, builder.mul(line, i64(row))) for row in range(rows)]
     with cgutils.for_range(builder, steps) as loop:
         step = loop.index
-        with cgutils.for_range(builder, lines) as fetched:
-            number = builder.add(builder.mul(step, lines), fetched.index)
-            vectors.prefetch(builder, builder.add(ahead, builder.mul(number, i64(CACHE_LINE))))
+        fetched = builder.add(ahead, builder.mul(builder.mul(step, i64(_FETCHES[kind])), gap))
         for offset, weights in _weights(builder, kind, weight, step):
+            for _ in range(_FETCHES[kind] // STEP):
+                vectors.prefetch(builder, fetched)
+                fetched = builder.add(fetched, gap)
             at = builder.add(builder.mul(step, i64(STEP)), i64(offset))
             for row, first in enumerate(firsts):
                 number = vectors.splat(builder, builder.load(vectors.at(builder, first, at, F32), align=4))
@@ -93,16 +100,11 @@ def _weights(builder, kind, weight, step):
             starts = [builder.add(first, i64(offset * COLUMNS + side * LANES)) for side in range(2)]
             yield offset, [vectors.load(builder, weight, start, kind) for start in starts]
         return
-    # Two tiles of DEPTH inputs are followed by two of the next: here in numbers of both inputs of a pair.
-    tile = LANES * DEPTH // 2
-    steps_of_tile = i64(DEPTH // STEP)
-    first = builder.add(
-        builder.mul(builder.udiv(step, steps_of_tile), i64(2 * tile)),
-        builder.mul(builder.urem(step, steps_of_tile), i64(LANES * STEP // 2)),
-    )
+    # In numbers of both inputs of a pair.
+    first = builder.mul(step, i64(COLUMNS * STEP // 2))
     wide = ir.VectorType(I32, LANES)
     for pair in range(STEP // 2):
-        starts = [builder.add(first, i64(pair * LANES + side * tile)) for side in range(2)]
+        starts = [builder.add(first, i64(pair * COLUMNS + side * LANES)) for side in range(2)]
         pointers = [vectors.at(builder, weight, start, I32) for start in starts]
         both = [
             builder.load(builder.bitcast(pointer, wide.as_pointer()), align=CACHE_LINE)
@@ -115,12 +117,11 @@ def _weights(builder, kind, weight, step):
 
 
 @part
-def multiply(element, rows, x, line, weight, steps, sums, ahead, lines):
+def multiply(element, rows, x, line, weight, steps, sums, ahead, gap):
     """sums[r, :COLUMNS] = x[r] @ weight in float32, over STEP times `steps` inputs, for 1 to ROWS rows.
 
     x holds float32, `line` bytes from row to row. The block's weight holds elements: [inputs, COLUMNS], but
-    bfloat16 as `amx` takes it: [inputs / DEPTH, 2 tiles, DEPTH / 2 pairs of inputs, 16 outputs, 2].
-    Each step lets so many cache lines of what is needed next be fetched, from the address `ahead` on: memory
-    is not idle while sums are made.
+    bfloat16 [inputs / 2, COLUMNS, 2]. While sums are made, memory is not idle: for every line of the weight
+    one is fetched, from the address `ahead` on, `gap` bytes apart (of one line, too: it comes once).
     """
-    _multiply(element, rows, x, line, weight, steps, sums, ahead, lines)
+    _multiply(element, rows, x, line, weight, steps, sums, ahead, gap)

@@ -161,17 +161,19 @@ def _by_vectors(address, task):
     block_bytes = size * COLUMNS * task.inputs
     panels = (task.rows + vector_panels.ROWS - 1) // vector_panels.ROWS
     steps = task.inputs // vector_panels.STEP
-    lines_of_step = size * COLUMNS * vector_panels.STEP // CACHE_LINE
+    # Of what is fetched, each panel's share.
+    gap = (CACHE_LINE + panels - 1) // panels
+    share = gap * (block_bytes // CACHE_LINE)
     while True:
         block = fetch_add(address, 1)
         if block >= blocks:
             break
-        # What this thread is likely to read next is fetched by and by, a part beside each panel.
+        weight = task.weight + block * block_bytes
+        # What this thread is likely to read next; what it reads now where there is nothing.
         later = block + task.threads
         ahead = task.weight + later * block_bytes
         if later >= blocks:
-            ahead = task.following + (later - blocks) * block_bytes if task.following != 0 else 0
-        lines = (lines_of_step + panels - 1) // panels if ahead != 0 else 0
+            ahead = task.following + (later - blocks) * block_bytes if task.following != 0 else weight
         for panel in range(panels):
             row = panel * vector_panels.ROWS
             rows = min(vector_panels.ROWS, task.rows - row)
@@ -180,11 +182,11 @@ def _by_vectors(address, task):
                 rows,
                 task.x + line * row,
                 line,
-                task.weight + block * block_bytes,
+                weight,
                 steps,
                 sums,
-                ahead + CACHE_LINE * panel * lines * steps,
-                lines,
+                ahead + panel * share,
+                gap,
             )
             _store_block(task, sums, block * COLUMNS, row, rows)
 
