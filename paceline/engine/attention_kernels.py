@@ -25,6 +25,8 @@ from paceline.engine.tiles import matrix_unit, tile_configs
 TILE_QUERIES = 24
 # On the matrix unit: as many as it takes at once.
 PAIRS_QUERIES = amx.ROWS
+# Queries that take as long as fewer of them, without the matrix unit and on it.
+QUERIES_STEP, PAIRS_QUERIES_STEP = 3, LANES
 LOG2_E = math.log2(math.e)
 # Rows that one thread has written before a team of them would have begun.
 FEW_ROWS = 16
@@ -55,9 +57,15 @@ class KernelAttention:
         """Lay out the batch's tiles, and scratch for each thread."""
         group = self._heads // pool.kv_heads
         rows, ancestors, hidden = _visible(batch)
+        threads = torch.get_num_threads()
         paired = pool.layout is KVLayout.PAIRS
-        most_queries = PAIRS_QUERIES if paired else TILE_QUERIES
-        tiles = _tiles(batch, rows, pool.kv_heads, max(1, most_queries // group))
+        most, step = (PAIRS_QUERIES, PAIRS_QUERIES_STEP) if paired else (TILE_QUERIES, QUERIES_STEP)
+        parts = [-(-placed.segment.num_rows // max(1, most // group)) for placed in batch.segments]
+        if len(parts) == 1:
+            parts = [
+                _shared_parts(parts[0], batch.num_rows, group, pool.kv_heads, threads=threads, step=step)
+            ]
+        tiles = _tiles(batch, rows, pool.kv_heads, parts)
         queries = int(tiles["num_rows"].max(initial=0)) * group
         # Whole blocks: a product fills them.
         score_floats = -(-int(tiles["num_keys"].max(initial=0)) // pool.block_size) * pool.block_size
@@ -65,7 +73,6 @@ class KernelAttention:
         path_floats = amx.DEPTH * pool.head_dim // 2 if paired else 0
         scratch_floats = queries * (2 * pool.head_dim + 1 + score_floats) + path_floats
         scratch_floats = -(-scratch_floats // 16) * 16 + 16
-        threads = torch.get_num_threads()
         if threads * scratch_floats > self._scratch.size:
             self._scratch = np.empty(threads * scratch_floats, dtype=np.float32)
         blocks = np.array([block for placed in batch.segments for block in placed.blocks])
@@ -233,26 +240,37 @@ def _ranges(ascending: Sequence[int]) -> list[tuple[int, int]]:
     return made
 
 
-def _tiles(batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, most_rows: int) -> NDArray[np.void]:
-    """Every row of every segment in some tile for each key head, the longest work first."""
+def _tiles(
+    batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, parts: Sequence[int]
+) -> NDArray[np.void]:
+    """Every row in some tile for each key head, the longest work first; so many parts of each segment."""
     made: list[tuple[int, int, int, int, int]] = []
     first_block = 0
-    for placed in batch.segments:
-        for row, count in _even_parts(placed, most_rows):
-            last = row + count - 1
+    for placed, count in zip(batch.segments, parts, strict=True):
+        for first, num_rows in _even_parts(placed, count):
+            last = first + num_rows - 1
             keys = int(rows["prefix"][last])
             if rows["num_ancestors"][last]:
                 # Some slot of the tree: its last node's is behind all others.
                 keys = placed.segment.root_index + 1 + (last - placed.row - len(placed.segment.run)) + 1
-            made += [(row, count, head, first_block, keys) for head in range(kv_heads)]
+            made += [(first, num_rows, head, first_block, keys) for head in range(kv_heads)]
         first_block += len(placed.blocks)
     made.sort(key=lambda tile: -tile[1] * tile[4])
     return np.array(made, dtype=TILE)
 
 
-def _even_parts(placed: PlacedSegment, most: int) -> list[tuple[int, int]]:
-    """(first row, rows) of the segment's parts, at most `most` rows each and about alike."""
+def _shared_parts(least: int, rows: int, group: int, kv_heads: int, *, threads: int, step: int) -> int:
+    """Of how many parts of one segment, at least `least`, the threads that share them are done first."""
+
+    def longest(parts: int) -> int:
+        queries = -(-rows // parts) * group
+        return -(-parts * kv_heads // threads) * -(-queries // step)
+
+    return min(range(least, min(rows, least + threads - 1) + 1), key=longest)
+
+
+def _even_parts(placed: PlacedSegment, parts: int) -> list[tuple[int, int]]:
+    """(first row, rows) of the segment's parts, about alike."""
     count = placed.segment.num_rows
-    parts = -(-count // most)
     edges = [placed.row + count * part // parts for part in range(parts + 1)]
     return [(left, right - left) for left, right in pairwise(edges)]
