@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 
 # Row counts at which kernels change: T is a staircase, and only these are measured and chosen.
-EDGES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+EDGES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Share of a new step in the running mean of its edge.
 _WEIGHT = 0.05
 # No step counts as shorter than this share of the first measurement, whatever its blocks are taken to cost.
