@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from concurrent.futures import Executor
@@ -30,6 +31,10 @@ from verifier_svc.sessions import SessionTable
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 log = telemetry.logger(__name__)
+
+_DRAIN_POLL_SECONDS = 0.05
+# For what calls still have to say when all sessions have ended.
+_LAST_WORDS_SECONDS = 0.5
 
 
 async def serve(
@@ -120,7 +125,9 @@ async def serve(
             await stop.wait()
             with steps.lock:
                 table.draining = True
-            await server.stop(settings.grace_seconds)
+            await server.not_serving()
+            await _drain(committer, settings.grace_seconds)
+            await server.stop(_LAST_WORDS_SECONDS)
         finally:
             living.cancel()
             await asyncio.to_thread(steps.stop)
@@ -129,6 +136,14 @@ async def serve(
     if committer.failed:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)
+
+
+async def _drain(committer: Committer, grace_seconds: float) -> None:
+    """Return when every session has ended, or the grace is over: drafters' streams would outlast it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_seconds):
+            while committer.busy:  # noqa: ASYNC110 - it ends in many places, and a drain is rare
+                await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
 
 def run(settings: VerifierSettings) -> None:

@@ -171,6 +171,11 @@ class Committer:
             if self._looking is not None:
                 self._looking.cancel()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a session is streamed, or has ended and is not recorded yet."""
+        return bool(self._open or self._ended)
+
     def open(self, record: SessionRecord) -> asyncio.Queue[Event]:
         """Begin to commit to a session that is recorded as `record`; gives the queue of its events."""
         opened = self._open[record.key] = _Open(record)
