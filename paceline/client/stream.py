@@ -16,6 +16,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 # How a stream ends whose gateway, or the way to it, is gone.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+# A gateway that is back is asked again at most a second later: `rpc.CONNECTION_OPTIONS`, and some jitter.
+_NOTICED_S = 1.5
 _CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
@@ -39,6 +41,7 @@ class Stream:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._resume_s = resume_s
         self._untried = gateways - 1
+        self._first_failed_at: float | None = None
         self._started: Started | None = None
         self._position = 0
         self._characters = 0
@@ -74,9 +77,13 @@ class Stream:
         if self._deadline is not None and now >= self._deadline:
             return error
         if self._started is None:
-            # Nothing has been told: it is asked anew, of every gateway once.
+            # Nothing has been told: it is asked anew, of every gateway once, and of all for a moment: one may
+            # be back and not be noticed yet when the one that stood in for it goes.
             self._untried -= 1
-            return None if self._untried >= 0 and code in _BROKEN else error
+            if self._first_failed_at is None:
+                self._first_failed_at = now
+            a_moment = self._gateways > 1 and now - self._first_failed_at < _NOTICED_S
+            return None if (self._untried >= 0 or a_moment) and code in _BROKEN else error
         if self._broken is None:
             self._broken, self._broken_at = error, now
         if code not in _BROKEN:
