@@ -27,6 +27,8 @@ TILE_QUERIES = 24
 PAIRS_QUERIES = amx.ROWS
 # Queries that take as long as fewer of them, without the matrix unit and on it.
 QUERIES_STEP, PAIRS_QUERIES_STEP = 3, LANES
+# From so many tiles a thread on, it matters little that one has one more than another.
+MANY_TILES = 4
 LOG2_E = math.log2(math.e)
 # Rows that one thread has written before a team of them would have begun.
 FEW_ROWS = 16
@@ -60,11 +62,8 @@ class KernelAttention:
         threads = torch.get_num_threads()
         paired = pool.layout is KVLayout.PAIRS
         most, step = (PAIRS_QUERIES, PAIRS_QUERIES_STEP) if paired else (TILE_QUERIES, QUERIES_STEP)
-        parts = [-(-placed.segment.num_rows // max(1, most // group)) for placed in batch.segments]
-        if len(parts) == 1:
-            parts = [
-                _shared_parts(parts[0], batch.num_rows, group, pool.kv_heads, threads=threads, step=step)
-            ]
+        sizes = [placed.segment.num_rows for placed in batch.segments]
+        parts = tile_counts(sizes, group, pool.kv_heads, threads=threads, most=most, step=step)
         tiles = _tiles(batch, rows, pool.kv_heads, parts)
         queries = int(tiles["num_rows"].max(initial=0)) * group
         # Whole blocks: a product fills them.
@@ -259,14 +258,27 @@ def _tiles(
     return np.array(made, dtype=TILE)
 
 
-def _shared_parts(least: int, rows: int, group: int, kv_heads: int, *, threads: int, step: int) -> int:
-    """Of how many parts of one segment, at least `least`, the threads that share them are done first."""
+def tile_counts(
+    sizes: Sequence[int], group: int, kv_heads: int, *, threads: int, most: int, step: int
+) -> list[int]:
+    """How many tiles the rows of each segment make for a key head, of at most `most` queries or one row's.
 
-    def longest(parts: int) -> int:
-        queries = -(-rows // parts) * group
-        return -(-parts * kv_heads // threads) * -(-queries // step)
+    As few as that; where few are made in all, more of them if the threads that share them are done earlier
+    then. Queries take time in steps of `step`.
+    """
 
-    return min(range(least, min(rows, least + threads - 1) + 1), key=longest)
+    def divided(more: int) -> list[int]:
+        return [min(size, -(-size // max(1, most // group)) + more) for size in sizes]
+
+    def longest(more: int) -> int:
+        parts = divided(more)
+        rows = max((-(-size // count) for size, count in zip(sizes, parts, strict=True)), default=0)
+        queries = rows * group
+        return -(-sum(parts) * kv_heads // threads) * -(-queries // step)
+
+    if sum(divided(0)) * kv_heads >= MANY_TILES * threads:
+        return divided(0)
+    return divided(min(range(min(threads, max(sizes, default=0) + 1)), key=longest))
 
 
 def _even_parts(placed: PlacedSegment, parts: int) -> list[tuple[int, int]]:

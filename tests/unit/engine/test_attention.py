@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paceline.engine.attention import AttentionBackend
 from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention, kv_layout
+from paceline.engine.attention_kernels import KernelAttention, kv_layout, tile_counts
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
 from paceline.engine.tiles import matrix_unit
@@ -174,3 +174,23 @@ def test_keys_lie_in_pairs_where_the_matrix_unit_reads_them() -> None:
     assert kv_layout(torch.float32, **sizes) is KVLayout.COLUMNS
     for unfit in ({"head_dim": 80}, {"head_dim": 63}, {"group": 33}, {"block_size": 16}):
         assert kv_layout(torch.bfloat16, **(sizes | unfit)) is KVLayout.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("sizes", "threads", "expected"),
+    [
+        # Three key heads: two threads share 6 tiles of half of the rows evenly, and 3 of all rows not.
+        ([8], 2, [2]),
+        ([8], 1, [1]),
+        ([8], 3, [1]),
+        # More than 24 queries of 3 heads do not fit one tile.
+        ([12], 1, [2]),
+        # A row is not divided.
+        ([1], 2, [1]),
+        # Of many tiles it does not matter.
+        ([8] * 32, 2, [1] * 32),
+        ([], 2, []),
+    ],
+)
+def test_threads_share_few_tiles_evenly(sizes: list[int], threads: int, expected: list[int]) -> None:
+    assert tile_counts(sizes, 3, 3, threads=threads, most=24, step=3) == expected
