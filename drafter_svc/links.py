@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import grpc
 
@@ -15,6 +14,7 @@ from drafter_svc.rounds import Counters
 from drafter_svc.stream import VerifierLink
 from paceline import telemetry
 from paceline.rpc import Refused
+from paceline.tasks import let_end
 from paceline.tls import Identity
 
 log = telemetry.logger(__name__)
@@ -85,10 +85,7 @@ class Links:
     async def drain(self, grace_seconds: float) -> None:
         """Take nothing new, and draft on until every session has ended or the grace is over."""
         self.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
-                while self.sessions:  # noqa: ASYNC110 - they end in many places, and a drain is rare
-                    await asyncio.sleep(0.05)
+        await let_end(lambda: bool(self.sessions), grace_seconds)
 
     async def close(self) -> None:
         """Hang up everywhere."""

@@ -1,9 +1,13 @@
-"""End tasks without losing one's own cancellation."""
+"""Wait for ends: of tasks, without losing one's own cancellation, and of work within a grace."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+_POLL_SECONDS = 0.05
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
@@ -19,3 +23,11 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+async def let_end(busy: Callable[[], bool], grace_seconds: float) -> None:
+    """Return when nothing is `busy` any more, or when the grace is over: what a service does that drains."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_seconds):
+            while busy():  # noqa: ASYNC110 - it ends in many places, and a drain is rare
+                await asyncio.sleep(_POLL_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 from concurrent.futures import Executor
@@ -19,6 +18,7 @@ from paceline.roles import Role
 from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
+from paceline.tasks import let_end
 from paceline.tls import Identity
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc.commit import Committer
@@ -32,7 +32,6 @@ from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 log = telemetry.logger(__name__)
 
-_DRAIN_POLL_SECONDS = 0.05
 # For what calls still have to say when all sessions have ended.
 _LAST_WORDS_SECONDS = 0.5
 
@@ -126,7 +125,8 @@ async def serve(
             with steps.lock:
                 table.draining = True
             await server.not_serving()
-            await _drain(committer, settings.grace_seconds)
+            # Drafters' streams would outlast it.
+            await let_end(lambda: committer.busy, settings.grace_seconds)
             await server.stop(_LAST_WORDS_SECONDS)
         finally:
             living.cancel()
@@ -136,14 +136,6 @@ async def serve(
     if committer.failed:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)
-
-
-async def _drain(committer: Committer, grace_seconds: float) -> None:
-    """Return when every session has ended, or the grace is over: drafters' streams would outlast it."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(grace_seconds):
-            while committer.busy:  # noqa: ASYNC110 - it ends in many places, and a drain is rare
-                await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
 
 def run(settings: VerifierSettings) -> None:

@@ -41,8 +41,8 @@ async def test_an_engine_that_fails_ends_its_verifier_and_the_session_goes_on_at
     undisturbed = await told(failing, ASKED)
     verifier = failing.pods[failing.verifier]
     reading = asyncio.create_task(told(failing, ASKED))
-    await wait_until(lambda: failing.verifier_status().drafted_tokens > 0, "a drafter takes part")
     await wait_until(lambda: failing.verifier_status().sessions == 1, "it streams")
+    assert failing.verifier_status().drafters
     (tmp_path / "fails").touch()
     await wait_until(lambda: not verifier.running, "the verifier has ended")
     assert verifier.exit_code == 1

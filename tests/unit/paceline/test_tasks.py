@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from paceline.tasks import cancel_and_wait
+from paceline.tasks import cancel_and_wait, let_end
 
 
 async def _slow_to_end(ended: list[str]) -> None:
@@ -53,3 +53,18 @@ async def test_its_callers_cancellation_is_not_taken_for_the_tasks() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended == ["slow"]
+
+
+async def test_what_is_busy_is_let_end() -> None:
+    left = [3]
+
+    def busy() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    await let_end(busy, 60)
+    assert left == [0]
+
+
+async def test_a_grace_has_an_end() -> None:
+    await asyncio.wait_for(let_end(lambda: True, 0.1), 30)
