@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from gateway import errors, headers, openapi, replies, schema
+from gateway.access_log import AccessLog
 from gateway.caller import Caller
 from gateway.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.errors import RequestError
@@ -146,21 +146,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     openapi.describe(app, schema.ChatRequest, schema.CompletionRequest)
     _add_error_handlers(app)
 
-    @app.middleware("http")
-    async def observe(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        request_id = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
-        started = time.monotonic()
-        response = await call_next(request)
-        response.headers["x-request-id"] = request_id
-        log.info(
-            "request",
-            method=request.method,
-            path=request.url.path,
-            status=response.status_code,
-            seconds=round(time.monotonic() - started, 3),
-            request_id=request_id,
-        )
-        return response
+    app.add_middleware(AccessLog)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
