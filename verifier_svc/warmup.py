@@ -14,10 +14,9 @@ from verifier_svc.cost import EDGES, StepCost
 
 # A step of this many blocks more shows what a block costs.
 _MORE_BLOCKS = 15
-# A step is timed so often at the most, and again only until it has taken so many seconds in all: what
-# disturbs a long one is little of it.
-_REPEATS = 3
-_SECONDS_EACH = 0.15
+# How often a step is timed, and one that takes so many seconds: what disturbs that is little of it.
+_REPEATS, _LONG_REPEATS = 3, 2
+_LONG_SECONDS = 0.05
 
 
 def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> StepCost:
@@ -30,7 +29,7 @@ def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> 
         times: dict[str, float] = {}
         for repeat in range(_REPEATS):
             for name, segments in steps.items():
-                if repeat * times.get(name, 0.0) >= _SECONDS_EACH:
+                if repeat >= _LONG_REPEATS and times[name] >= _LONG_SECONDS:
                     continue
                 started = time.perf_counter()
                 # Reading a logit waits for the device.

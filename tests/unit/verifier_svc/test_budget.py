@@ -190,3 +190,11 @@ def test_a_step_never_becomes_free_however_dear_its_blocks_are_taken_to_be() -> 
         cost.observe(1, 100, 3.0)
     assert cost.seconds(1, 1) >= 0.2
     assert DraftBudget(cost, draft_rows=8, max_nodes=8).plain_share(1, 7, blocks=1) <= 1.0
+
+
+def test_what_a_node_costs_is_counted_in_tokens_of_all_sessions() -> None:
+    budget = _budget(StepCost({1: 1.0, 2: 1.0, 3: 1.5, 4: 1.5}, 0.0))
+    # Half a step more for two nodes: half a step yields half a token of each session.
+    assert budget.node_tokens(1, 2, blocks=1) == pytest.approx(0.25)
+    assert budget.node_tokens(2, 2, blocks=2) == pytest.approx(0.5)
+    assert budget.node_tokens(2, 0, blocks=2) == 0.0

@@ -104,3 +104,15 @@ def test_a_prompts_rows_refine_the_costs_but_not_how_long_steps_are(budget: Draf
     assert not told.steps
     assert budget.cost.seconds(16, 1) == pytest.approx(8.0, rel=0.01)
     assert budget.cost.seconds(1, 1) == 1.0
+
+
+def test_the_blocks_before_a_prompts_rows_are_not_taken_for_its_rows_cost() -> None:
+    budget = DraftBudget(StepCost(COST, 0.0, per_row_and_block=0.25), draft_rows=16, max_nodes=4)
+    long = _session(31, decoding=False)
+    long.num_computed = 16
+    planned = _planned(budget, _session(3, decoding=True), long)
+    prompt_rows = len(planned.rows[1].segment.run)
+    for _ in range(300):
+        # Each row reads two blocks of what is before it.
+        _learn(planned, 0, 8.0 + 0.25 * 2 * prompt_rows, budget)
+    assert budget.cost.seconds(1 + prompt_rows, 1) == pytest.approx(8.0, rel=0.01)

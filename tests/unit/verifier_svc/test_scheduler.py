@@ -148,6 +148,26 @@ def test_where_many_prompts_wait_they_get_more_rows_of_a_step() -> None:
     assert rows_beside_one_that_decodes(1) < rows_beside_one_that_decodes(2) < rows_beside_one_that_decodes(9)
 
 
+def test_the_rows_of_a_prompt_follow_what_the_step_reads_of_keys() -> None:
+    limits = Limits(block_size=8, prefill_rows=256, max_tree_nodes=4)
+
+    def prompt_rows(*, decoding: int, computed: int) -> int:
+        """Beside a session of so many ids, of a prompt of which so many are computed."""
+        cost = StepCost({edge: 1.0 + edge / 64 for edge in EDGES}, per_block=0.05, per_row_and_block=0.001)
+        budget = DraftBudget(cost, draft_rows=8, max_nodes=4)
+        allocator = BlockAllocator(400, limits.block_size)
+        first, prompt = _session(decoding, 9, 1), _session(1000, 4)
+        for session, positions in ((first, decoding), (prompt, computed)):
+            allocator.extend(session.blocks, -(-positions // limits.block_size))
+            session.num_computed = positions
+        rows = plan([first, prompt], allocator, limits, budget).rows
+        return sum(len(row.segment.run) for row in rows if row.session is prompt)
+
+    assert prompt_rows(decoding=3, computed=400) < prompt_rows(decoding=3, computed=0)
+    # A step that is long already may be stretched by more.
+    assert prompt_rows(decoding=3, computed=0) < prompt_rows(decoding=300, computed=0)
+
+
 def test_decoding_sessions_share_the_draft_rows() -> None:
     allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1) for _ in range(3)]

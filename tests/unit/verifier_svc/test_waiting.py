@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.session import SamplingParams, SessionKey
+from paceline.tree import TokenTree
 from verifier_svc.sessions import Session
 from verifier_svc.waiting import GIVE_UP_SECONDS, PATIENCE, Awaited, TreeWait, wait_seconds
 
@@ -145,6 +148,33 @@ def test_a_drafter_that_left_is_not_waited_for(wait: TreeWait, session: Session)
     wait.asked(session)
     session.stream_id = 0
     assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_a_late_tree_is_not_taken_to_come_at_once(wait: TreeWait, clock: _Clock, session: Session) -> None:
+    """What was not worth its wait at first is not worth as long a wait later."""
+    for _ in range(50):
+        _answers(wait, clock, session, 0.01)
+    for _ in range(200):
+        wait.verified(session, 0.1)
+        wait.stepped(0.05)
+    wait.asked(session)
+    assert wait.seconds([session], limit=1.0) == 0.0
+    clock.now += 0.012
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_trees_that_are_there_make_waiting_dearer(wait: TreeWait, clock: _Clock, session: Session) -> None:
+    other = replace(session, key=SessionKey("b", 1), token_ids=[1, 2, 3], asked_at={}, awaited_since=0.0)
+    for _ in range(50):
+        _answers(wait, clock, session, 0.01)
+    for _ in range(200):
+        wait.verified(session, 0.5)
+        wait.verified(other, 3.0)
+        wait.stepped(0.05)
+    wait.asked(session)
+    assert wait.seconds([session, other], limit=1.0) > 0.0
+    other.tree = TokenTree((1,), (-1,), (0.0,))
+    assert wait.seconds([session, other], limit=1.0) == 0.0
 
 
 def test_trees_that_bring_nothing_are_not_waited_for(wait: TreeWait, session: Session) -> None:

@@ -1,0 +1,91 @@
+"""What the measurement at the start makes of a machine whose costs are known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from paceline.engine.model import BLOCK_SIZE
+from paceline.engine.rows import Segment
+from verifier_svc import warmup
+from verifier_svc.cost import EDGES
+
+# Seconds: of a step, of each row, of its logits, of each block that a row reads, and of each session's own.
+STEP, ROW, LOGITS, BLOCK, APART = 0.02, 0.001, 0.0003, 0.0002, 0.0005
+
+
+class Machine:
+    """A decoder whose forwards take what the formula says, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.forwards: dict[int, int] = {}
+        # The first forward of so many rows takes a second more.
+        self.disturbed_rows = 0
+
+    def batch(self, segments: Sequence[Segment]) -> Sequence[Segment]:
+        return segments
+
+    def prepare(self, tasks: object) -> None:
+        """Of the pool."""
+
+    def forward(self, segments: Sequence[Segment], pool: object) -> Any:
+        rows = sum(segment.num_rows for segment in segments)
+        logits = sum(1 + len(segment.tree_tokens) for segment in segments)
+        blocks = sum(
+            (len(segment.run) + len(segment.tree_tokens)) * (segment.start // BLOCK_SIZE)
+            for segment in segments
+        )
+        apart = len({segment.blocks for segment in segments}) - 1
+        self.now += STEP + ROW * rows + LOGITS * logits + BLOCK * blocks + APART * apart
+        if rows == self.disturbed_rows and rows not in self.forwards:
+            self.now += 1.0
+        self.forwards[rows] = self.forwards.get(rows, 0) + 1
+        return _Logits()
+
+
+class _Logits:
+    def __getitem__(self, place: object) -> _Logits:
+        return self
+
+    def item(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(time, "perf_counter", lambda: made.now)
+    return made
+
+
+def _measure(machine: Machine, *, blocks: int = 100) -> Any:
+    # The machine is its own pool.
+    return warmup.measure(machine, machine, blocks=blocks, draft_rows=256)  # type: ignore[arg-type]
+
+
+def test_costs_are_what_steps_take(machine: Machine) -> None:
+    cost = _measure(machine)
+    for rows in EDGES:
+        assert cost.seconds(rows, 1) == pytest.approx(STEP + (ROW + LOGITS) * rows)
+    assert cost.seconds(1, 11) - cost.seconds(1, 1) == pytest.approx(10 * APART)
+    prompt = cost.prompt_seconds(1, 1, prompt_rows=95, prompt_blocks=4)
+    assert prompt == pytest.approx(STEP + ROW * 96 + LOGITS * 1 + BLOCK * 4 * 95)
+
+
+def test_where_there_is_one_block_rows_are_measured_all_the_same(machine: Machine) -> None:
+    cost = _measure(machine, blocks=1)
+    assert cost.seconds(64, 1) == cost.seconds(64, 50) == pytest.approx(STEP + (ROW + LOGITS) * 64)
+
+
+def test_a_step_that_was_disturbed_is_timed_again(machine: Machine) -> None:
+    machine.disturbed_rows = 4
+    assert _measure(machine).seconds(4, 1) == pytest.approx(STEP + (ROW + LOGITS) * 4)
+
+
+def test_long_steps_are_timed_less_often_than_short_ones(machine: Machine) -> None:
+    _measure(machine)
+    assert 1 < machine.forwards[256] < machine.forwards[4]
