@@ -25,8 +25,8 @@ PROBE_STEPS_PER_SESSION = 2
 # The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
 # verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
 LEARNING_SHARE = 0.1
-# How many times as long rows of prompts may make a step: half of the time is theirs, or where more sessions
-# compute their prompts than decode as much of it as they are of all, up to three quarters.
+# How many times as long rows of prompts may make a step: half of the time is theirs, or where many sessions
+# wait for their first token more of it, up to three quarters.
 PROMPT_STRETCH, MOST_STRETCH = 2.0, 4.0
 LEAST_PROMPT_ROWS = 16
 # Share of a new tree in the mean survivals.
@@ -43,8 +43,9 @@ class DraftBudget:
         self._draft_rows = draft_rows
         self._max_nodes = max_nodes
         self._drafters: dict[int, Calibration] = {}
-        # Nodes of all sessions in the last step.
+        # Nodes of all sessions in the last step, and what a session was expected to get of it.
         self._allotted = 0
+        self._expected_tokens = 1.0
         # Mean survival of a tree's best node, second best ...; hopeful before any tree was seen.
         self._curve = [0.7 * 0.9**rank for rank in range(max_nodes)]
 
@@ -76,6 +77,7 @@ class DraftBudget:
         for _, session in ranked[:chosen]:
             counts[session] += 1
         self._allotted = chosen
+        self._expected_tokens = 1.0 + gains[chosen] / max(1, len(trees))
         return counts
 
     def plain_share(self, sessions: int, nodes: int, *, blocks: int) -> float:
@@ -92,15 +94,22 @@ class DraftBudget:
         """Rows of `prompts` that the next step may compute beside `sessions` decoding ones, at least a few.
 
         The others are taken to draft as much as in the last step. A step stays within `PROMPT_STRETCH` times
-        its length without prompts, so that a long one slows the other sessions down and never stops them; and
-        within `MOST_STRETCH` where many sessions wait for their first token, so that those which decode fast
-        do not decode alone: few would share a step's fixed cost. `prompt_blocks` lie before the first's rows.
+        its length without prompts, so that a long one slows the other sessions down and never stops them.
+        Where more prompts wait, the others decode as fast as they would without drafts, and what these gain
+        goes to the prompts: sessions that decode fast would only be back sooner in the queue for the next
+        first token. Where more sessions wait than decode, these get their share of the time, within
+        `MOST_STRETCH`: few would decode alone and share a step's fixed cost. `prompt_blocks` lie before the
+        first's rows.
         """
         if not sessions:
             return most
         others = sessions + self._allotted
-        stretch = min(max(PROMPT_STRETCH, 1 + prompts / sessions), MOST_STRETCH)
-        limit = stretch * self.cost.seconds(others, blocks)
+        length = self.cost.seconds(others, blocks)
+        limit = PROMPT_STRETCH * length
+        if prompts > 1:
+            as_plain = self._expected_tokens * self.cost.seconds(sessions, blocks)
+            stretch = max(PROMPT_STRETCH, 1 + prompts / sessions)
+            limit = min(stretch * max(length, as_plain), MOST_STRETCH * length)
         for rows in range(most, LEAST_PROMPT_ROWS, -LEAST_PROMPT_ROWS):
             seconds = self.cost.prompt_seconds(others, blocks, prompt_rows=rows, prompt_blocks=prompt_blocks)
             if seconds <= limit:

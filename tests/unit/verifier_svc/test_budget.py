@@ -119,6 +119,30 @@ def test_many_prompts_get_more_of_the_time_than_few_that_decode() -> None:
     assert seconds(8, 1000) <= MOST_STRETCH * plain
 
 
+def test_what_drafts_gain_goes_to_prompts_where_more_than_one_waits() -> None:
+    cost = StepCost({edge: 4.0 + edge / 8 for edge in EDGES}, 0.0)
+    budget = _budget(cost)
+    trees = [_chain(0.9, 0.9, 0.9)] * 4
+    nodes = sum(budget.allot(trees, blocks=4))
+    drafted, plain = cost.seconds(4 + nodes, 4), cost.seconds(4, 4)
+    tokens = 1 + 0.9 + 0.81 + 0.729
+    assert (nodes, drafted < tokens * plain) == (12, True)
+
+    def seconds(prompts: int) -> float:
+        rows = budget.prompt_rows(4, blocks=4, prompts=prompts, prompt_blocks=0, most=256)
+        return cost.prompt_seconds(4 + nodes, 4, prompt_rows=rows, prompt_blocks=0)
+
+    assert seconds(1) <= PROMPT_STRETCH * drafted < seconds(2)
+    # No token takes longer than without drafts, beside prompts.
+    assert seconds(2) / tokens <= PROMPT_STRETCH * plain
+    assert seconds(1000) <= MOST_STRETCH * drafted
+    # A step without drafts has nothing to give away.
+    budget.allot([TokenTree()] * 4, blocks=4)
+    assert budget.prompt_rows(4, blocks=4, prompts=2, prompt_blocks=0, most=256) == budget.prompt_rows(
+        4, blocks=4, prompts=1, prompt_blocks=0, most=256
+    )
+
+
 def test_rows_of_a_prompt_are_cheaper_for_they_want_no_logits() -> None:
     cost = StepCost({edge: float(edge) for edge in EDGES}, 0.0, 0.0, 0.25)
     assert cost.prompt_seconds(8, 1, prompt_rows=56, prompt_blocks=0) == pytest.approx(64 - 14)
