@@ -20,7 +20,7 @@ class AccessLog:
     """ASGI middleware: logs a request once its response begins, and answers with the id it came with.
 
     Starlette's own kind of middleware hands every part of a streamed response through a queue to another
-    task: a fifth of what a token cost the gateway.
+    task: a sixth of what an event cost the gateway.
     """
 
     def __init__(self, app: ASGIApp) -> None:
