@@ -120,27 +120,44 @@ def test_many_prompts_get_more_of_the_time_than_few_that_decode() -> None:
 
 
 def test_what_drafts_gain_goes_to_prompts_where_more_than_one_waits() -> None:
-    cost = StepCost({edge: 4.0 + edge / 8 for edge in EDGES}, 0.0)
+    cost = StepCost({edge: 4.0 + edge / 8 for edge in range(4, 257, 4)}, 0.0)
     budget = _budget(cost)
-    trees = [_chain(0.9, 0.9, 0.9)] * 4
+    # The first's other nodes are not worth their rows, so nothing is expected of them.
+    weak = TokenTree(tuple(range(34)), (-1, 0, *[-1] * 32), tuple(map(math.log, (0.7, 0.7, *[0.06] * 32))))
+    trees = [weak, *[_chain(0.7, 0.7)] * 3]
     nodes = sum(budget.allot(trees, blocks=4))
-    drafted, plain = cost.seconds(4 + nodes, 4), cost.seconds(4, 4)
-    tokens = 1 + 0.9 + 0.81 + 0.729
-    assert (nodes, drafted < tokens * plain) == (12, True)
+    assert nodes == 8
+    drafted, plain, tokens = cost.seconds(4 + nodes, 4), cost.seconds(4, 4), 1 + 0.7 + 0.49
+    assert PROMPT_STRETCH * drafted < PROMPT_STRETCH * tokens * plain < MOST_STRETCH * drafted
 
-    def seconds(prompts: int) -> float:
+    def longest(limit: float, prompts: int) -> bool:
+        """Whether the prompts' rows are as many as a step within `limit` seconds may have."""
         rows = budget.prompt_rows(4, blocks=4, prompts=prompts, prompt_blocks=0, most=256)
-        return cost.prompt_seconds(4 + nodes, 4, prompt_rows=rows, prompt_blocks=0)
+        seconds, more = (
+            cost.prompt_seconds(4 + nodes, 4, prompt_rows=each, prompt_blocks=0)
+            for each in (rows, rows + LEAST_PROMPT_ROWS)
+        )
+        return seconds <= limit < more
 
-    assert seconds(1) <= PROMPT_STRETCH * drafted < seconds(2)
-    # No token takes longer than without drafts, beside prompts.
-    assert seconds(2) / tokens <= PROMPT_STRETCH * plain
-    assert seconds(1000) <= MOST_STRETCH * drafted
+    assert longest(PROMPT_STRETCH * drafted, prompts=1)
+    # No token takes longer than it would without drafts, beside prompts.
+    assert longest(PROMPT_STRETCH * tokens * plain, prompts=2)
+    assert longest(MOST_STRETCH * drafted, prompts=1000)
     # A step without drafts has nothing to give away.
     budget.allot([TokenTree()] * 4, blocks=4)
     assert budget.prompt_rows(4, blocks=4, prompts=2, prompt_blocks=0, most=256) == budget.prompt_rows(
         4, blocks=4, prompts=1, prompt_blocks=0, most=256
     )
+
+
+def test_more_prompts_never_get_less_of_a_step() -> None:
+    """Not even when most of the sessions that drafted in the last step have ended."""
+    budget = _budget(StepCost({edge: 4.0 + edge / 8 for edge in range(1, 257)}, 0.0))
+    assert sum(budget.allot([_chain(0.7)] * 32, blocks=32)) == 32
+    one, two = (
+        budget.prompt_rows(2, blocks=2, prompts=prompts, prompt_blocks=0, most=256) for prompts in (1, 2)
+    )
+    assert one <= two
 
 
 def test_rows_of_a_prompt_are_cheaper_for_they_want_no_logits() -> None:
