@@ -109,7 +109,6 @@ def _step(
     start = time.perf_counter()
     tree = method.draft(session, nodes, depth)
     drafted = time.perf_counter()
-    session.sent(tree)
     node, accepted = -1, 0
     while accepted < len(rest) - 1 and (child := tree.child(node, rest[accepted])) is not None:
         node, accepted = child, accepted + 1
@@ -117,7 +116,7 @@ def _step(
     if method.feedback_top_k:
         rows = answers.rows(prompt, base, tree)
         top_ids = tuple(token for row in rows for token in row)
-        feedback = Feedback((session.ids[-1], *tree.tokens), top_ids, TOP_K)
+        feedback = Feedback.of(session.ids[-1], tree, top_ids, TOP_K)
     verdict = Verdict(session.key, base, rest[: accepted + 1], accepted, len(tree), nodes, feedback)
     told = time.perf_counter()
     method.observe(session, session.learn(verdict))

@@ -1,4 +1,4 @@
-"""What this drafter believes of one session: the committed ids and the tree it sent on them."""
+"""What this drafter knows of one session: its committed ids, and what its verdicts teach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paceline.session import SamplingParams, SessionKey
-from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 
 # Ids that a verified row's context is cut to: methods look no further back.
@@ -21,12 +20,12 @@ class OutOfStep(ValueError):
 class Row:
     """One verified row: the last ids up to and with its own, and the target's best next ids.
 
-    `position` is the absolute one that `top_ids` are for; None when the row's parent is not known.
+    `position` is the absolute one that `top_ids` are for.
     """
 
     context: tuple[int, ...]
     top_ids: tuple[int, ...]
-    position: int | None
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +44,11 @@ class Hypothesis:
         self.key = key
         self.sampling = sampling
         self.ids: list[int] = list(known_ids)
-        self._sent = TokenTree()
-        self._sent_base = len(self.ids)
 
     @property
     def base_length(self) -> int:
         """prompt + committed length known here: where the next tree hangs."""
         return len(self.ids)
-
-    def sent(self, tree: TokenTree) -> None:
-        """Remember the tree now sent for the present base length."""
-        self._sent = tree
-        self._sent_base = len(self.ids)
 
     def learn(self, verdict: Verdict) -> Outcome:
         """Append what was committed; raises `OutOfStep` when ids between are missing or differ."""
@@ -73,37 +65,17 @@ class Hypothesis:
         return Outcome(start=known, committed=fresh, rows=rows)
 
     def _rows(self, base: int, feedback: Feedback) -> Iterator[Row]:
-        """Feedback rows with their contexts; of a tree that cannot be told, only each row's own id."""
-        count = len(feedback.row_tokens)
-        tops = [feedback.top_ids[row * feedback.top_k : (row + 1) * feedback.top_k] for row in range(count)]
-        if not count or not tops[-1]:
+        """Feedback rows with their contexts; none where a row has no ids."""
+        if not feedback.top_k:
             return
-        parents = self._verified_parents(base, feedback.row_tokens[1:])
-        root = tuple(self.ids[max(0, base - CONTEXT_IDS) : base])
-        yield Row(root, tops[0], base)
         contexts: list[tuple[int, ...]] = []
-        positions: list[int | None] = []
-        before: tuple[int, ...]
-        position: int | None
-        for token, top, parent in zip(feedback.row_tokens[1:], tops[1:], parents, strict=True):
-            if parent is None:
-                before, position = (), None
-            elif parent < 0:
-                before, position = root, base + 1
+        positions: list[int] = []
+        for row, (token, parent) in enumerate(zip(feedback.row_tokens, feedback.row_parents, strict=True)):
+            if parent < 0:
+                contexts.append(tuple(self.ids[max(0, base - CONTEXT_IDS) : base]))
+                positions.append(base)
             else:
-                above = positions[parent]
-                before, position = contexts[parent], above and above + 1
-            context = (*before, token)[-CONTEXT_IDS:]
-            contexts.append(context)
-            positions.append(position)
-            yield Row(context, top, position)
-
-    def _verified_parents(self, base: int, tokens: tuple[int, ...]) -> Sequence[int | None]:
-        """Parents of the verified nodes: the verifier takes the best of what fits its budget."""
-        tree = self._sent
-        if base >= self._sent_base:
-            tree = tree.reroot(self.ids[self._sent_base : base])
-        for candidate in (tree, tree.best(len(tokens))):
-            if candidate.tokens == tokens:
-                return candidate.parents
-        return [None] * len(tokens)
+                contexts.append((*contexts[parent], token)[-CONTEXT_IDS:])
+                positions.append(positions[parent] + 1)
+            top = feedback.top_ids[row * feedback.top_k : (row + 1) * feedback.top_k]
+            yield Row(contexts[row], top, positions[row])

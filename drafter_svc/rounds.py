@@ -178,7 +178,6 @@ class Rounds:
             return
         hypothesis = seat.hypothesis
         tree = self._method.draft(hypothesis, nodes, self._limits.depth)
-        hypothesis.sent(tree)
         if tree.tokens:
             drafted.trees.append((hypothesis.key, hypothesis.base_length, tree))
             self._counters.trees += 1

@@ -5,18 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paceline.session import SessionKey
+from paceline.tree import TokenTree
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
     """The target's most likely next ids of each verified row, best first.
 
-    `top_ids` holds `top_k` ids per entry of `row_tokens`, rows end to end.
+    Row 0 is the root's, its parent -1; every other row stands behind its parent's. `top_ids` holds
+    `top_k` ids per entry of `row_tokens`, rows end to end.
     """
 
     row_tokens: tuple[int, ...]
+    row_parents: tuple[int, ...]
     top_ids: tuple[int, ...]
     top_k: int
+
+    @classmethod
+    def of(cls, root: int, tree: TokenTree, top_ids: tuple[int, ...], top_k: int) -> Feedback:
+        """Of the last committed token and every node of a verified tree, in its order."""
+        return cls((root, *tree.tokens), (-1, *(parent + 1 for parent in tree.parents)), top_ids, top_k)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,8 +138,13 @@ def verdict_from_proto(message: tree_pb2.Verdict, *, vocab_size: int) -> Verdict
         back = message.feedback
         if len(back.top_ids) != back.top_k * len(back.row_token):
             raise WireError("feedback.top_ids", f"{len(back.top_ids)} ids are not top_k per row")
+        if len(back.row_parent) != len(back.row_token) or any(
+            not min(row - 1, 0) <= parent < row for row, parent in enumerate(back.row_parent)
+        ):
+            raise WireError("feedback.row_parent", "each row's parent must be an earlier row, the first's -1")
         feedback = Feedback(
             ids_from_proto(back.row_token, vocab_size=vocab_size, field="feedback.row_token"),
+            tuple(back.row_parent),
             ids_from_proto(back.top_ids, vocab_size=vocab_size, field="feedback.top_ids"),
             back.top_k,
         )
@@ -161,6 +166,7 @@ def verdict_to_proto(verdict: Verdict) -> tree_pb2.Verdict:
     if verdict.feedback is not None:
         feedback = tree_pb2.Feedback(
             row_token=verdict.feedback.row_tokens,
+            row_parent=verdict.feedback.row_parents,
             top_ids=verdict.feedback.top_ids,
             top_k=verdict.feedback.top_k,
         )

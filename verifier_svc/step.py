@@ -287,7 +287,7 @@ class StepLoop:
         feedback = None
         if decision.top_k and told == base:
             root = session.token_ids[base - 1]
-            feedback = Feedback((root, *row.tree.tokens), decision.top_ids, decision.top_k)
+            feedback = Feedback.of(root, row.tree, decision.top_ids, decision.top_k)
         return SessionStep(
             key=session.key,
             outcome=StepOutcome(

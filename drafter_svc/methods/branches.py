@@ -43,7 +43,7 @@ class Branches:
         base = session.base_length
         levels: list[dict[int, float]] = []
         for row in outcome.rows:
-            if row.position is None or row.position < base:
+            if row.position < base:
                 continue
             while len(levels) <= row.position - base:
                 levels.append({})

@@ -22,14 +22,16 @@ class TokenTree(_message.Message):
     def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., base_length: _Optional[int] = ..., token: _Optional[_Iterable[int]] = ..., parent: _Optional[_Iterable[int]] = ..., log_prob: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Feedback(_message.Message):
-    __slots__ = ("row_token", "top_ids", "top_k")
+    __slots__ = ("row_token", "top_ids", "top_k", "row_parent")
     ROW_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOP_IDS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ROW_PARENT_FIELD_NUMBER: _ClassVar[int]
     row_token: _containers.RepeatedScalarFieldContainer[int]
     top_ids: _containers.RepeatedScalarFieldContainer[int]
     top_k: int
-    def __init__(self, row_token: _Optional[_Iterable[int]] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    row_parent: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, row_token: _Optional[_Iterable[int]] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_k: _Optional[int] = ..., row_parent: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("key", "base_length", "committed", "accepted", "drafted", "draft_budget", "feedback", "finished")

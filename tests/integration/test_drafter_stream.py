@@ -151,6 +151,7 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         verdict = self._verdict(session_id, base, play.text[base : play.known])
         verdict.accepted, verdict.drafted = accepted, len(tree)
         verdict.feedback.row_token.extend([play.text[base - 1], *tree.tokens])
+        verdict.feedback.row_parent.extend([-1, *(parent + 1 for parent in tree.parents)])
         verdict.feedback.top_k = TOP_K
         for token in verdict.feedback.row_token:
             verdict.feedback.top_ids.extend((token + step) % VOCAB for step in range(1, TOP_K + 1))

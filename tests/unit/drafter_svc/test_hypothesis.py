@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafter_svc.hypothesis import Hypothesis, OutOfStep, Row
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, OutOfStep, Row
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
@@ -41,31 +41,37 @@ def test_a_verdict_that_contradicts_what_is_known_is_out_of_step() -> None:
 
 def test_rows_carry_the_path_of_their_node() -> None:
     known = session(1, 2)
-    known.sent(TokenTree((5, 6, 7), (-1, 0, -1), (-0.1, -0.1, -2.0)))
-    feedback = Feedback(row_tokens=(2, 5, 6, 7), top_ids=(5, 6, 9, 8), top_k=1)
+    verified = TokenTree((5, 6, 7), (-1, 0, -1), (-0.1, -0.1, -2.0))
+    feedback = Feedback.of(2, verified, top_ids=(5, 0, 6, 0, 9, 0, 8, 0), top_k=2)
     outcome = known.learn(Verdict(KEY, 2, (5, 6, 9), accepted=2, drafted=3, feedback=feedback))
     assert outcome.rows == (
-        Row((1, 2), (5,), 2),
-        Row((1, 2, 5), (6,), 3),
-        Row((1, 2, 5, 6), (9,), 4),
-        Row((1, 2, 7), (8,), 3),
+        Row((1, 2), (5, 0), 2),
+        Row((1, 2, 5), (6, 0), 3),
+        Row((1, 2, 5, 6), (9, 0), 4),
+        Row((1, 2, 7), (8, 0), 3),
     )
 
 
-def test_rows_of_a_tree_that_was_rerooted_and_pruned_find_their_context() -> None:
-    known = session(1)
-    known.sent(TokenTree((2, 3, 4, 9), (-1, 0, 0, -1), (-0.1, -0.1, -3.0, -4.0)))
-    known.learn(Verdict(KEY, 1, (2,)))
-    feedback = Feedback(row_tokens=(2, 3), top_ids=(3, 7), top_k=1)
-    outcome = known.learn(Verdict(KEY, 2, (3, 7), accepted=1, drafted=1, feedback=feedback))
-    assert outcome.rows == (Row((1, 2), (3,), 2), Row((1, 2, 3), (7,), 3))
-
-
-def test_rows_of_an_unknown_tree_keep_only_their_own_id() -> None:
-    known = session(1, 2)
-    feedback = Feedback(row_tokens=(2, 30, 31), top_ids=(5, 6, 9), top_k=1)
-    outcome = known.learn(Verdict(KEY, 2, (5,), drafted=2, feedback=feedback))
-    assert outcome.rows == (Row((1, 2), (5,), 2), Row((30,), (6,), None), Row((31,), (9,), None))
+@given(
+    ids=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    known=st.integers(0, 3),
+    parents=st.lists(st.integers(-1, 20), max_size=20),
+)
+def test_the_rows_of_any_tree_find_their_whole_path(ids: list[int], known: int, parents: list[int]) -> None:
+    """Whatever the verifier took of a tree that was sent, and in whatever order."""
+    parents = [min(parent, node - 1) for node, parent in enumerate(parents)]
+    tokens = tuple(range(10, 10 + len(parents)))
+    paths = [tuple(ids)]
+    for token, parent in zip(tokens, parents, strict=True):
+        paths.append((*paths[parent + 1], token))
+    tree = TokenTree(tokens, tuple(parents), (-1.0,) * len(tokens))
+    feedback = Feedback.of(ids[-1], tree, tuple(range(len(paths))), 1)
+    # Some of what was committed may be known from the answer to a Join.
+    committed = tuple(range(30, 33))
+    outcome = session(*ids, *committed[:known]).learn(Verdict(KEY, len(ids), committed, feedback=feedback))
+    assert outcome.rows == tuple(
+        Row(path[-CONTEXT_IDS:], (row,), len(path)) for row, path in enumerate(paths)
+    )
 
 
 @given(

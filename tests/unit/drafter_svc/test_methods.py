@@ -29,18 +29,16 @@ def session(ids: list[int], session_id: str = "s", temperature: float = 0.0) -> 
 
 def step(method: Method, known: Hypothesis, tree: TokenTree, truth: list[int], top: list[int]) -> None:
     """Play one verify step of a target that follows `truth` and whose top ids are always `top`."""
-    known.sent(tree)
     node, accepted = -1, 0
     while accepted < len(truth) - 1 and (child := tree.child(node, truth[accepted])) is not None:
         node, accepted = child, accepted + 1
-    rows = (known.ids[-1], *tree.tokens)
     verdict = Verdict(
         known.key,
         known.base_length,
         tuple(truth[: accepted + 1]),
         accepted=accepted,
         drafted=len(tree),
-        feedback=Feedback(rows, tuple(top) * len(rows), len(top)),
+        feedback=Feedback.of(known.ids[-1], tree, tuple(top) * (len(tree) + 1), len(top)),
     )
     method.observe(known, known.learn(verdict))
     method.settle()
@@ -80,7 +78,8 @@ def test_every_tree_is_valid_for_any_history(
 def test_ids_outside_the_vocabulary_are_never_drafted(name: str, prompt: list[int], rows: list[int]) -> None:
     method = methods.create(name, VOCAB)
     known = session(prompt)
-    feedback = Feedback((known.ids[-1], *rows), tuple([known.ids[0]] * (len(rows) + 1)), 1)
+    verified = TokenTree(tuple(rows), (-1,) * len(rows), (-1.0,) * len(rows))
+    feedback = Feedback.of(known.ids[-1], verified, tuple([known.ids[0]] * (len(rows) + 1)), 1)
     method.observe(known, known.learn(Verdict(known.key, known.base_length, (3,), feedback=feedback)))
     check(method.draft(known, 31, 8), vocab_size=VOCAB, max_nodes=31, max_depth=8)
 

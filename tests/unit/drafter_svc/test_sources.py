@@ -57,7 +57,7 @@ def test_recycling_is_bounded_and_forgets_the_oldest() -> None:
     table = Recycling(1, ODDS, capacity=2)
     known = session(1)
     for token in (1, 2, 1, 3):
-        table.observe(known, Outcome(1, (), (Row((token,), (7,), None),)))
+        table.observe(known, Outcome(1, (), (Row((token,), (7,), 1),)))
     propose = table.proposer(known)
     assert [bool(propose((token,), 0)) for token in (1, 2, 3)] == [True, False, True]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -41,9 +42,14 @@ TREES = st.lists(st.tuples(COUNT, st.integers(-1, 40), float32(-50, 0)), max_siz
     lambda nodes: TokenTree(*(tuple(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()
 )
 FEEDBACKS = st.integers(1, 4).flatmap(
-    lambda top_k: st.lists(st.tuples(IDS, st.lists(IDS, min_size=top_k, max_size=top_k)), max_size=6).map(
+    lambda top_k: st.lists(
+        st.tuples(IDS, st.lists(IDS, min_size=top_k, max_size=top_k), COUNT), min_size=1, max_size=6
+    ).map(
         lambda rows: Feedback(
-            tuple(token for token, _ in rows), tuple(each for _, ids in rows for each in ids), top_k
+            tuple(token for token, _, _ in rows),
+            (-1, *(number % row for row, (_, _, number) in enumerate(rows[1:], start=1))),
+            tuple(each for _, ids, _ in rows for each in ids),
+            top_k,
         )
     )
 )
@@ -164,13 +170,25 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_place() -> None:
         wire.ids_from_proto([1, 999, 1000], vocab_size=VOCAB, field="prompt_ids")
 
 
+def feedback(
+    row_token: Sequence[int] = (1,), row_parent: Sequence[int] = (-1,), top_ids: Sequence[int] = (1,)
+) -> tree_pb2.Feedback:
+    return tree_pb2.Feedback(row_token=row_token, row_parent=row_parent, top_ids=top_ids, top_k=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"committed": [VOCAB]}, "committed"),
         ({"feedback": tree_pb2.Feedback(row_token=[1], top_ids=[1, 2, 3], top_k=2)}, "feedback.top_ids"),
-        ({"feedback": tree_pb2.Feedback(row_token=[VOCAB], top_ids=[1], top_k=1)}, "feedback.row_token"),
-        ({"feedback": tree_pb2.Feedback(row_token=[1], top_ids=[VOCAB], top_k=1)}, "feedback.top_ids"),
+        ({"feedback": feedback(row_token=[VOCAB])}, "feedback.row_token"),
+        ({"feedback": feedback(top_ids=[VOCAB])}, "feedback.top_ids"),
+        ({"feedback": feedback(row_parent=[])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[-1, 0])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[0])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[-2])}, "feedback.row_parent"),
+        ({"feedback": feedback([1, 2], [-1, -1], [3, 4])}, "feedback.row_parent"),
+        ({"feedback": feedback([1, 2], [-1, 1], [3, 4])}, "feedback.row_parent"),
         ({"key": session_pb2.SessionKey(session_id="a")}, "key.epoch"),
     ],
 )

@@ -1,0 +1,123 @@
+"""What a drafter is told of verified rows: which of its nodes they were, and what the model said there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from paceline.engine.model import BLOCK_SIZE
+from paceline.session import SamplingParams, SessionKey
+from paceline.tree import TokenTree
+from paceline.verdict import Verdict
+from tests.engine_loop import EngineLoop, Running, generate, loaded
+from verifier_svc import warmup
+from verifier_svc.cost import StepCost
+from verifier_svc.scheduler import Limits
+from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.step import SessionStep, StepLoop, engine_thread
+
+PROMPT = [1, 5, 9]
+TOKENS = 120
+TOP_K = 3
+
+
+def _boastful(text: list[int], base: int) -> TokenTree:
+    """The text's next ids, said to be unlikely, behind others that are said to be nearly certain."""
+    wrong = [token for token in range(300, 310) if token not in text[base : base + 1]][:4]
+    right = text[base : base + 3]
+    tokens = [token for first in wrong for token in (first, 8)] + right
+    parents = [node for first in range(0, 2 * len(wrong), 2) for node in (-1, first)]
+    parents += [-1, *range(len(parents), len(parents) + len(right) - 1)][: len(right)]
+    return TokenTree(tuple(tokens), tuple(parents), (*[-0.1] * (2 * len(wrong)), *[-1.5] * len(right)))
+
+
+def _paths(tokens: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[int, ...]]:
+    paths: list[tuple[int, ...]] = []
+    for token, parent in zip(tokens, parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    return paths
+
+
+def _verdicts(folder: Path, text: list[int]) -> list[tuple[TokenTree, Verdict]]:
+    """Every verdict of a session whose drafter boasts, with the tree it answers."""
+    taught: list[tuple[TokenTree, Verdict]] = []
+    done = threading.Event()
+    session = Session(
+        key=SessionKey("s", 1),
+        prompt_length=len(PROMPT),
+        token_ids=list(PROMPT),
+        sampling=SamplingParams(max_tokens=TOKENS),
+        length_limit=len(PROMPT) + TOKENS,
+        stream_id=1,
+        told_length=len(PROMPT),
+    )
+    tree = TokenTree()
+
+    def deliver(steps: list[SessionStep]) -> None:
+        nonlocal tree
+        for step in steps:
+            taught.append((tree, step.verdict))
+            if step.verdict.finished:
+                done.set()
+            else:
+                tree = _boastful(text, session.length)
+                with loop.lock:
+                    loop.offer_tree(session, session.length, tree)
+
+    with loaded(folder) as decoder, engine_thread() as engine:
+        loop = StepLoop(
+            decoder,
+            SessionTable(1),
+            engine,
+            blocks=16,
+            prefix_cache=False,
+            limits=Limits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
+            draft_rows=8,
+            max_draft_wait=0.0,
+            divergence_interval=0,
+            feedback_top_k=lambda _: TOP_K,
+            deliver=deliver,
+            on_failure=done.set,
+        )
+        loop.start()
+        with loop.lock:
+            loop.table.add(session)
+            loop.lock.notify_all()
+        ended = done.wait(60)
+        loop.stop()
+        assert ended
+        assert loop.failure is None
+    return taught
+
+
+def test_rows_say_which_nodes_were_verified_and_what_came_of_each(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where rows cost nothing: a tiny model's own times would leave it to chance what is verified.
+    monkeypatch.setattr(warmup, "measure", lambda *_, **__: StepCost({1: 1.0, 8: 1.0}, 0.0))
+    with loaded(tiny_model) as decoder:
+        engine = EngineLoop.of(decoder, blocks=16)
+        running = Running(list(PROMPT), len(PROMPT), SamplingParams(max_tokens=TOKENS))
+        text = PROMPT + generate(engine, [running], TOKENS)[0]
+    taught = _verdicts(tiny_model, text)
+    own_choice = 0
+    for sent, verdict in taught:
+        assert list(verdict.committed) == text[verdict.base_length :][: len(verdict.committed)]
+        back = verdict.feedback
+        assert back is not None
+        assert len(back.row_tokens) == 1 + verdict.drafted == len(back.row_parents)
+        assert len(back.top_ids) == TOP_K * len(back.row_tokens)
+        assert (back.row_tokens[0], back.row_parents[0]) == (text[verdict.base_length - 1], -1)
+        verified = tuple(parent - 1 for parent in back.row_parents[1:])
+        paths = _paths(back.row_tokens[1:], verified)
+        assert set(paths) <= set(_paths(sent.tokens, sent.parents))
+        own_choice += sent.best(verdict.drafted).tokens != back.row_tokens[1:]
+        # At the last accepted row the model's best id is the token that it added itself.
+        *accepted, bonus = verdict.committed
+        row = 1 + paths.index(tuple(accepted)) if accepted else 0
+        assert back.top_ids[row * TOP_K] == bonus
+    # It was not the drafter's word alone that chose.
+    assert own_choice > len(taught) / 4
+    assert any(verdict.accepted for _, verdict in taught)
