@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from paceline import collector
+
+if __name__ == "__main__":
+    # What is imported below is never garbage.
+    collector.rest()
+
 import asyncio
 import logging
 import socket

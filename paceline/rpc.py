@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from paceline import collector
 from paceline.decoding import Decoding
 from paceline.handshake import HandshakeError
 from paceline.roles import Role
@@ -320,6 +321,7 @@ class Connection:
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run `main` until it returns; SIGTERM and SIGINT set the event it gets, a second one exits at once."""
+    collector.spare()
 
     async def guarded() -> None:
         stop = asyncio.Event()

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from paceline import collector
+
 
 class SettingsError(ValueError):
     """The process cannot start as set; the message says which setting and what to do."""
@@ -121,6 +123,7 @@ def service_command(
     prefix = str(settings_type.model_config["env_prefix"])
 
     def callback(**flags: Any) -> None:
+        collector.spare()
         given = {key: value for key, value in flags.items() if value is not None}
         try:
             run(load_settings(settings_type, **given))

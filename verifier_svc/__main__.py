@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from paceline import collector
+
+if __name__ == "__main__":
+    # What is imported below is never garbage.
+    collector.rest()
+
 import asyncio
 import signal
 import sys
@@ -172,6 +178,7 @@ def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> No
     # torchrun passes a signal on to all ranks, and the leader needs them as long as it drains.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    collector.spare()
     log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
     engine.submit(lambda: parallel.follow(ranks, decoder, decoder.kv_pool(blocks))).result()
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from paceline import __version__
+from paceline import __version__, collector
 from paceline.cli import generate, key, model, status, up
 
 _OURS = "Use it"
@@ -77,7 +77,10 @@ def _register(entry: EntryPoint) -> None:
 
 def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
     def forward(context: typer.Context) -> None:
-        entry.load().main(args=context.args, prog_name=f"paceline {entry.name}")
+        collector.rest()
+        command = entry.load()
+        collector.spare()
+        command.main(args=context.args, prog_name=f"paceline {entry.name}")
 
     return forward
 
