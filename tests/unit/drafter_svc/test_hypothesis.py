@@ -52,6 +52,13 @@ def test_rows_carry_the_path_of_their_node() -> None:
     )
 
 
+def test_rows_without_ids_teach_nothing() -> None:
+    """Else they would stand for what the tables know of the same texts."""
+    verified = TokenTree((5,), (-1,), (-0.1,))
+    verdict = Verdict(KEY, 2, (5, 6), accepted=1, drafted=1, feedback=Feedback.of(2, verified, (), 0))
+    assert session(1, 2).learn(verdict).rows == ()
+
+
 @given(
     ids=st.lists(st.integers(0, 9), min_size=1, max_size=12),
     known=st.integers(0, 3),
