@@ -8,6 +8,9 @@ from enum import StrEnum
 from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
 from paceline.tree import TokenTree
 
+# What a session's trees are taken to bring before they show it, in tokens.
+HOPED_GAIN = 1.0
+
 
 class Refusal(StrEnum):
     """Why a session is not taken."""
@@ -59,7 +62,7 @@ class Session:
     accepted_tokens: int = 0
     opened_length: int = 0
     # Running mean of the tokens that a tree brought, less those that its rows cost.
-    tree_gain: float = 1.0
+    tree_gain: float = HOPED_GAIN
 
     @property
     def length(self) -> int:

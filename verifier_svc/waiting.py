@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from verifier_svc.sessions import Session
+from verifier_svc.budget import PROBE_STEPS
+from verifier_svc.sessions import HOPED_GAIN, Session
 
 # A tree is overdue after so many mean delays; after so many seconds its drafter is taken not to answer.
 PATIENCE = 3
@@ -20,8 +21,11 @@ GIVE_UP_SECONDS = 0.25
 ASKED_TREES = 4
 # Share of a new measurement in the means, and the longest delay that counts.
 _WEIGHT = 0.2
-# Share of a new tree in a session's mean gain.
-_GAIN_WEIGHT = 0.1
+# Share of a new tree in a session's mean gain, at least: what single trees bring is far apart, and too short
+# a memory takes three unlucky ones for a text that cannot be drafted.
+_GAIN_WEIGHT = 0.03
+# So many trees count as much as what a session's were hoped to bring before they showed it.
+_HOPED_TREES = 5
 _LONGEST_SECONDS = 1.0
 
 
@@ -60,7 +64,8 @@ class TreeWait:
 
     def verified(self, session: Session, gain: float) -> None:
         """A tree of the session was there, and brought so many tokens more than its rows cost."""
-        session.tree_gain += _GAIN_WEIGHT * (gain - session.tree_gain)
+        share = max(_GAIN_WEIGHT, 1 / (_HOPED_TREES + session.drafted_steps))
+        session.tree_gain += share * (gain - session.tree_gain)
 
     def stepped(self, seconds: float) -> None:
         """A step would have taken so long without trees."""
@@ -84,7 +89,7 @@ class TreeWait:
             [
                 # One that is late is as far as one that was just asked for.
                 Awaited(
-                    max(0.0, session.tree_gain),
+                    _gain_of_waiting(session),
                     mean - waited if waited < mean else mean,
                     PATIENCE * mean - waited,
                 )
@@ -96,6 +101,15 @@ class TreeWait:
             step_seconds=self._step_seconds,
             limit=limit,
         )
+
+
+def _gain_of_waiting(session: Session) -> float:
+    """Tokens that the session's next tree is worth, less what its rows cost; not below 0.
+
+    Trees that nobody waits for come late and teach nothing, so once in `PROBE_STEPS` steps one is hoped for
+    as at the beginning.
+    """
+    return max(0.0, session.tree_gain, HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0)
 
 
 def wait_seconds(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
+from verifier_svc.budget import PROBE_STEPS
 from verifier_svc.sessions import Session
 from verifier_svc.waiting import GIVE_UP_SECONDS, PATIENCE, Awaited, TreeWait, wait_seconds
 
@@ -89,6 +90,8 @@ def session() -> Session:
         opened_length=2,
     )
     opened.num_computed, opened.stream_id = 2, 1
+    # Not one of the steps in which a tree is hoped for whatever came of the others.
+    opened.steps = 1
     return opened
 
 
@@ -100,6 +103,11 @@ def _answers(wait: TreeWait, clock: _Clock, session: Session, seconds: float, *,
         session.num_computed += 1
     clock.now += seconds
     wait.came(session, base)
+
+
+def _verified(wait: TreeWait, session: Session, gain: float) -> None:
+    session.drafted_steps += 1
+    wait.verified(session, gain)
 
 
 def test_a_drafter_is_waited_for_as_long_as_it_has_been_taking(
@@ -182,8 +190,43 @@ def test_trees_that_bring_nothing_are_not_waited_for(wait: TreeWait, session: Se
     assert wait.seconds([session], limit=1.0) > 0.0
     # Nodes are accepted now and then, and cost as much: or none is worth its row.
     for gain in (0.3, -0.3, 0.0) * 20:
-        wait.verified(session, gain)
+        _verified(wait, session, gain)
     assert wait.seconds([session], limit=1.0) == 0.0
     for _ in range(20):
-        wait.verified(session, 2.0)
+        _verified(wait, session, 2.0)
     assert wait.seconds([session], limit=1.0) > 0.0
+
+
+def test_a_new_session_whose_trees_bring_nothing_shows_it_soon(wait: TreeWait, session: Session) -> None:
+    wait.asked(session)
+    for _ in range(5):
+        assert wait.seconds([session], limit=1.0) > 0.0, "five trees are no proof"
+        _verified(wait, session, -0.3)
+    for _ in range(15):
+        _verified(wait, session, -0.3)
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_a_few_unlucky_trees_do_not_end_the_waiting(wait: TreeWait, session: Session) -> None:
+    """A tree that nobody waits for is late, and shows nothing: it would be for long."""
+    wait.asked(session)
+    for _ in range(50):
+        _verified(wait, session, 1.0)
+    for _ in range(15):
+        _verified(wait, session, -0.5)
+    assert wait.seconds([session], limit=1.0) > 0.0
+
+
+def test_trees_that_brought_nothing_are_hoped_for_now_and_then(wait: TreeWait, session: Session) -> None:
+    for _ in range(200):
+        _verified(wait, session, -0.5)
+    wait.asked(session)
+    waited = []
+    for session.steps in range(100, 100 + 4 * PROBE_STEPS):
+        waited.append(wait.seconds([session], limit=1.0) > 0.0)
+    assert waited.count(True) == 4
+    while wait.seconds([session], limit=1.0) == 0.0 or session.steps % PROBE_STEPS == 0:
+        if session.steps % PROBE_STEPS == 0:
+            _verified(wait, session, 2.0)
+        session.steps += 1
+        assert session.steps < 1000, "trees that bring something again are never waited for"
