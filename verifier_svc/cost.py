@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 # Row counts at which kernels change: T is a staircase, and only these are measured and chosen.
 EDGES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-# Share of a new step in the running mean of its edge.
-_WEIGHT = 0.05
+# Share of a new step's error by which every edge is corrected, and by which its own is beyond that: mostly
+# the whole machine has become slower or faster, as its memory or its clock has.
+_WEIGHT, _OWN_WEIGHT = 0.05, 0.01
 # No step counts as shorter than this share of the first measurement, whatever its blocks are taken to cost.
 _LEAST_SHARE = 0.2
 
@@ -17,7 +18,8 @@ class StepCost:
     """T(rows, blocks) = T(rows) at the next edge + blocks * seconds per block of KV that is read.
 
     After TurboSpec (arXiv 2406.14066), which fits one slope to the rows: on real machines the rows are a
-    staircase, so here every edge has its own mean. Forced monotone: a wider step never counts as cheaper.
+    staircase, so here every edge has its own mean; what is slower for one width is taken to be so for all
+    until they are seen. Forced monotone: a wider step never counts as cheaper.
     """
 
     def __init__(
@@ -70,7 +72,11 @@ class StepCost:
         seconds -= self._per_block * max(0, blocks - 1) + self._of_prompts(prompt_rows, row_blocks)
         # One stall, the machine's or the interpreter's, is no news.
         seen = min(max(seconds, self._least[edge]), 3 * self._rows[edge])
-        self._rows[edge] += _WEIGHT * (seen - self._rows[edge])
+        error = seen / self._rows[edge]
+        # Were only its own corrected, widths that were last taken in a slow hour would look dear for ever. In
+        # proportion: errors that even out for one width do so for those that are not taken.
+        for each in edges:
+            self._rows[each] *= error ** (_WEIGHT + _OWN_WEIGHT if each == edge else _WEIGHT)
 
     def _of_prompts(self, rows: int, row_blocks: int) -> float:
         """What rows of prompts take more than other rows."""

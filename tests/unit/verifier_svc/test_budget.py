@@ -175,7 +175,6 @@ def test_costs_are_learned_beside_prompts_too() -> None:
     for _ in range(300):
         cost.observe(8, 1, 4.0 + 0.01 * 24 * 10 - 0.02 * 24, prompt_rows=24, row_blocks=24 * 10)
     assert cost.seconds(32, 1) == pytest.approx(4.0, rel=0.01)
-    assert cost.seconds(8, 1) == 1.0
 
 
 def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
@@ -222,7 +221,35 @@ def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
     for _ in range(200):
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
-    assert cost.seconds(1, 1) == 1.0
+
+
+def test_a_slower_machine_is_slower_for_widths_that_are_not_taken_too() -> None:
+    """Were it only for those that are, the others would look cheap, and later, at full speed again, dear."""
+    cost = StepCost({1: 1.0, 8: 2.0, 16: 3.0}, 0.0)
+    for _ in range(200):
+        cost.observe(8, 1, 4.0)
+    assert [cost.seconds(rows, 1) for rows in (1, 8, 16)] == pytest.approx([2.0, 4.0, 6.0], rel=0.2)
+    for _ in range(200):
+        cost.observe(8, 1, 2.0)
+    assert [cost.seconds(rows, 1) for rows in (1, 8, 16)] == pytest.approx([1.0, 2.0, 3.0], rel=0.01)
+
+
+def test_noise_makes_no_width_dearer_that_is_not_taken() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0, 16: 3.0}, 0.0)
+    for _ in range(20_000):
+        cost.observe(8, 1, 1.4)
+        cost.observe(8, 1, 2.8)
+    ratio = cost.seconds(16, 1) / cost.seconds(8, 1)
+    assert ratio == pytest.approx(1.5, rel=0.05)
+
+
+def test_widths_that_are_taken_are_told_apart() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0, 16: 3.0}, 0.0)
+    for _ in range(600):
+        cost.observe(1, 1, 2.0)
+        cost.observe(8, 1, 2.5)
+    assert cost.seconds(1, 1) == pytest.approx(2.0, rel=0.03)
+    assert cost.seconds(8, 1) == pytest.approx(2.5, rel=0.03)
 
 
 def test_a_step_never_becomes_free_however_dear_its_blocks_are_taken_to_be() -> None:

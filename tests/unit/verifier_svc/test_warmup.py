@@ -23,8 +23,9 @@ class Machine:
     def __init__(self) -> None:
         self.now = 0.0
         self.forwards: dict[int, int] = {}
-        # The first forward of so many rows takes a second more.
+        # The first forwards of so many rows take a second more.
         self.disturbed_rows = 0
+        self.disturbances = 1
 
     def batch(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         return segments
@@ -41,7 +42,7 @@ class Machine:
         )
         apart = len({segment.blocks for segment in segments}) - 1
         self.now += STEP + ROW * rows + LOGITS * logits + BLOCK * blocks + APART * apart
-        if rows == self.disturbed_rows and rows not in self.forwards:
+        if rows == self.disturbed_rows and self.forwards.get(rows, 0) < self.disturbances:
             self.now += 1.0
         self.forwards[rows] = self.forwards.get(rows, 0) + 1
         return _Logits()
@@ -84,6 +85,13 @@ def test_where_there_is_one_block_rows_are_measured_all_the_same(machine: Machin
 def test_a_step_that_was_disturbed_is_timed_again(machine: Machine) -> None:
     machine.disturbed_rows = 4
     assert _measure(machine).seconds(4, 1) == pytest.approx(STEP + (ROW + LOGITS) * 4)
+
+
+def test_a_width_that_was_always_disturbed_counts_as_the_next(machine: Machine) -> None:
+    """Wider ones count as at least as dear, so all of them would look dear."""
+    machine.disturbed_rows, machine.disturbances = 6, 100
+    cost = _measure(machine)
+    assert cost.seconds(6, 1) == cost.seconds(8, 1) == pytest.approx(STEP + (ROW + LOGITS) * 8)
 
 
 def test_long_steps_are_timed_less_often_than_short_ones(machine: Machine) -> None:
