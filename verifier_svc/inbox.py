@@ -19,10 +19,9 @@ def take(session: Session, room: int) -> tuple[TokenTree, bool]:
     fitting = tree.reroot(session.token_ids[base:])
     if not fitting.tokens:
         return TokenTree(), True
-    deepest = session.length_limit - session.length - 1
     depths = fitting.depths()
-    if max(depths) > deepest:
-        fitting = fitting.select([node for node, depth in enumerate(depths) if depth <= deepest])
+    if max(depths) > session.deepest_node:
+        fitting = fitting.select([node for node, depth in enumerate(depths) if depth <= session.deepest_node])
     return fitting.best(room), False
 
 

@@ -70,6 +70,11 @@ class Session:
         return len(self.token_ids)
 
     @property
+    def deepest_node(self) -> int:
+        """How deep a draft node may stand to be of use: one token of each step is the target's own."""
+        return self.length_limit - self.length - 1
+
+    @property
     def decoding(self) -> bool:
         """Whether only the last token's row is missing from the KV."""
         return self.num_computed == self.length - 1 and self.length > self.prompt_length

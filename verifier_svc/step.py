@@ -141,7 +141,9 @@ class StepLoop:
         self.lock.notify_all()
 
     def draft_budget(self, session: Session) -> int:
-        """Nodes a session's next tree may have."""
+        """Nodes a session's next tree may have; none before its last token, which is the target's."""
+        if session.deepest_node < 1:
+            return 0
         return self._asked or self._budget.probe(session.steps, sessions=len(self.table))
 
     def _run(self) -> None:

@@ -40,7 +40,7 @@ def _paths(tokens: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[int,
     return paths
 
 
-def _verdicts(folder: Path, text: list[int]) -> list[tuple[TokenTree, Verdict]]:
+def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple[TokenTree, Verdict]]:
     """Every verdict of a session whose drafter boasts, with the tree it answers."""
     taught: list[tuple[TokenTree, Verdict]] = []
     done = threading.Event()
@@ -48,8 +48,8 @@ def _verdicts(folder: Path, text: list[int]) -> list[tuple[TokenTree, Verdict]]:
         key=SessionKey("s", 1),
         prompt_length=len(PROMPT),
         token_ids=list(PROMPT),
-        sampling=SamplingParams(max_tokens=TOKENS),
-        length_limit=len(PROMPT) + TOKENS,
+        sampling=SamplingParams(max_tokens=tokens),
+        length_limit=len(PROMPT) + tokens,
         stream_id=1,
         told_length=len(PROMPT),
     )
@@ -92,15 +92,17 @@ def _verdicts(folder: Path, text: list[int]) -> list[tuple[TokenTree, Verdict]]:
     return taught
 
 
-def test_rows_say_which_nodes_were_verified_and_what_came_of_each(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As where rows cost nothing: a tiny model's own times would leave it to chance what is verified.
+@pytest.fixture
+def text(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the session's text will be; rows cost nothing: else a tiny model's times say what is verified."""
     monkeypatch.setattr(warmup, "measure", lambda *_, **__: StepCost({1: 1.0, 8: 1.0}, 0.0))
     with loaded(tiny_model) as decoder:
         engine = EngineLoop.of(decoder, blocks=16)
         running = Running(list(PROMPT), len(PROMPT), SamplingParams(max_tokens=TOKENS))
-        text = PROMPT + generate(engine, [running], TOKENS)[0]
+        return PROMPT + generate(engine, [running], TOKENS)[0]
+
+
+def test_rows_say_which_nodes_were_verified_and_what_came_of_each(tiny_model: Path, text: list[int]) -> None:
     taught = _verdicts(tiny_model, text)
     own_choice = 0
     for sent, verdict in taught:
@@ -121,3 +123,11 @@ def test_rows_say_which_nodes_were_verified_and_what_came_of_each(
     # It was not the drafter's word alone that chose.
     assert own_choice > len(taught) / 4
     assert any(verdict.accepted for _, verdict in taught)
+
+
+def test_nothing_is_asked_for_before_the_last_token(tiny_model: Path, text: list[int]) -> None:
+    """It is the target's own, so a tree would only be waited for."""
+    (_, one_left), (_, last) = _verdicts(tiny_model, text, tokens=2)
+    assert (one_left.draft_budget, last.drafted, last.finished) == (0, 0, True)
+    (_, two_left), *_ = _verdicts(tiny_model, text, tokens=3)
+    assert two_left.draft_budget > 0
