@@ -7,9 +7,15 @@ from collections.abc import Mapping
 
 # Row counts at which kernels change: T is a staircase, and only these are measured and chosen.
 EDGES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-# Share of a new step's error by which every edge is corrected, and by which its own is beyond that: mostly
-# the whole machine has become slower or faster, as its memory or its clock has.
-_WEIGHT, _OWN_WEIGHT = 0.05, 0.01
+# Share of a new step's error by which its own edge is corrected, and of that the least that is its own alone.
+# The rest corrects every edge: where a width that is known has changed, the whole machine mostly has, its
+# memory or its clock.
+_WEIGHT, _OWN_WEIGHT = 0.06, 0.01
+# What was timed at the start was timed while other services were starting: it counts as so many steps.
+_TIMED_STEPS = 8
+# A step counts as so many times as long as expected at most: one stall, the machine's or the interpreter's,
+# is no news.
+_STALL = 2.0
 # No step counts as shorter than this share of the first measurement, whatever its blocks are taken to cost.
 _LEAST_SHARE = 0.2
 
@@ -36,6 +42,8 @@ class StepCost:
         """
         self._rows = dict(rows) or {1: 1.0}
         self._least = {edge: _LEAST_SHARE * seconds for edge, seconds in self._rows.items()}
+        # Steps that each edge was corrected by.
+        self._seen = dict.fromkeys(self._rows, 0)
         self._per_block = max(0.0, per_block)
         self._per_row_and_block = max(0.0, per_row_and_block)
         self._per_logits = max(0.0, per_logits)
@@ -70,13 +78,15 @@ class StepCost:
             return
         edge = edges[place]
         seconds -= self._per_block * max(0, blocks - 1) + self._of_prompts(prompt_rows, row_blocks)
-        # One stall, the machine's or the interpreter's, is no news.
-        seen = min(max(seconds, self._least[edge]), 3 * self._rows[edge])
-        error = seen / self._rows[edge]
+        error = min(max(seconds, self._least[edge]) / self._rows[edge], _STALL)
+        own = max(_OWN_WEIGHT, 1 / (_TIMED_STEPS + self._seen[edge]))
+        shared = max(0.0, _WEIGHT - own)
+        self._seen[edge] += 1
         # Were only its own corrected, widths that were last taken in a slow hour would look dear for ever. In
         # proportion: errors that even out for one width do so for those that are not taken.
         for each in edges:
-            self._rows[each] *= error ** (_WEIGHT + _OWN_WEIGHT if each == edge else _WEIGHT)
+            self._rows[each] *= error**shared
+        self._rows[edge] *= error**own
 
     def _of_prompts(self, rows: int, row_blocks: int) -> float:
         """What rows of prompts take more than other rows."""

@@ -227,11 +227,21 @@ def test_a_slower_machine_is_slower_for_widths_that_are_not_taken_too() -> None:
     """Were it only for those that are, the others would look cheap, and later, at full speed again, dear."""
     cost = StepCost({1: 1.0, 8: 2.0, 16: 3.0}, 0.0)
     for _ in range(200):
+        cost.observe(8, 1, 2.0)
+    for _ in range(200):
         cost.observe(8, 1, 4.0)
     assert [cost.seconds(rows, 1) for rows in (1, 8, 16)] == pytest.approx([2.0, 4.0, 6.0], rel=0.2)
     for _ in range(200):
         cost.observe(8, 1, 2.0)
     assert [cost.seconds(rows, 1) for rows in (1, 8, 16)] == pytest.approx([1.0, 2.0, 3.0], rel=0.01)
+
+
+def test_a_width_that_was_timed_wrongly_is_soon_known_and_says_little_of_others() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0, 64: 10.0}, 0.0)
+    for _ in range(40):
+        cost.observe(64, 1, 6.0)
+    assert cost.seconds(64, 1) == pytest.approx(6.0, rel=0.05)
+    assert [cost.seconds(rows, 1) for rows in (1, 8)] == pytest.approx([1.0, 2.0], rel=0.1)
 
 
 def test_noise_makes_no_width_dearer_that_is_not_taken() -> None:
