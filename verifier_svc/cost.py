@@ -24,8 +24,8 @@ class StepCost:
     """T(rows, blocks) = T(rows) at the next edge + blocks * seconds per block of KV that is read.
 
     After TurboSpec (arXiv 2406.14066), which fits one slope to the rows: on real machines the rows are a
-    staircase, so here every edge has its own mean; what is slower for one width is taken to be so for all
-    until they are seen. Forced monotone: a wider step never counts as cheaper.
+    staircase, so here every edge has its own mean. A width that is known and becomes slower says so of all.
+    Forced monotone: a wider step never counts as cheaper.
     """
 
     def __init__(
