@@ -175,6 +175,7 @@ def test_costs_are_learned_beside_prompts_too() -> None:
     for _ in range(300):
         cost.observe(8, 1, 4.0 + 0.01 * 24 * 10 - 0.02 * 24, prompt_rows=24, row_blocks=24 * 10)
     assert cost.seconds(32, 1) == pytest.approx(4.0, rel=0.01)
+    assert cost.seconds(8, 1) == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
@@ -221,6 +222,7 @@ def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
     for _ in range(200):
         cost.observe(5, 1, 3.0)
     assert cost.seconds(8, 1) == pytest.approx(3.0, rel=0.01)
+    assert cost.seconds(1, 1) == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_slower_machine_is_slower_for_widths_that_are_not_taken_too() -> None:

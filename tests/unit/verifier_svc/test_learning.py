@@ -103,6 +103,7 @@ def test_a_prompts_rows_refine_the_costs_but_not_how_long_steps_are(budget: Draf
         told = _learn(planned, 0, 8.0, budget)
     assert not told.steps
     assert budget.cost.seconds(16, 1) == pytest.approx(8.0, rel=0.01)
+    assert budget.cost.seconds(1, 1) == pytest.approx(1.0, rel=0.2)
 
 
 def test_the_blocks_before_a_prompts_rows_are_not_taken_for_its_rows_cost() -> None:
