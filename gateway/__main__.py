@@ -18,6 +18,7 @@ from gateway.admission import Admission
 from gateway.api import Gateway, build_app
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet
+from gateway.key_check import KeyCheck
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
 from gateway.prompt import Prompts
@@ -78,6 +79,8 @@ async def serve(
         services=["paceline.v1.GatewayService"],
         host=settings.host,
         port=settings.port,
+        max_receive_bytes=settings.max_body_bytes,
+        interceptors=[KeyCheck(keys)],
         identity=public_identity,
     )
     http_config = uvicorn.Config(

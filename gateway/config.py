@@ -40,7 +40,7 @@ class GatewaySettings(StoreSettings):
         description="A verifier that says nothing of a session for so long is taken for hung, and its "
         "session moves; more than its longest step.",
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger request body is refused with 413.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger body or gRPC message is refused.")
     max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")
     api_keys_file: str = Field(
         "",

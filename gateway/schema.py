@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from gateway.errors import INVALID, TOO_LARGE, UNKNOWN_FIELD, UNSUPPORTED, RequestError
 
+MAX_MESSAGES = 2048
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1

@@ -11,17 +11,15 @@ from typing import Any
 import grpc
 
 from gateway.api import Gateway, observed
-from gateway.caller import Caller
 from gateway.errors import INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Generation
-from gateway.keys import authenticate
+from gateway.key_check import as_refused, calling
 from gateway.prompt import ChatTurn
 from gateway.request import Wishes, generation, served_model
-from gateway.schema import MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
+from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
 from paceline import telemetry, wire
-from paceline.api_keys import Scope
-from paceline.rpc import Refused, refusals, write
+from paceline.rpc import refusals, write
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
 
@@ -44,7 +42,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> None:
         """One continuation, streamed."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
-            caller = self._caller(context, Scope.GENERATE)
+            caller = calling()
             wanted = await self._wanted(request)
             detokenizer = self._gateway.prompts.detokenizer()
             events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
@@ -58,7 +56,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> None:
         """The rest of a session."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
-            caller = self._caller(context, Scope.GENERATE)
+            caller = calling()
             record = await self._gateway.sessions.claim(request.session_id, caller)
             detokenizer = self._gateway.prompts.detokenizer()
             events = self._gateway.sessions.resume(record, caller, detokenizer, span, _deadline(context))
@@ -97,10 +95,6 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             if writing is not None:
                 writing.cancel()
 
-    def _caller(self, context: grpc.aio.ServicerContext[Any, Any], scope: Scope) -> Caller:
-        metadata = dict(context.invocation_metadata() or ())
-        return authenticate(self._gateway.keys, str(metadata.get("authorization", "")), scope)
-
     @refusals
     async def Cancel(
         self,
@@ -109,7 +103,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> pb.CancelResponse:
         """End a session, wherever it runs."""
         with _refused():
-            caller = self._caller(context, Scope.GENERATE)
+            caller = calling()
             reason = await self._gateway.sessions.cancel(request.session_id, caller)
         return pb.CancelResponse(reason=wire.finish_reason_to_proto(reason))
 
@@ -118,8 +112,6 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: pb.FleetRequest, context: grpc.aio.ServicerContext[pb.FleetRequest, pb.FleetResponse]
     ) -> pb.FleetResponse:
         """The fleet as this gateway sees it."""
-        with _refused():
-            self._caller(context, Scope.STATUS)
         sessions = self._gateway.sessions
         return sessions.fleet.to_proto(sessions.running)
 
@@ -144,9 +136,7 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise Refused(
-            error.kind.grpc, error.message, field=error.param, retry_after=error.retry_after
-        ) from error
+        raise as_refused(error) from error
 
 
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
@@ -158,6 +148,10 @@ def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
 def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
     if not chat.messages:
         raise RequestError(INVALID, "must hold at least one message", "chat.messages")
+    if len(chat.messages) > MAX_MESSAGES:
+        raise RequestError(
+            INVALID, f"{len(chat.messages)} messages; at most {MAX_MESSAGES} are taken", "chat.messages"
+        )
     for index, message in enumerate(chat.messages):
         if message.role not in _ROLES:
             raise RequestError(

@@ -53,8 +53,9 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *CONNECTION_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 1),
 ]
+# Calls of one connection at a time; a client's library keeps more waiting on its side.
+MAX_STREAMS = 1024
 _SERVER_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10000),
     ("grpc.keepalive_timeout_ms", 5000),
@@ -140,6 +141,16 @@ def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Not that the client was gone when gRPC sent the answer to a unary call: what `write` is for streams."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, grpc.aio.InternalError) and "raised in core" in record.getMessage())
+
+
+def refusing(refused: Refused) -> grpc.RpcMethodHandler:
+    """A handler for an interceptor that refuses a call: no message of it is received, let alone decoded."""
+
+    async def refuse(_requests: Any, context: Any) -> None:
+        await abort(context, refused)
+
+    # Of the four kinds of handler, gRPC reads nothing by itself for this one; callers see no difference.
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def refusals(method: F) -> F:
@@ -236,24 +247,29 @@ async def start_server(
     services: Sequence[str],
     host: str,
     port: int,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    max_receive_bytes: int = MAX_MESSAGE_BYTES,
+    max_streams: int = MAX_STREAMS,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     identity: Identity | None = None,
 ) -> RunningServer:
     """Start a server with `add`'s servicers, health and reflection. Port 0 takes a free one.
 
+    `max_receive_bytes` bounds a message, `max_streams` the calls of one connection at a time. `interceptors`
+    see a call before any message of it is received.
     With an `identity` it speaks TLS, and keeps the identity up with its files as long as it runs.
     Raises `OSError` when the port is taken.
     """
     options = [
-        (name, max_message_bytes if name.endswith("_message_length") else value)
-        for name, value in _SERVER_OPTIONS
+        *_SERVER_OPTIONS,
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_concurrent_streams", max_streams),
     ]
     if identity is None and host not in _LOOPBACK:
         log.warning("no TLS: whoever reaches this port can listen and call", host=host, port=port)
     calls = _Calls()
-    interceptors = [calls, *(identity.interceptors if identity else ()), Decoding()]
+    checks = [calls, *(identity.interceptors if identity else ()), *interceptors, Decoding()]
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
-    server = grpc.aio.server(interceptors=interceptors, options=options)
+    server = grpc.aio.server(interceptors=checks, options=options)
     add(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

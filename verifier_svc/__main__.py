@@ -21,7 +21,7 @@ from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
 from paceline.roles import Role
-from paceline.rpc import run_service, start_server
+from paceline.rpc import MAX_STREAMS, run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
 from paceline.tasks import let_end
@@ -114,6 +114,9 @@ async def serve(
                 services=["paceline.v1.VerifierService"],
                 host=settings.host,
                 port=settings.port,
+                max_receive_bytes=settings.message_bytes(served.max_context),
+                # Those that gateways have given up may end a little later.
+                max_streams=2 * settings.max_sessions + MAX_STREAMS,
                 identity=identity,
             )
             telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)

@@ -7,7 +7,15 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from paceline.rpc import MAX_MESSAGE_BYTES
 from paceline.settings import StoreSettings
+
+# On the wire, at the most: a token id; a tree's node (token, parent, log_prob); a session's key and frame.
+_ID_BYTES = 5
+_NODE_BYTES = 16
+_KEY_BYTES = 256
+# A message somewhat over a bound of its own is to be told which one.
+_LEAST_BYTES = 1 << 20
 
 
 class VerifierSettings(StoreSettings):
@@ -58,3 +66,9 @@ class VerifierSettings(StoreSettings):
         description="Of so many steps with accepted drafts one is drawn again as plain decoding would, where "
         "the engine is not exact, to count divergences; 0 checks none.",
     )
+
+    def message_bytes(self, max_context: int) -> int:
+        """The largest message that an honest peer sends: a session's ids, or a tree of every session."""
+        ids = 2 * max_context * _ID_BYTES
+        trees = self.max_sessions * (self.max_tree_nodes * _NODE_BYTES + _KEY_BYTES)
+        return min(max(ids, trees, _LEAST_BYTES), MAX_MESSAGE_BYTES)

@@ -157,7 +157,7 @@ async def test_a_message_over_the_bound_is_refused() -> None:
         services=[SERVICE],
         host="127.0.0.1",
         port=0,
-        max_message_bytes=1000,
+        max_receive_bytes=1000,
     )
     async with channel(running.address) as made:
         stub = gateway_pb2_grpc.GatewayServiceStub(made)
