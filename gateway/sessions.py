@@ -19,7 +19,7 @@ from gateway.generation import Generation
 from gateway.session import Following, Policy
 from paceline import telemetry
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 from paceline.wire import SESSION_ID
 
 # Claims of one session that meet: each time one of them wins.
@@ -63,10 +63,12 @@ class Sessions:
         key = SessionKey(secrets.token_urlsafe(24), 1)
         return self._followed(key, wanted, caller, detokenizer, parent, deadline)
 
-    async def claim(self, session_id: str, caller: Caller) -> SessionRecord:
-        """The record of a session of the caller's, to be resumed here. Raises `RequestError`.
+    async def claim(
+        self, session_id: str, caller: Caller, finish: FinishReason | None = None
+    ) -> SessionRecord:
+        """The record of a session of the caller's, to be resumed here, or ended with `finish`.
 
-        Unless it has ended, whoever followed it before is fenced out.
+        Unless it has ended, whoever followed it before is fenced out. Raises `RequestError`.
         """
         store = self._known_store()
         unknown = RequestError(UNKNOWN_SESSION, f"no session {session_id[:64]!r} of yours is recorded")
@@ -80,14 +82,14 @@ class Sessions:
                 if record.finish_reason is not None:
                     return record
                 try:
-                    return await store.claim(SessionKey(session_id, record.key.epoch + 1))
+                    return await store.claim(SessionKey(session_id, record.key.epoch + 1), finish)
                 except Fenced:
                     continue
         except StoreUnavailable as error:
-            raise _unavailable() from error
+            raise RequestError(UNAVAILABLE, "the session store does not answer; try again later") from error
         except UnknownSession:
             raise unknown from None
-        raise _contended()
+        raise RequestError(UNAVAILABLE, "the session is being moved; try again later")
 
     def resume(
         self,
@@ -106,19 +108,9 @@ class Sessions:
 
     async def cancel(self, session_id: str, caller: Caller) -> FinishReason:
         """End a session wherever it runs; what it ended with, if it had. Raises `RequestError`."""
-        for _ in range(_CLAIMS):
-            record = await self.claim(session_id, caller)
-            if record.finish_reason is not None:
-                return record.finish_reason
-            length = len(record.prompt_ids) + len(record.committed_ids)
-            (error,) = await self._known_store().append(
-                [Append(record.key, length, finish=FinishReason.CANCELLED)]
-            )
-            if error is None:
-                return FinishReason.CANCELLED
-            if isinstance(error, StoreUnavailable):
-                raise _unavailable() from error
-        raise _contended()
+        record = await self.claim(session_id, caller, FinishReason.CANCELLED)
+        assert record.finish_reason is not None
+        return record.finish_reason
 
     async def _followed(
         self,
@@ -179,11 +171,3 @@ class Sessions:
         if self.store is None:
             raise RequestError(UNKNOWN_SESSION, "this gateway records no sessions: it runs without redis_url")
         return self.store
-
-
-def _unavailable() -> RequestError:
-    return RequestError(UNAVAILABLE, "the session store does not answer; try again later")
-
-
-def _contended() -> RequestError:
-    return RequestError(UNAVAILABLE, "the session is being moved; try again later")

@@ -1,5 +1,6 @@
 -- Hand a session to a new owner under a later epoch, which fences the old owner out.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, a word of this claim's own.
+-- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, a word of this claim's own, and why the session ends with it,
+-- unless it has ended already, or nothing.
 -- The epoch is the caller's to choose: a claim that comes late, when its caller has gone on without it,
 -- changes nothing. One that comes again, because the reply was lost, is answered again.
 -- Replies the meta hash (names and values in turn) and the ids, as this claim left them. Or "UNKNOWN", or
@@ -17,6 +18,9 @@ if not ids then
   return 'UNKNOWN'
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'claim', ARGV[3])
+if ARGV[4] ~= '' and redis.call('HGET', KEYS[1], 'finish') == '' then
+  redis.call('HSET', KEYS[1], 'finish', ARGV[4])
+end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 return {redis.call('HGETALL', KEYS[1]), ids}

@@ -81,9 +81,10 @@ class SessionStore(Protocol):
         Raises `Fenced` when a later owner's record is there.
         """
 
-    async def claim(self, key: SessionKey) -> SessionRecord:
+    async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
         """Hand the session over to `key`'s epoch, later than the recorded one: earlier owners are fenced out.
 
+        `finish` ends it in the same step, unless it has ended already: whoever is fenced out finds that.
         Raises `UnknownSession`, or `Fenced` when that epoch or a later one is recorded.
         """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paceline.session import SessionKey
+from paceline.session import FinishReason, SessionKey
 from paceline.store.base import (
     Append,
     BaseMismatch,
@@ -63,12 +63,12 @@ class MemoryStore:
         if not late or record.finish_reason is not None:
             self._records[record.key.session_id] = record
 
-    async def claim(self, key: SessionKey) -> SessionRecord:
+    async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
         """See `SessionStore.claim`."""
         record = self._known(key.session_id)
         if record.key.epoch >= key.epoch:
             raise _fenced(key, record.key.epoch)
-        claimed = replace(record, key=key)
+        claimed = replace(record, key=key, finish_reason=record.finish_reason or finish)
         self._records[key.session_id] = claimed
         return claimed
 

@@ -96,9 +96,10 @@ class RedisStore:
         finish = str(record.finish_reason or "")
         await self._run(_RESTORE, record.key.session_id, *_fields(record), finish)
 
-    async def claim(self, key: SessionKey) -> SessionRecord:
+    async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
         """See `SessionStore.claim`."""
-        reply = await self._run(_CLAIM, key.session_id, key.epoch, secrets.token_hex(8))
+        own_word = secrets.token_hex(8)
+        reply = await self._run(_CLAIM, key.session_id, key.epoch, own_word, str(finish or ""))
         return _record(key.session_id, reply)
 
     async def get(self, session_id: str) -> SessionRecord | None:

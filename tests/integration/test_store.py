@@ -191,6 +191,25 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
     assert (await kept(store, made.key)).committed_ids == (5, 6)
 
 
+async def test_a_claim_may_end_a_session_in_the_same_step(store: SessionStore) -> None:
+    """So whoever is fenced out by it finds the end, and never a session that goes on elsewhere."""
+    made = record()
+    await store.create(made)
+    ended = await store.claim(SessionKey(made.key.session_id, 2), FinishReason.CANCELLED)
+    assert ended.finish_reason is FinishReason.CANCELLED
+    assert await kept(store, made.key) == ended
+    with pytest.raises(Fenced):
+        await append(store, made.key, 3, [5])
+
+
+async def test_a_claim_changes_no_end(store: SessionStore) -> None:
+    made = record()
+    await store.create(made)
+    await append(store, made.key, 3, [5], FinishReason.STOP)
+    ended = await store.claim(SessionKey(made.key.session_id, 2), FinishReason.CANCELLED)
+    assert ended.finish_reason is FinishReason.STOP
+
+
 async def test_of_claims_at_once_one_gets_the_epoch(store: SessionStore) -> None:
     made = record()
     await store.create(made)
