@@ -84,6 +84,8 @@ class Fleet:
         """`identity`: what this gateway shows the pods; None speaks plaintext."""
         self.verifiers = {address: Pod(address, Role.VERIFIER, identity) for address in verifiers}
         self.drafters = {address: Pod(address, Role.DRAFTER, identity) for address in drafters}
+        # Of sessions under which verifiers have died: see `suspicion`.
+        self.turns = asyncio.Lock()
         self._poll_seconds = poll_seconds
         self._identity = identity
         self._tasks: list[asyncio.Task[None]] = []

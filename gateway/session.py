@@ -18,7 +18,8 @@ from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.router import VerifierView, choose_verifier
 from gateway.speculation import Speculation
-from paceline import telemetry, wire
+from gateway.suspicion import Suspicion
+from paceline import rpc, telemetry, wire
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 from paceline.tasks import cancel_and_wait
@@ -95,6 +96,9 @@ class Following:
         self._durable = True
         self._receipt = Receipt()
         self._failed: set[str] = set()
+        # Whether any verifier has taken it.
+        self._begun = False
+        self._suspicion = Suspicion(fleet.turns)
 
     def _started(self) -> Started:
         return Started(self.key.session_id, self._wanted.sampling.seed, len(self._wanted.prompt_ids))
@@ -102,61 +106,102 @@ class Following:
     async def events(self, resumed: SessionRecord | None = None) -> AsyncGenerator[Event, None]:
         """All events of a new session, or of one that was begun elsewhere and is claimed by that record.
 
-        Raises `RequestError`.
+        `Started` comes first, whatever fails and when: text may be known before any verifier has opened the
+        session for us, from the record of one that was lost before it said so. Raises `RequestError`.
         """
+        started = False
+        try:
+            async with aclosing(self._told(resumed)) as told:
+                async for event in told:
+                    if not started:
+                        yield self._started()
+                    started = True
+                    if not isinstance(event, verifier_pb2.Opened):
+                        yield event
+        finally:
+            self._suspicion.end()
+
+    async def _told(self, resumed: SessionRecord | None) -> AsyncGenerator[_Heard, None]:
+        """What there is to tell, `Opened` wherever the session has got hold of a verifier or a record."""
         if resumed is None:
             await self._record()
         else:
-            yield self._started()
+            self._begun = True
+            yield verifier_pb2.Opened()
             for event in self._untold(resumed):
                 yield event
                 if isinstance(event, Done):
                     return
-        started = resumed is not None
         deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
         while True:
+            if self._suspicion.suspect:
+                await self._suspicion.turn()
+                deadline = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
             verifier = await self._verifier(deadline)
+            opened = False
             try:
                 async with aclosing(self._serve(verifier)) as events:
                     async for event in events:
                         if isinstance(event, verifier_pb2.Opened):
-                            if not started:
-                                yield self._started()
-                            started = True
-                            continue
-                        deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
+                            self._begun = opened = True
+                        else:
+                            deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
                         yield event
                         if isinstance(event, Done):
                             return
             except (grpc.aio.AioRpcError, _Silent) as error:
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    raise RequestError(TIMEOUT, "the request's time is over") from error
-                if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
-                    for event in await self._taken_over(error):
-                        yield event
-                    return
-                if isinstance(error, grpc.aio.AioRpcError) and not _is_movable(error, started=started):
-                    raise _refusal(error) from error
-                log.warning(
-                    "verifier lost, moving the session",
-                    session=self.key.session_id,
-                    verifier=verifier.address,
-                    why="silent" if isinstance(error, _Silent) else error.code().name,
-                )
-                self._failed.add(verifier.address)
                 moves += 1
-                if isinstance(error, _Silent):
-                    # Perhaps it was only slow.
-                    self._silence_seconds *= 2
-                if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
-                    self._fleet.verifiers[verifier.address].lost("call failed")
-                for event in await self._claim(deadline):
+                for event in await self._moved(verifier, error, deadline, opened=opened):
                     yield event
                     if isinstance(event, Done):
                         return
                 await asyncio.sleep(min(_MOVE_SECONDS * (moves - 1), _LONGEST_MOVE_SECONDS))
+
+    async def _moved(
+        self,
+        verifier: VerifierView,
+        error: grpc.aio.AioRpcError | _Silent,
+        deadline: float,
+        *,
+        opened: bool,
+    ) -> list[Chunk | Done]:
+        """Take the session from a verifier that has failed it; what there is to tell before it goes on.
+
+        Raises `RequestError` where it goes no further.
+        """
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise RequestError(TIMEOUT, "the request's time is over") from error
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
+            return await self._taken_over(error)
+        if isinstance(error, grpc.aio.AioRpcError) and not _is_movable(error, started=self._begun):
+            raise _refusal(error) from error
+        log.warning(
+            "verifier lost, moving the session",
+            session=self.key.session_id,
+            verifier=verifier.address,
+            why="silent" if isinstance(error, _Silent) else error.code().name,
+        )
+        self._failed.add(verifier.address)
+        if isinstance(error, _Silent):
+            # Perhaps it was only slow.
+            self._silence_seconds *= 2
+        if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
+            self._fleet.verifiers[verifier.address].lost("call failed")
+        draining = self._fleet.verifiers[verifier.address].status.draining
+        if opened and not draining and _is_death(error) and self._suspicion.died():
+            await self._abandon()
+            raise RequestError(INTERNAL, "verifiers die of this session; it goes no further") from error
+        return await self._claim(deadline)
+
+    async def _abandon(self) -> None:
+        """Let nobody resume the session."""
+        log.error("verifiers die of a session, it is ended", session=self.key.session_id)
+        if self._store is not None:
+            key = replace(self.key, epoch=self.key.epoch + 1)
+            with suppress(StoreUnavailable, UnknownSession, Fenced):
+                await self._store.claim(key, finish=FinishReason.CANCELLED)
 
     async def _record(self) -> None:
         if self._store is None:
@@ -262,6 +307,7 @@ class Following:
         fresh = tuple(tokens.token_ids[known:])
         if not fresh:
             return
+        self._suspicion.got_on(len(fresh))
         accepted = min(len(fresh), max(0, tokens.accepted - known))
         self._receipt = replace(
             self._receipt,
@@ -377,6 +423,13 @@ def _is_movable(error: grpc.aio.AioRpcError, *, started: bool) -> bool:
     One that is full turns a new session away; a session that has begun waits for room.
     """
     return error.code() in _MOVABLE or (started and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def _is_death(error: grpc.aio.AioRpcError | _Silent) -> bool:
+    """Whether the verifier or its engine has ended, rather than said why it does not serve the session."""
+    if isinstance(error, _Silent):
+        return False
+    return error.code() == grpc.StatusCode.INTERNAL or not rpc.is_refusal(error)
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> RequestError:

@@ -32,6 +32,8 @@ log = logger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 # Trailing metadata key under which gRPC carries google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
+# And one that tells a status of our own from gRPC's.
+_REFUSAL_KEY = "paceline-refusal"
 CONNECTION_OPTIONS: list[tuple[str, int]] = [
     # A peer that falls silent is given up after 8 seconds at most.
     ("grpc.keepalive_time_ms", 5000),
@@ -119,13 +121,18 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(math.ceil(refused.retry_after * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    trailing: tuple[tuple[str, bytes], ...] = ()
+    trailing: tuple[tuple[str, str | bytes], ...] = ((_REFUSAL_KEY, "1"),)
     if details:
         status = status_pb2.Status(code=refused.code.value[0], message=refused.message)
         for detail in details:
             status.details.add().Pack(detail)
-        trailing = ((_DETAILS_KEY, status.SerializeToString()),)
+        trailing += ((_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(refused.code, refused.message, trailing)
+
+
+def is_refusal(error: grpc.RpcError) -> bool:
+    """Whether the called service chose the status, and not gRPC, as it does where nobody answers."""
+    return any(key == _REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
 
 
 async def write(context: Any, response: Any) -> None:

@@ -4,115 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 import grpc
 import pytest
 from opentelemetry.trace import INVALID_SPAN
 
 from gateway import session
-from gateway.admission import Admission
 from gateway.caller import ANYBODY
 from gateway.errors import OVERLOADED, RequestError
 from gateway.events import Chunk, Done, Event
-from gateway.fleet import Fleet
 from gateway.generation import Generation
-from gateway.limits import Limits, MemoryLedger
 from gateway.prompt import Prompts
-from gateway.session import Policy
 from gateway.sessions import Sessions
-from paceline import rpc, wire
-from paceline.session import FinishReason, Receipt, SamplingParams
-from paceline.store import MemoryStore, SessionStore
-from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from gateway.suspicion import CLEARING_TOKENS
+from paceline.session import FinishReason, SamplingParams
+from paceline.store import MemoryStore
+from tests.scripted_verifier import ALIVE, DIES, FINISHED, MODEL, PROMPT, ScriptedVerifier, serving, tokens
 from tests.waiting import wait_until
 
-MODEL = "m"
-PROMPT = (5, 6, 7)
 STOP_ID = 2
-Response = verifier_pb2.OpenResponse
-# What one call of Open does: it refuses the session; or admits it and then says responses, keeps silent for
-# some seconds, or ends.
-Script: TypeAlias = grpc.StatusCode | Sequence[Response | float | grpc.StatusCode]
-
-
-def tokens(position: int, *ids: int) -> Response:
-    return Response(tokens=verifier_pb2.CommittedTokens(position=position, token_ids=ids, durable=True))
-
-
-ALIVE = Response(alive=verifier_pb2.Alive())
-FINISHED = Response(
-    finished=verifier_pb2.Finished(
-        reason=wire.finish_reason_to_proto(FinishReason.LENGTH), receipt=wire.receipt_to_proto(Receipt())
-    )
-)
-DIES = grpc.StatusCode.UNAVAILABLE
-
-
-class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
-    """Plays one script a call; the last one again and again."""
-
-    def __init__(self, *scripts: Script) -> None:
-        self.scripts = scripts
-        self.opened: list[verifier_pb2.OpenRequest] = []
-        self.stalled = False
-
-    async def Open(
-        self, request: verifier_pb2.OpenRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[Response]:
-        script = self.scripts[min(len(self.opened), len(self.scripts) - 1)]
-        self.opened.append(request)
-        if isinstance(script, grpc.StatusCode):
-            await context.abort(script, "scripted")
-        yield Response(opened=verifier_pb2.Opened())
-        for action in script:
-            if isinstance(action, Response):
-                yield action
-            elif isinstance(action, grpc.StatusCode):
-                await context.abort(action, "scripted")
-            else:
-                await asyncio.sleep(action)
-
-    async def Status(
-        self, request: verifier_pb2.VerifierStatusRequest, context: grpc.aio.ServicerContext
-    ) -> verifier_pb2.VerifierStatusResponse:
-        return verifier_pb2.VerifierStatusResponse(
-            model_id=MODEL, max_sessions=9, max_context=99, stalled=self.stalled
-        )
-
-
-@asynccontextmanager
-async def serving(
-    verifier: ScriptedVerifier, *, silence_seconds: float = 9.0, store: SessionStore | None = None
-) -> AsyncIterator[Sessions]:
-    server = await rpc.start_server(
-        lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(verifier, grpc_server),
-        services=["paceline.v1.VerifierService"],
-        host="127.0.0.1",
-        port=0,
-    )
-    fleet = Fleet([server.address], [], 0.05)
-    fleet.start()
-    try:
-        await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
-        policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
-        admission = Admission(MemoryLedger(), Limits(), queue_seconds=0)
-        yield Sessions(fleet, store, policy, admission, model_id=MODEL, max_sessions=9)
-    finally:
-        await fleet.close()
-        await server.stop(0)
-
 
 Ask = Callable[[Sessions], AsyncIterator[Event]]
 
 
 @pytest.fixture(scope="module")
-def ask(tiny_model: Path) -> Ask:
-    prompts = Prompts(str(tiny_model))
-    wanted = Generation(MODEL, PROMPT, SamplingParams(max_tokens=6, stop_token_ids=frozenset({STOP_ID})))
-    return lambda sessions: sessions.generate(wanted, ANYBODY, prompts.detokenizer(), INVALID_SPAN)
+def prompts(tiny_model: Path) -> Prompts:
+    return Prompts(str(tiny_model))
+
+
+def asked(sessions: Sessions, prompts: Prompts, max_tokens: int = 6) -> AsyncIterator[Event]:
+    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=frozenset({STOP_ID}))
+    wanted = Generation(MODEL, PROMPT, sampling)
+    return sessions.generate(wanted, ANYBODY, prompts.detokenizer(), INVALID_SPAN)
+
+
+@pytest.fixture(scope="module")
+def ask(prompts: Prompts) -> Ask:
+    return lambda sessions: asked(sessions, prompts)
 
 
 def ids(events: Sequence[Event]) -> list[int]:
@@ -178,7 +107,7 @@ async def test_a_new_session_is_turned_away_where_there_is_no_room(ask: Ask) -> 
 
 async def test_a_session_that_nobody_gets_on_with_ends(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_PATIENCE_SECONDS", 1.0)
-    verifier = ScriptedVerifier([grpc.StatusCode.INTERNAL])
+    verifier = ScriptedVerifier(grpc.StatusCode.INTERNAL)
     async with serving(verifier) as sessions:
         with pytest.raises(RequestError, match="no verifier gets on with this session"):
             [event async for event in ask(sessions)]
@@ -200,3 +129,46 @@ async def test_a_verifier_whose_engine_hangs_gets_no_sessions(
         verifier.stalled = False
         await wait_until(lambda: any(pod.healthy for pod in sessions.fleet.verifier_views()), "it is back")
         assert ids([event async for event in ask(sessions)]) == [10]
+
+
+@pytest.mark.parametrize("tokens_between", [0, CLEARING_TOKENS - 2])
+async def test_a_session_that_verifiers_die_of_goes_no_further(prompts: Prompts, tokens_between: int) -> None:
+    """A verifier that dies under it a third time, while no other suspect is tried, has died of it."""
+    ids = list(range(10, 10 + tokens_between))
+    verifier = ScriptedVerifier([tokens(3, *ids), DIES], [tokens(3 + len(ids), 10), DIES])
+    store = MemoryStore()
+    async with serving(verifier, store=store) as sessions:
+        with pytest.raises(RequestError, match="it goes no further"):
+            [event async for event in asked(sessions, prompts, max_tokens=80)]
+    assert len(verifier.opened) == 3
+    record = await store.get(verifier.opened[0].key.session_id)
+    assert record is not None
+    assert record.finish_reason is FinishReason.CANCELLED
+
+
+async def test_a_session_that_gets_on_is_no_suspect(prompts: Prompts) -> None:
+    """However often its verifiers die."""
+    scripts = [
+        [tokens(3 + start, *range(start, start + CLEARING_TOKENS)), DIES]
+        for start in range(0, 6 * CLEARING_TOKENS, CLEARING_TOKENS)
+    ]
+    verifier = ScriptedVerifier(*scripts, [FINISHED])
+    async with serving(verifier) as sessions:
+        events = [event async for event in asked(sessions, prompts, max_tokens=200)]
+    assert ids(events) == list(range(6 * CLEARING_TOKENS))
+    assert len(verifier.opened) == 7
+
+
+async def test_those_that_were_near_it_go_on_one_by_one(prompts: Prompts) -> None:
+    """Sessions whose verifier has died twice, as one of others, are served: each in its turn."""
+    verifier = ScriptedVerifier(*([[0.1, DIES]] * 8), [0.1, tokens(3, 10), 0.1, tokens(4, 11), FINISHED])
+    async with serving(verifier) as sessions:
+
+        async def whole() -> list[int]:
+            return ids([event async for event in asked(sessions, prompts)])
+
+        texts = await asyncio.gather(*(whole() for _ in range(4)))
+        assert not sessions.fleet.turns.locked()
+    assert texts == [[10, 11]] * 4
+    assert max(verifier.at_once[:4]) == 4
+    assert verifier.at_once[8:] == [1] * 4
