@@ -34,6 +34,8 @@ log = telemetry.logger(__name__)
 
 # How long a request's body may take.
 _BODY_SECONDS = 30.0
+# After so long without an event a stream says that it waits: silent connections are taken for dead ones.
+_IDLE_SECONDS = 5.0
 
 
 class Gateway:
@@ -216,8 +218,10 @@ async def _respond(
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
     events = _events(request, lambda span: sessions.generate(wanted, caller, detokenizer, span, deadline))
     reply = Reply(wanted.form, gateway.model_name)
-    untold = Untold() if asked.stream else None
-    return await _answer(until_disconnect(events, request, deadline), reply, untold)
+    if not asked.stream:
+        return await _whole(until_disconnect(events, request, deadline), reply)
+    watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
+    return await _streamed(watched, reply, Untold(), marked=headers.wants_event_ids(request))
 
 
 async def _resume(gateway: Gateway, request: Request, caller: Caller, mark: Mark) -> Response:
@@ -227,26 +231,50 @@ async def _resume(gateway: Gateway, request: Request, caller: Caller, mark: Mark
     events = _events(request, lambda span: sessions.resume(record, caller, detokenizer, span, deadline))
     wanted, _ = Generation.recorded(record)
     reply = Reply(wanted.form, gateway.model_name)
-    return await _answer(until_disconnect(events, request, deadline), reply, Untold(mark))
+    watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
+    return await _streamed(watched, reply, Untold(mark), marked=True)
 
 
-async def _answer(watched: AsyncGenerator[Event, None], reply: Reply, untold: Untold | None) -> Response:
-    """A stream of what is untold, or without that the whole."""
+async def _whole(watched: AsyncGenerator[Event | None, None], reply: Reply) -> Response:
+    allowance = None
     try:
-        # The first event decides between an error status and a stream.
+        async with aclosing(watched):
+            async for event in watched:
+                if event is None:
+                    continue
+                if isinstance(event, Started):
+                    allowance = event.allowance
+                reply.take(event)
+    except ClientGone:
+        return Response(status_code=499)
+    return JSONResponse(reply.whole(), headers=headers.of_allowance(allowance))
+
+
+async def _streamed(
+    watched: AsyncGenerator[Event | None, None], reply: Reply, untold: Untold, *, marked: bool
+) -> Response:
+    """A stream of what is untold; where the session cannot begin, its error with a status of its own.
+
+    One that waits for long begins its stream with comments; should it then be refused, the stream says so.
+    """
+    try:
         first = await anext(watched)
-        reply.take(first)
-        left = headers.of_allowance(first.allowance if isinstance(first, Started) else None)
-        if untold is not None:
-            return EventStream(_stream(watched, reply, untold), left)
-        async for event in watched:
-            reply.take(event)
     except ClientGone:
         return Response(status_code=499)
     except BaseException:
         await watched.aclose()
         raise
-    return JSONResponse(reply.whole(), headers=left)
+    left = headers.of_allowance(first.allowance if isinstance(first, Started) else None)
+    return EventStream(_stream(_behind(first, watched), reply, untold, marked=marked), left)
+
+
+async def _behind(
+    first: Event | None, rest: AsyncGenerator[Event | None, None]
+) -> AsyncGenerator[Event | None, None]:
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
 
 
 def _mark(request: Request) -> Mark | None:
@@ -265,11 +293,11 @@ async def _events(
 
 
 async def _stream(
-    events: AsyncGenerator[Event, None], reply: Reply, untold: Untold
+    events: AsyncGenerator[Event | None, None], reply: Reply, untold: Untold, *, marked: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
-            async for part in replies.stream(events, reply, untold):
+            async for part in replies.stream(events, reply, untold, marked=marked):
                 yield part
         except ClientGone:
             return

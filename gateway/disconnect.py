@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
@@ -38,29 +39,43 @@ class EventStream(StreamingResponse):
 
 
 async def until_disconnect(
-    events: AsyncIterator[T], request: Request, deadline: float | None = None
-) -> AsyncGenerator[T, None]:
+    events: AsyncIterator[T],
+    request: Request,
+    deadline: float | None = None,
+    *,
+    idle_seconds: float = math.inf,
+) -> AsyncGenerator[T | None, None]:
     """The same events, until the client is gone: then `events` is closed and `ClientGone` raised.
 
     The same at `deadline`, on the monotonic clock, with a `RequestError`. The body must have been read. Both
-    are noticed at once, also while no event comes.
+    are noticed at once, also while no event comes; None says that none has come for `idle_seconds`.
     """
     gone = asyncio.ensure_future(_disconnected(request))
     getting: asyncio.Task[T] | None = None
     try:
         while True:
-            getting = asyncio.create_task(_next(events))
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            await asyncio.wait({getting, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
-                if gone.done():
-                    raise ClientGone
+            if getting is None:
+                getting = asyncio.create_task(_next(events))
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            patience = min(left, idle_seconds)
+            await asyncio.wait(
+                {getting, gone},
+                timeout=None if patience == math.inf else patience,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if getting.done():
+                try:
+                    event = getting.result()
+                except StopAsyncIteration:
+                    return
+                getting = None
+                yield event
+            elif gone.done():
+                raise ClientGone
+            elif left <= idle_seconds:
                 raise RequestError(TIMEOUT, "the request's time is over")
-            try:
-                event = getting.result()
-            except StopAsyncIteration:
-                return
-            yield event
+            else:
+                yield None
     finally:
         gone.cancel()
         if getting is not None and not getting.done():

@@ -14,6 +14,7 @@ from gateway.keys import ApiKeys, authenticate
 from paceline.api_keys import Scope
 
 _TIMEOUT = "x-request-timeout"
+_EVENT_IDS = "x-event-ids"
 # What a client is told that may try again where nobody knows when.
 _RETRY_SECONDS = 1.0
 
@@ -39,6 +40,16 @@ def deadline(request: Request, most_seconds: float) -> float | None:
             raise RequestError(INVALID, "must be a number of seconds above 0", _TIMEOUT)
         seconds = min(seconds, asked)
     return None if seconds == math.inf else time.monotonic() + seconds
+
+
+def wants_event_ids(request: Request) -> bool:
+    """Whether a stream's events are to have ids: its client says so, or is an EventSource, or comes back."""
+    asked = request.headers
+    return (
+        asked.get(_EVENT_IDS, "").lower() in ("1", "true")
+        or "text/event-stream" in asked.get("accept", "")
+        or "last-event-id" in asked
+    )
 
 
 def of_error(error: RequestError) -> dict[str, str]:

@@ -11,6 +11,10 @@ from gateway.events import Chunk, Done, Event, Mark, Started, Untold
 from gateway.generation import Form
 from paceline import __version__
 
+# What JSON leaves as it is and many clients take for the end of a line.
+_LINE_ENDS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
+_COMMENT = b": waiting\n\n"
+
 
 @dataclass(slots=True)
 class Reply:
@@ -27,9 +31,11 @@ class Reply:
     done: Done | None = None
 
     def take(self, event: Event) -> None:
-        """Add an event."""
+        """Add an event; a session's first is `Started`."""
         if isinstance(event, Started):
             self.session_id, self.seed, self.prompt_tokens = event.session_id, event.seed, event.prompt_tokens
+        elif not self.session_id:
+            raise ValueError(f"a session begins with {type(event).__name__}")
         elif isinstance(event, Chunk):
             self.text += event.text
             self.completion_tokens += len(event.token_ids)
@@ -102,24 +108,38 @@ class Reply:
         return {**self._head(name), "choices": [choice]}
 
 
-async def stream(events: AsyncIterator[Event], reply: Reply, untold: Untold) -> AsyncIterator[bytes]:
-    """Server-sent events of a session that has started: what is untold, each with its mark as its id."""
-    if untold.everything and reply.form.kind == "chat":
-        yield sse(reply.piece(None, first=True), reply.mark())
+async def stream(
+    events: AsyncIterator[Event | None], reply: Reply, untold: Untold, *, marked: bool
+) -> AsyncIterator[bytes]:
+    """Server-sent events of a session: what is untold, and a comment for each None, while nothing comes.
+
+    `marked`: each with its mark as its id. Only clients that ask get ids, for some parsers stumble over them.
+    """
+
+    def event_of(body: dict[str, Any]) -> bytes:
+        return sse(body, reply.mark() if marked else None)
+
     async for event in events:
+        if event is None:
+            yield _COMMENT
+            continue
         reply.take(event)
-        if isinstance(event, Chunk) and (new := untold.of(event)) is not None and new.text:
+        if isinstance(event, Started):
+            if untold.everything and reply.form.kind == "chat":
+                yield event_of(reply.piece(None, first=True))
+        elif isinstance(event, Chunk) and (new := untold.of(event)) is not None and new.text:
             piece = reply.piece(new.text)
-            yield sse(piece if new.durable else {**piece, "paceline": {"durable": False}}, reply.mark())
+            yield event_of(piece if new.durable else {**piece, "paceline": {"durable": False}})
     assert reply.done is not None
     last = reply.piece(None, finish_reason=str(reply.done.reason))
-    yield sse({**last, "paceline": reply.receipt()}, reply.mark())
+    yield event_of({**last, "paceline": reply.receipt()})
     if reply.form.include_usage:
-        yield sse({**reply.piece(None), "choices": [], "usage": reply.usage()}, reply.mark())
+        yield event_of({**reply.piece(None), "choices": [], "usage": reply.usage()})
     yield b"data: [DONE]\n\n"
 
 
 def sse(body: dict[str, Any], mark: Mark | None = None) -> bytes:
     """One server-sent event; a client that comes back with its id gets what follows."""
-    head = b"" if mark is None else f"id: {mark}\n".encode()
-    return head + b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
+    head = "" if mark is None else f"id: {mark}\n"
+    return f"{head}data: {data}\n\n".encode()

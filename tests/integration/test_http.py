@@ -130,20 +130,31 @@ async def test_the_old_and_the_new_name_of_the_token_limit_mean_the_same(client:
 
 
 async def test_the_wire_is_server_sent_events(fleet: Pods) -> None:
-    async with (
-        httpx.AsyncClient() as client,
-        client.stream("POST", f"{fleet.http}/v1/completions", json={**ASKED, "stream": True}) as answer,
-    ):
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        assert answer.headers["x-request-id"]
-        body = (await answer.aread()).decode()
-    events = body.split("\n\n")
+    """Nothing but data, for parsers of common clients know nothing else."""
+    events = await _events_on_the_wire(fleet, {"accept": "application/json"})
     assert events[-2:] == ["data: [DONE]", ""]
-    mark, _, data = events[-3].partition("\n")
-    last = json.loads(data.removeprefix("data: "))
-    assert mark.startswith(f"id: {last['paceline']['session_id']}:")
+    assert all(event.startswith("data: ") and "\n" not in event for event in events[:-1])
+    last = json.loads(events[-3].removeprefix("data: "))
     assert last["paceline"]["steps"] >= 1
     assert last["paceline"]["acceptance_length"] >= 1
+
+
+@pytest.mark.parametrize("headers", [{"accept": "text/event-stream"}, {"x-event-ids": "true"}])
+async def test_events_have_ids_for_clients_that_ask_for_them(headers: dict[str, str], fleet: Pods) -> None:
+    events = await _events_on_the_wire(fleet, headers)
+    for event in events[:-2]:
+        mark, _, data = event.partition("\n")
+        session_id = json.loads(data.removeprefix("data: "))["id"].partition("-")[2]
+        assert mark.startswith(f"id: {session_id}:")
+
+
+async def _events_on_the_wire(fleet: Pods, headers: dict[str, str]) -> list[str]:
+    asked = {**ASKED, "stream": True}
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{fleet.http}/v1/completions", json=asked, headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-request-id"]
+    return answer.text.split("\n\n")
 
 
 @pytest.mark.parametrize("stream", [False, True])

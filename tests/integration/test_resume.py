@@ -102,7 +102,7 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 async def post(gateway: Gateway, body: dict[str, Any], *, texts: int | None = None, last_id: str = "") -> Sse:
-    headers = {"Last-Event-ID": last_id} if last_id else {}
+    headers = {"Last-Event-ID": last_id} if last_id else {"X-Event-IDs": "1"}
     url = f"{gateway.http}/v1/chat/completions"
     async with (
         httpx.AsyncClient(timeout=60) as client,
