@@ -20,8 +20,12 @@ class Role(StrEnum):
 
     @property
     def dns_name(self) -> str:
-        """The subject alternative name of this role; no public CA can issue names under `.internal`."""
-        return f"{self}.paceline.internal"
+        """The subject alternative name of this role.
+
+        One label, for which no wildcard stands (those stand for the first label of several), so that a
+        certificate gives a role by saying so and in no other way. No public CA issues such names.
+        """
+        return f"paceline-role-{self}"
 
     @classmethod
     def of_names(cls, names: Iterable[str]) -> frozenset[Role]:

@@ -12,9 +12,15 @@ import click
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from paceline import collector
+from paceline.service_links import is_service_link
 
 
 class SettingsError(ValueError):
@@ -41,6 +47,23 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="PEM file of the CAs whose certificates the other services must have."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment as a person wrote it."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        linked = {name.lower() for name in os.environ if is_service_link(name, os.environ)}
+        env_settings.env_vars = {
+            name: value for name, value in env_settings.env_vars.items() if name.lower() not in linked
+        }
+        return init_settings, env_settings
 
     @model_validator(mode="after")
     def _all_of_tls(self) -> Self:
@@ -84,7 +107,11 @@ def load_settings(settings_type: type[S], **given: Any) -> S:
     """Flags in `given` over environment over defaults. Raises `SettingsError` naming each wrong setting."""
     prefix = str(settings_type.model_config["env_prefix"])
     known = {prefix + name.upper() for name in settings_type.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(prefix) and name not in known and not is_service_link(name, os.environ)
+    )
     if unknown:
         raise SettingsError(
             f"unknown setting {', '.join(unknown)}; the settings of this service are "

@@ -184,7 +184,7 @@ def test_a_service_with_another_roles_certificate_does_not_start(secure: SecureP
         pod.until(lambda: False)
     assert pod.exit_code == 2
     assert "--tls-cert" in pod.log.read_text()
-    assert "issue one with the DNS name drafter.paceline.internal" in pod.log.read_text()
+    assert "issue one with the DNS name paceline-role-drafter" in pod.log.read_text()
 
 
 def number_of(pem: bytes) -> int:

@@ -36,10 +36,10 @@ def test_what_moves_sessions_belongs_to_one_role(method: str, roles: set[Role]) 
 
 def test_a_role_is_its_whole_name_and_nothing_like_it() -> None:
     names = [
-        "verifier.paceline.internal.example",
+        "paceline-role-verifier.example",
         "*.paceline.internal",
         "VERIFIER",
-        "x.drafter.paceline.internal",
+        "x.paceline-role-drafter",
     ]
     assert Role.of_names(names) == frozenset()
-    assert Role.of_names([*names, "drafter.paceline.internal"]) == {Role.DRAFTER}
+    assert Role.of_names([*names, "paceline-role-drafter"]) == {Role.DRAFTER}

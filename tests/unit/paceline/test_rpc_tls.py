@@ -97,6 +97,26 @@ async def test_a_role_that_may_not_call_never_reaches_the_method(mesh: Mesh) -> 
                 await open_session(made).read()
 
 
+@pytest.mark.parametrize("name", ["*", "*.paceline.internal", "paceline-role-*", "*-verifier", "*.*"])
+async def test_a_wildcard_certificate_is_of_no_role(mesh: Mesh, tmp_path: Path, name: str) -> None:
+    secret, _ = mesh(Role.VERIFIER)
+    authority = Authority()
+    secret.put(authority.issue(name))
+    # As a service would not start: of no role itself.
+    impostor = Identity(PemFiles(secret.cert, secret.key, secret.ca, "tls"))
+    honest = Secret(tmp_path / "honest", authority.issue(Role.GATEWAY.dns_name))
+    gateway = Identity(PemFiles(honest.cert, honest.key, honest.ca, "tls"), Role.GATEWAY)
+    verifier = Verifier()
+    async with serving(verifier, impostor) as server, channel(server.address, Role.VERIFIER, gateway) as made:
+        with pytest.raises(grpc.aio.AioRpcError, match="Hostname Verification Check failed"):
+            await open_session(made).read()
+        assert verifier.reached == 0
+    async with serving(verifier, gateway) as server, channel(server.address, Role.GATEWAY, impostor) as made:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await open_session(made).read()
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_a_call_stays_where_it_began_when_the_certificate_changes(mesh: Mesh) -> None:
     verifier = Verifier()
     secret, gateway = mesh(Role.GATEWAY)

@@ -78,6 +78,69 @@ def test_every_wrong_setting_is_told_at_once() -> None:
     assert [line.split()[0] for line in str(caught.value).splitlines()] == ["--port", "dish", "--fan"]
 
 
+def links(service: str, address: str, ports: dict[str, int]) -> dict[str, str]:
+    """What the kubelet puts into a container's environment for a Service (`envvars.FromServices`)."""
+    name = service.upper().replace("-", "_")
+    host = f"[{address}]" if ":" in address else address
+    first = next(iter(ports.values()))
+    variables = {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": str(first)}
+    variables[f"{name}_PORT"] = f"tcp://{host}:{first}"
+    for port_name, port in ports.items():
+        if port_name:
+            variables[f"{name}_SERVICE_PORT_{port_name.upper()}"] = str(port)
+        variables[f"{name}_PORT_{port}_TCP"] = f"tcp://{host}:{port}"
+        variables[f"{name}_PORT_{port}_TCP_PROTO"] = "tcp"
+        variables[f"{name}_PORT_{port}_TCP_PORT"] = str(port)
+        variables[f"{name}_PORT_{port}_TCP_ADDR"] = address
+    return variables
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+@pytest.mark.parametrize(
+    "service", ["paceline-oven", "paceline-oven-metrics", "paceline-oven-port", "paceline"]
+)
+def test_what_service_links_inject_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, service: str, address: str
+) -> None:
+    for name, value in links(service, address, {"http": 8000, "grpc": 8001}).items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(OvenSettings, dish="bread")
+    assert (settings.port, settings.metrics_port) == (9, 0)
+
+
+def test_a_persons_setting_stands_among_service_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in links("paceline-oven", "10.0.0.1", {"": 8001}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PACELINE_OVEN_PORT", "8001")
+    assert load_settings(OvenSettings, dish="bread").port == 8001
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "tcp://oven:8001"),
+        ("PORT", "tcp://10.0.0.1"),
+        ("PORT", "http://10.0.0.1:8001"),
+        ("PORT", "10.0.0.1:8001"),
+        ("METRICS_PORT", "tcp://oven:8001"),
+        ("SERVICE_HOST", "oven"),
+        ("SERVICE_PORT", "8001"),
+        ("PORT_8001_TCP", "8001"),
+        ("PORT_8001_TCP", "tcp://10.0.0.1:8002"),
+        ("PORT_8001_TCP_PORT", "8002"),
+        ("PORT_8001_TCP_ADDR", "oven"),
+        ("PORT_8001_TCP_PROTO", "udp"),
+        ("GRPC_PORT", "8001"),
+    ],
+)
+def test_what_only_looks_like_a_service_link_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"PACELINE_OVEN_{name}", value)
+    with pytest.raises(SettingsError, match=f"PACELINE_OVEN_{name}"):
+        load_settings(OvenSettings, dish="bread")
+
+
 def command(started: list[OvenSettings]) -> click.Command:
     return service_command("oven", OvenSettings, started.append, help="Bake.")
 

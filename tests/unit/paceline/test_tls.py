@@ -46,7 +46,7 @@ def encrypted(key: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("another role", r"--tls-cert .* is for drafter.paceline.internal; .* verifier.paceline.internal"),
+        ("another role", r"--tls-cert .* is for paceline-role-drafter; .* paceline-role-verifier"),
         ("expired", r"--tls-cert .* is valid from .* and not now; issue a new one"),
         ("another key", r"--tls-key .* does not belong to the certificate in "),
         ("encrypted key", r"--tls-key .* is encrypted; give a key without a password"),
