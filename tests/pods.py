@@ -162,12 +162,14 @@ class Pods:
         ranks: int = 1,
         metrics: bool = False,
         api_key: str = "",
+        default_settings: bool = False,
     ) -> None:
         """`ranks`: processes of each verifier, started by torchrun where they are several.
 
         Pods are named by their addresses, gateways `gateway`, `gateway-2` and so on.
         `metrics`: each service serves them on the port that `metrics_ports` has for its name.
         `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
+        `default_settings`: gateways ask pods as seldom, and take bodies as large, as they do for users.
         """
         self.folder = folder
         self.model = model
@@ -178,6 +180,7 @@ class Pods:
         self._durability = durability
         self._ranks = ranks
         self._api_key = api_key
+        self._quick_flags = () if default_settings else ("--poll-seconds", "0.1", "--max-body-bytes", "65536")
         # All in one call, so that no two are the same: further gateways' ports, too.
         more = 2 * (gateways - 1)
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more)
@@ -247,8 +250,7 @@ class Pods:
             *("--http-port", _port(gateway.http), "--port", _port(gateway.grpc)),
             *("--verifiers", self._as_told(self.verifiers), "--drafters", self._as_told(self.drafters)),
             *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
-            *("--poll-seconds", "0.1", "--max-body-bytes", "65536", "--durability", self._durability),
-            *self._gateway_flags,
+            *("--durability", self._durability, *self._quick_flags, *self._gateway_flags),
         )
 
     def start_gateway(self, name: str) -> Gateway:

@@ -31,7 +31,10 @@ class Network(Protocol):
         """The group id that a service is to run in, if it matters."""
 
     async def join(self, services: Mapping[str, str]) -> dict[str, str]:
-        """Take services in by their addresses; gives the addresses that others are to use."""
+        """Take services in by their addresses; gives the addresses that others are to use.
+
+        One that has several addresses joins again with each.
+        """
 
     def cut(self, name: str, kind: Kind) -> None:
         """Let nothing come from or to a service."""
@@ -48,7 +51,8 @@ class Proxies:
     def __init__(self, pods: Mapping[str, Pod]) -> None:
         """`pods`: by name; a connection is of the service that it goes to and of that which opened it."""
         self._pods = pods
-        self._proxies: dict[str, Proxy] = {}
+        # Each with the name of the service that it stands before.
+        self._proxies: list[tuple[str, Proxy]] = []
         self._cut: dict[str, Cut] = {}
         self._open = AsyncExitStack()
 
@@ -70,7 +74,7 @@ class Proxies:
         for name, address in services.items():
             proxy = Proxy(address, partial(self._how, name))
             await self._open.enter_async_context(proxy)
-            self._proxies[name] = proxy
+            self._proxies.append((name, proxy))
             told[name] = proxy.address
         return told
 
@@ -100,7 +104,7 @@ class Proxies:
         ports = self._ports(name)
         return [
             connection
-            for server, proxy in self._proxies.items()
+            for server, proxy in self._proxies
             for connection in proxy.connections()
             if server == name or connection.client_port in ports
         ]

@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
 import grpc
 
 from paceline.client import GatewayError, Generation, SyncGatewayClient
 from paceline.local_plan import HOST
 from paceline.store import RedisStore, SessionRecord
+from tests.chaos.clients import Face
 from tests.chaos.faults import Fault, Heal, Kind, Stage, Target
-from tests.chaos.load import Load, Session
+from tests.chaos.load import Load, Session, Text
 from tests.chaos.network import Network, Packets, Proxies
 from tests.pods import Pods
 from tests.redis_servers import RedisServer
 from tests.waiting import wait_until
 
 REDIS = "redis"
-# A verifier that says nothing for so long is taken for hung: the least that may be set.
-_SILENCE_SECONDS = "3"
 # Until every session goes on without what was struck.
 _RECOVERY_SECONDS = 45.0
 # Until a store that was away has what it missed.
@@ -210,16 +210,18 @@ class World:
         for session in ended:
             wrong = session.judge(self.load.expected[session.asked])
             if not wrong and (session.ended_at or 0) > recorded_since and not session.asked.stop:
-                wrong = await self._judge_record(session)
+                wrong = await self._judge_record(session, self.load.expected[session.asked])
             if wrong:
-                outcome.failures.append(f"{wrong} [seed {session.asked.seed}, {session.started}]")
+                outcome.failures.append(
+                    f"{wrong} [{session.face}, seed {session.asked.seed}, {session.started}]"
+                )
 
-    async def _judge_record(self, session: Session) -> str:
+    async def _judge_record(self, session: Session, expected: Text) -> str:
         """Empty, or what is wrong with what the store comes to have of an ended session."""
         end = time.monotonic() + _RECORDED_SECONDS
         while True:
             record = await self._record(session)
-            if record is not None and record.committed_ids == session.text().token_ids:
+            if record is not None and record.committed_ids == expected.token_ids:
                 return ""
             if time.monotonic() > end:
                 return f"lost: the store has {record}"
@@ -260,7 +262,7 @@ async def running(
                 verifiers=2,
                 drafters=2,
                 gateways=2,
-                gateway_flags=("--verifier-silence-seconds", _SILENCE_SECONDS),
+                default_settings=True,
                 durability=durability,
             )
         )
@@ -269,6 +271,8 @@ async def running(
         entrances = {name: gateway.grpc for name, gateway in pods.gateways.items()}
         services = {address: address for address in (*pods.verifiers, *pods.drafters)} | entrances
         pods.told = await network.join(services)
+        urls = {name: urlsplit(gateway.http).netloc for name, gateway in pods.gateways.items()}
+        told_urls = await network.join(urls)
         pods.groups = {name: network.group(name) for name in services}
         log = ("--appendonly", "yes" if append_only else "no")
         redis = stack.enter_context(RedisServer(REDIS, folder, log, group=network.group(REDIS)))
@@ -278,7 +282,11 @@ async def running(
         await asyncio.to_thread(pods.start)
         store = RedisStore(redis.url, ttl_seconds=60)
         stack.push_async_callback(store.close)
-        load = Load([pods.told[name] for name in entrances], seed)
+        faces = {
+            Face.GRPC: [pods.told[name] for name in entrances],
+            Face.HTTP: [f"http://{address}" for address in told_urls.values()],
+        }
+        load = Load(faces, seed)
         await load.learn()
         load.start()
         yield World(pods, redis, store, network, load, strict=durability == "strict", seed=seed)
