@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from transformers import AutoTokenizer
 
 from bench.recording import TOP_K, Recording, Target, questions
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Method
+from drafter_svc.tenants import Tenants
+from paceline.handshake import vocab_fingerprint
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
@@ -82,10 +85,16 @@ class Answers:
         self._known.update(((prompt, base, path), row) for path, row in zip(paths, rows, strict=True))
 
 
-def simulate(method: Method, answers: Answers, nodes: int, depth: int) -> Tally:
-    """Every recording in turn, as sessions that follow one another in one drafter process."""
+def simulate(first: Method, answers: Answers, nodes: int, depth: int, tenants: int = 1) -> Tally:
+    """Every recording in turn, as sessions that follow one another in one drafter process.
+
+    `first` is as a tenant's method begins; the sessions are dealt to so many tenants in turn.
+    """
     tally = Tally()
+    kept = Tenants(first, tenants)
     for prompt, recording in enumerate(answers.recordings):
+        tenant = str(prompt % tenants)
+        method = kept.enter(tenant)
         key = SessionKey(str(prompt), 1)
         # The first token comes from the prefill, before a drafter may take part.
         session = Hypothesis(
@@ -97,6 +106,7 @@ def simulate(method: Method, answers: Answers, nodes: int, depth: int) -> Tally:
             _step(method, session, answers, prompt, nodes, depth, tally)
             tally.steps[recording.task] = tally.steps.get(recording.task, 0) + 1
         method.forget(key.session_id)
+        kept.leave(tenant)
         tally.committed[recording.task] = tally.committed.get(recording.task, 0) + end - before
     return tally
 
@@ -160,6 +170,8 @@ def _row(name: str, tally: Tally) -> str:
 @click.option("--tokens", default=128, show_default=True, help="most tokens of a text")
 @click.option("--nodes", default=31, show_default=True)
 @click.option("--depth", default=16, show_default=True)
+@click.option("--tenants", default=1, show_default=True, help="API keys that the questions are dealt to")
+@click.option("--tables/--no-tables", help="begin with the tables that come with Paceline")
 @click.option("--cache", type=click.Path(dir_okay=False, path_type=Path), help="keep the recorded texts here")
 def command(
     model: Path,
@@ -170,6 +182,8 @@ def command(
     tokens: int,
     nodes: int,
     depth: int,
+    tenants: int,
+    tables: bool,
     cache: Path | None,
 ) -> None:
     """Simulate drafting methods on Spec-Bench questions and print their acceptance lengths."""
@@ -185,7 +199,13 @@ def command(
     for name in names:
         # Ids come from the target itself, so any bound above them will do.
         method = methods.create(name, vocab_size=1 << 31)
-        click.echo(_row(name, simulate(method, answers, nodes, depth)))
+        if tables and not methods.tables.load(method, methods.tables.SHIPPED, _fingerprint(model)):
+            raise click.UsageError(f"no tables come with Paceline for the vocabulary of {model}")
+        click.echo(_row(name, simulate(method, answers, nodes, depth, tenants)))
+
+
+def _fingerprint(model: Path) -> str:
+    return vocab_fingerprint(AutoTokenizer.from_pretrained(model).get_vocab())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ class DrafterSettings(ServiceSettings):
         description="folder of tables to start with, one file per vocabulary (`paceline bench tables` writes "
         "them); those that come with Paceline when not set",
     )
+    tenants: int = Field(
+        64,
+        ge=0,
+        description="tenants (holders of API keys) whose learned tables are kept while they have no session; "
+        "the one that was away longest goes first",
+    )
     tree_nodes: int = Field(
         31, ge=1, le=1024, description="most nodes of a tree; with the root they make the verifier's rows"
     )

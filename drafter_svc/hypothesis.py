@@ -38,10 +38,16 @@ class Outcome:
 
 
 class Hypothesis:
-    """One session as the drafter knows it. `ids` is prompt + committed and only ever grows."""
+    """One session as the drafter knows it. `ids` is prompt + committed and only ever grows.
 
-    def __init__(self, key: SessionKey, sampling: SamplingParams, known_ids: Sequence[int]) -> None:
+    `tenant` is whose session it is: one tenant's sessions teach no other's.
+    """
+
+    def __init__(
+        self, key: SessionKey, sampling: SamplingParams, known_ids: Sequence[int], tenant: str = ""
+    ) -> None:
         self.key = key
+        self.tenant = tenant
         self.sampling = sampling
         self.ids: list[int] = list(known_ids)
 

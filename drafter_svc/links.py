@@ -12,6 +12,7 @@ from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Method
 from drafter_svc.rounds import Counters
 from drafter_svc.stream import VerifierLink
+from drafter_svc.tenants import Tenants
 from paceline import telemetry
 from paceline.rpc import Refused
 from paceline.tasks import let_end
@@ -23,7 +24,7 @@ _SWEEP_SECONDS = 5.0
 
 
 class Links:
-    """Owns one task per verifier and the methods, one per model, whose tables outlive sessions."""
+    """Owns one task per verifier and, for each model, what its tenants teach beyond their sessions."""
 
     def __init__(self, drafter_id: str, settings: DrafterSettings, identity: Identity | None) -> None:
         self.counters = Counters()
@@ -32,7 +33,7 @@ class Links:
         self._settings = settings
         self._identity = identity
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
-        self._methods: dict[tuple[str, str, int], Method] = {}
+        self._tenants: dict[tuple[str, str, int], Tenants] = {}
         telemetry.DRAFTER_SESSIONS.set_function(lambda: self.sessions)
 
     @property
@@ -106,7 +107,7 @@ class Links:
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._settings.max_verifiers} verifiers are connected"
             )
         link = VerifierLink(
-            address, self._drafter_id, self._settings, self._identity, self._method, self.counters
+            address, self._drafter_id, self._settings, self._identity, self._tenants_of, self.counters
         )
         task = asyncio.create_task(link.run(), name=f"draft stream to {address}")
         self._links[address] = link, task
@@ -119,15 +120,20 @@ class Links:
             known[0].rounds.clear()
             del self._links[address]
 
-    def _method(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Method:
+    def _tenants_of(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Tenants:
         key = model_id, vocab_fingerprint, vocab_size
-        if key not in self._methods:
-            method = self._methods[key] = methods.create(self._settings.method, vocab_size)
-            try:
-                known = methods.tables.load(
-                    method, self._settings.tables or methods.tables.SHIPPED, vocab_fingerprint
-                )
-                log.info("drafting", model=model_id, method=method.name, tables=known)
-            except methods.tables.TablesError as error:
-                log.warning("starting without tables", model=model_id, reason=str(error))
-        return self._methods[key]
+        known = self._tenants.get(key)
+        if known is None:
+            known = self._tenants[key] = Tenants(self._first_method(*key), self._settings.tenants)
+        return known
+
+    def _first_method(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Method:
+        """As every tenant's begins."""
+        method = methods.create(self._settings.method, vocab_size)
+        folder = self._settings.tables or methods.tables.SHIPPED
+        try:
+            known = methods.tables.load(method, folder, vocab_fingerprint)
+            log.info("drafting", model=model_id, method=method.name, tables=known)
+        except methods.tables.TablesError as error:
+            log.warning("starting without tables", model=model_id, reason=str(error))
+        return method

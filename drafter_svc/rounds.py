@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from drafter_svc.hypothesis import Hypothesis, OutOfStep
 from drafter_svc.methods.base import Method
+from drafter_svc.tenants import Tenants
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Verdict
@@ -45,10 +46,14 @@ class Drafted:
 
 @dataclass(slots=True)
 class _Seat:
-    """A session here, its last draft budget (None until a verdict came), and when it was heard of."""
+    """A session here, its last draft budget (None until a verdict came), and when it was heard of.
+
+    `method` is its tenant's; None until the verifier's first Welcome.
+    """
 
     hypothesis: Hypothesis
     heard: float
+    method: Method | None = None
     budget: int | None = None
     rejoined: bool = False
 
@@ -59,7 +64,8 @@ class Rounds:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._seats: dict[str, _Seat] = {}
-        self._method: Method | None = None
+        self._tenants: Tenants | None = None
+        self._unsettled: list[Method] = []
         self._limits = Limits(0, 0, 0)
 
     def __len__(self) -> int:
@@ -73,12 +79,12 @@ class Rounds:
         """The verifier's vocabulary size; None before its first Welcome."""
         return self._limits.vocab_size or None
 
-    def welcome(self, method: Method, limits: Limits) -> Drafted:
+    def welcome(self, tenants: Tenants, limits: Limits) -> Drafted:
         """A stream is up: join every session again, and draft for each."""
-        if self._method is not None and self._method is not method:
-            for session_id in self._seats:
-                self._method.forget(session_id)
-        self._method, self._limits = method, limits
+        if self._tenants is not tenants:
+            for seat in self._seats.values():
+                self._vacate(seat)
+        self._tenants, self._limits = tenants, limits
         drafted = Drafted([], [], [])
         for session_id, seat in list(self._seats.items()):
             if _fits(seat.hypothesis, limits):
@@ -98,15 +104,16 @@ class Rounds:
                 return drafted
             self.detach(session_id)
         seat = self._seats[session_id] = _Seat(hypothesis, time.monotonic())
-        if self._method is not None:
+        if self._tenants is not None:
             self._join(seat, drafted)
         return drafted
 
     def detach(self, session_id: str) -> bool:
         """Forget a session; whether there was one."""
-        if self._method is not None:
-            self._method.forget(session_id)
-        return self._seats.pop(session_id, None) is not None
+        seat = self._seats.pop(session_id, None)
+        if seat is not None:
+            self._vacate(seat)
+        return seat is not None
 
     def epoch(self, session_id: str) -> int | None:
         """Epoch under which a session is drafted for; None for an unknown one."""
@@ -142,21 +149,31 @@ class Rounds:
 
     def settle(self) -> None:
         """Learn what can wait until the trees have been sent."""
-        if self._method is not None:
-            self._method.settle()
+        for method in self._unsettled:
+            method.settle()
+        self._unsettled.clear()
 
     def idle(self, older_than: float) -> Iterator[str]:
         """Ids of sessions of which nothing was heard for `older_than` seconds."""
         since = time.monotonic() - older_than
         return (session_id for session_id, seat in self._seats.items() if seat.heard < since)
 
+    def _vacate(self, seat: _Seat) -> None:
+        """Let go of the tenant's method, and it of the session."""
+        if seat.method is not None and self._tenants is not None:
+            seat.method.forget(seat.hypothesis.key.session_id)
+            seat.method = None
+            self._tenants.leave(seat.hypothesis.tenant)
+
     def _join(self, seat: _Seat, drafted: Drafted) -> None:
+        if seat.method is None and self._tenants is not None:
+            seat.method = self._tenants.enter(seat.hypothesis.tenant)
         drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
         self._draft(seat, drafted)
 
     def _learn(self, seat: _Seat, verdict: Verdict, drafted: Drafted) -> bool:
         """Take a verdict in; one that does not fit asks once, by a Join, for what is missing."""
-        assert self._method is not None
+        assert seat.method is not None
         try:
             outcome = seat.hypothesis.learn(verdict)
         except OutOfStep:
@@ -168,16 +185,17 @@ class Rounds:
                 drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
             return False
         seat.rejoined = False
-        self._method.observe(seat.hypothesis, outcome)
+        seat.method.observe(seat.hypothesis, outcome)
+        self._unsettled.append(seat.method)
         return True
 
     def _draft(self, seat: _Seat, drafted: Drafted) -> None:
-        assert self._method is not None
+        assert seat.method is not None
         nodes = self._limits.nodes if seat.budget is None else min(seat.budget, self._limits.nodes)
         if nodes <= 0:
             return
         hypothesis = seat.hypothesis
-        tree = self._method.draft(hypothesis, nodes, self._limits.depth)
+        tree = seat.method.draft(hypothesis, nodes, self._limits.depth)
         if tree.tokens:
             drafted.trees.append((hypothesis.key, hypothesis.base_length, tree))
             self._counters.trees += 1

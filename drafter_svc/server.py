@@ -15,6 +15,7 @@ from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
+_TENANT = re.compile(r"[A-Za-z0-9._-]{0,128}")
 # Bound of ids while the verifier has not yet told its vocabulary's size.
 _ANY_VOCABULARY = 1 << 31
 
@@ -40,6 +41,7 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
             wire.key_from_proto(request.key),
             wire.sampling_from_proto(request.sampling, vocab_size=vocab_size),
             wire.ids_from_proto(request.known_ids, vocab_size=vocab_size, field="known_ids"),
+            _tenant(request.tenant),
         )
         if not hypothesis.ids:
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
@@ -87,5 +89,15 @@ def _address(text: str) -> str:
             grpc.StatusCode.INVALID_ARGUMENT,
             "verifier_address must be host:port",
             field="verifier_address",
+        )
+    return text
+
+
+def _tenant(text: str) -> str:
+    if not _TENANT.fullmatch(text):
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "tenant must be at most 128 letters, digits, '.', '_' or '-'",
+            field="tenant",
         )
     return text

@@ -12,8 +12,8 @@ import grpc
 
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Method
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from drafter_svc.tenants import Tenants
 from paceline import rpc, telemetry, wire
 from paceline.handshake import PROTOCOL_VERSION
 from paceline.roles import Role
@@ -45,8 +45,7 @@ class HandshakeRefused(Exception):
 class VerifierLink:
     """Owns the stream to one verifier and the sessions drafted for there.
 
-    `methods(model_id, vocab_fingerprint, vocab_size)` gives the method that all links to verifiers of
-    that model share.
+    `tenants(model_id, vocab_fingerprint, vocab_size)` gives what all links to verifiers of that model share.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class VerifierLink:
         drafter_id: str,
         settings: DrafterSettings,
         identity: Identity | None,
-        methods: Callable[[str, str, int], Method],
+        tenants: Callable[[str, str, int], Tenants],
         counters: Counters,
     ) -> None:
         self.address = address
@@ -63,7 +62,7 @@ class VerifierLink:
         self._drafter_id = drafter_id
         self._settings = settings
         self._identity = identity
-        self._methods = methods
+        self._tenants = tenants
         self._call: Call | None = None
         self._writing = asyncio.Lock()
         self._saying: set[asyncio.Task[None]] = set()
@@ -128,7 +127,7 @@ class VerifierLink:
             try:
                 welcome = await self._shake_hands(call)
                 settings = self._settings
-                method = self._methods(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
+                tenants = self._tenants(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
                 limits = Limits(
                     vocab_size=welcome.vocab_size,
                     nodes=min(settings.tree_nodes, welcome.max_tree_nodes),
@@ -136,7 +135,7 @@ class VerifierLink:
                 )
                 self._call = call
                 log.info("verifier joined", verifier=self.address, model=welcome.model_id)
-                await self._send(self.rounds.welcome(method, limits))
+                await self._send(self.rounds.welcome(tenants, limits))
                 while (response := await call.read()) is not grpc.aio.EOF:
                     await self._round(response)
             finally:

@@ -166,13 +166,14 @@ def run(settings: GatewaySettings) -> None:
         prompts = Prompts(settings.model, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
-    keys = _keys(settings.api_keys_file)
+    keys = _keys(settings)
     run_service(lambda stop: serve(settings, prompts, keys, stop))
 
 
-def _keys(path: str) -> ApiKeys | None:
+def _keys(settings: GatewaySettings) -> ApiKeys | None:
+    path = settings.api_keys_file
     try:
-        return ApiKeys(path) if path else None
+        return ApiKeys(path, one_tenant=settings.share_learning) if path else None
     except KeyFileError as error:
         raise SettingsError(f"--api-keys-file: {error}") from error
 

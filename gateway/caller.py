@@ -10,11 +10,15 @@ from paceline.api_keys import Scope
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of the API key a request came with; `id` is empty where none is demanded."""
+    """The holder of the API key a request came with; `id` is empty where none is demanded.
+
+    `tenant` is what drafters know the holder by: they keep what its sessions teach to its sessions.
+    """
 
     id: str = ""
     scopes: frozenset[Scope] = frozenset(Scope)
     limits: Limits = field(default_factory=Limits)
+    tenant: str = ""
 
 
 ANYBODY = Caller()

@@ -47,6 +47,11 @@ class GatewaySettings(StoreSettings):
         description="JSON file of the API keys' hashes, scopes and limits, read anew when it changes "
         "(`paceline key create` makes entries); empty serves anybody.",
     )
+    share_learning: bool = Field(
+        False,
+        description="What drafters learn from one key's sessions helps all keys': faster, but a receipt then "
+        "tells whether somebody has asked the same before. Without api_keys_file it is shared by all.",
+    )
     concurrent_sessions: int = Field(
         0, ge=0, description="Sessions of all gateways and keys at once; more wait. 0 sets no limit."
     )

@@ -287,6 +287,7 @@ class Following:
             self._fleet,
             self.key,
             self._wanted.sampling,
+            self._caller.tenant,
             verifier.address,
             lambda: [*self._wanted.prompt_ids, *self._committed],
             self._check_seconds,

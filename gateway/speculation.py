@@ -26,6 +26,7 @@ class Speculation:
         fleet: Fleet,
         key: SessionKey,
         sampling: SamplingParams,
+        tenant: str,
         verifier_address: str,
         known_ids: Callable[[], Sequence[int]],
         check_seconds: float,
@@ -34,6 +35,7 @@ class Speculation:
         self._fleet = fleet
         self._key = key
         self._sampling = sampling
+        self._tenant = tenant
         self._verifier_address = verifier_address
         self._known_ids = known_ids
         self._check_seconds = check_seconds
@@ -75,6 +77,7 @@ class Speculation:
             verifier_address=self._verifier_address,
             known_ids=self._known_ids(),
             sampling=wire.sampling_to_proto(self._sampling),
+            tenant=self._tenant,
         )
         # Before it is: cancelled meanwhile, the drafter may hold the session already.
         self._attached = chosen.address

@@ -242,7 +242,7 @@ class Pods:
             self.pods[name].until(partial(self._serving, name))
         self.until_all_are_seen()
 
-    def _launch_gateway(self, name: str) -> None:
+    def _launch_gateway(self, name: str, *flags: str) -> None:
         gateway = self.gateways[name]
         self._start(
             name,
@@ -250,14 +250,14 @@ class Pods:
             *("--http-port", _port(gateway.http), "--port", _port(gateway.grpc)),
             *("--verifiers", self._as_told(self.verifiers), "--drafters", self._as_told(self.drafters)),
             *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
-            *("--durability", self._durability, *self._quick_flags, *self._gateway_flags),
+            *("--durability", self._durability, *self._quick_flags, *self._gateway_flags, *flags),
         )
 
-    def start_gateway(self, name: str) -> Gateway:
-        """Start one more gateway of the same fleet and wait until it sees all of it."""
+    def start_gateway(self, name: str, *flags: str) -> Gateway:
+        """Start one more gateway of the same fleet, with more flags, and wait until it sees all of it."""
         where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
         gateway = self.gateways[name] = self._gateway(where.url, where.grpc)
-        self._launch_gateway(name)
+        self._launch_gateway(name, *flags)
         self.pods[name].until(lambda: gateway.sees_all(drafters=True))
         return gateway
 

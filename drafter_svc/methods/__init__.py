@@ -36,6 +36,9 @@ _SINGLE = (
 _COMMON = (0.06, 0.2, 0.24, 0.17, -0.14, 0.13, -0.25, -0.28, -0.13)
 _BRANCH = (-0.92, 1.07, 0.24, -0.39, 0.3, 0.0, -0.5)
 
+# Entries of each table of token recycling, of all tenants together: some 40 MB when full.
+_ENTRIES = 1 << 17
+
 SOURCES = ("lookup", "recycling")
 
 
@@ -67,11 +70,11 @@ def _sources(part: str) -> list[Source]:
         return [Lookup()]
     from drafter_svc.methods.branches import Branches
     from drafter_svc.methods.frequency import Frequency
-    from drafter_svc.methods.recycling import Recycling
+    from drafter_svc.methods.recycling import Recycling, Room
 
     return [
-        Recycling(2, _PAIR, capacity=1 << 17),
-        Recycling(1, _SINGLE, capacity=1 << 17),
+        Recycling(2, _PAIR, Room(_ENTRIES)),
+        Recycling(1, _SINGLE, Room(_ENTRIES)),
         Frequency(_COMMON),
         Branches(_BRANCH),
     ]

@@ -50,6 +50,13 @@ class Method(Protocol):
         """Begin with such tables; call it first. Raises `ValueError` or `KeyError` for malformed ones."""
         ...
 
+    def fresh(self) -> Method:
+        """Another one that begins as this one began, and has learned nothing since.
+
+        What they began with they share, uncopied; what they learn has one bound for all of them together.
+        """
+        ...
+
 
 class Proposer(Protocol):
     """One source's candidates for one session."""
@@ -91,4 +98,8 @@ class Source(Protocol):
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
         """Begin with such tables. Raises `ValueError` or `KeyError` for malformed ones."""
+        ...
+
+    def fresh(self) -> Source:
+        """See `Method.fresh`."""
         ...

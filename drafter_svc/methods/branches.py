@@ -63,6 +63,10 @@ class Branches:
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
         """Nothing to begin with."""
 
+    def fresh(self) -> Branches:
+        """See `Source.fresh`."""
+        return Branches(self.log_odds)
+
 
 def _graded(votes: Mapping[int, float], depth: int) -> dict[int, int]:
     """The most voted ids: grades for first, next two and rest; others below the first level."""

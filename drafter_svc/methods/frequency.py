@@ -17,16 +17,21 @@ _HALVE_AT = 20_000
 
 
 class Frequency:
-    """Counts of committed ids of all sessions of a model; the commonest are graded by rank."""
+    """Counts of committed ids of all its sessions; the commonest are graded by rank."""
 
     name = "frequency"
     feedback_top_k = 0
 
     def __init__(self, log_odds: tuple[float, ...]) -> None:
         self.log_odds = log_odds
+        # The counts it began with, as far as they still hold: shared, and never changed.
+        self._begun: Mapping[int, int] = _NOTHING
+        # Whole counts of the ids that came since.
         self._counts: dict[int, int] = {}
         self._total = 0
-        self._best: dict[int, int] = {}
+        self._best: Mapping[int, int] = {}
+        # Counts, total and best as it began.
+        self._first = self._begun, self._total, self._best
 
     def proposer(self, session: Hypothesis) -> Proposer:
         """The same for every session and context, at the root: deeper they would fill trees with chance."""
@@ -36,11 +41,12 @@ class Frequency:
         """Count the committed ids."""
         counts = self._counts
         for token in outcome.committed:
-            counts[token] = counts.get(token, 0) + 1
+            counts[token] = self._count(token) + 1
         self._total += len(outcome.committed)
         if self._total > _HALVE_AT:
-            self._counts = counts = {token: count // 2 for token, count in counts.items() if count > 1}
-            self._total = sum(counts.values())
+            self._counts = {token: count // 2 for token, count in self._all().items() if count > 1}
+            self._begun = _NOTHING
+            self._total = sum(self._counts.values())
         self._best = self._ranked({*self._best, *outcome.committed})
 
     def forget(self, session_id: str) -> None:
@@ -48,17 +54,29 @@ class Frequency:
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
         """Ids and how often they came [ids, 2]."""
-        return {"counts": np.array(list(self._counts.items()), dtype=np.int32).reshape(-1, 2)}
+        return {"counts": np.array(list(self._all().items()), dtype=np.int32).reshape(-1, 2)}
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
         """Begin with such counts. Raises `ValueError` for negative ones."""
         if (tables["counts"] < 0).any():
             raise ValueError("counts hold negative numbers")
-        self._counts = dict(tables["counts"].tolist())
-        self._total = sum(self._counts.values())
-        self._best = self._ranked(self._counts)
+        self._begun = dict(tables["counts"].tolist())
+        self._total = sum(self._begun.values())
+        self._best = self._ranked(self._begun)
+        self._first = self._begun, self._total, self._best
+
+    def fresh(self) -> Frequency:
+        """See `Source.fresh`."""
+        other = Frequency(self.log_odds)
+        other._first = other._begun, other._total, other._best = self._first
+        return other
+
+    def _count(self, token: int) -> int:
+        return self._counts.get(token) or self._begun.get(token, 0)
+
+    def _all(self) -> dict[int, int]:
+        return {**self._begun, **self._counts}
 
     def _ranked(self, contenders: Iterable[int]) -> dict[int, int]:
-        counts = self._counts
-        ranked = sorted(contenders, key=lambda token: (-counts.get(token, 0), token))[:_CANDIDATES]
+        ranked = sorted(contenders, key=lambda token: (-self._count(token), token))[:_CANDIDATES]
         return {token: rank for rank, token in enumerate(ranked, start=1)}

@@ -77,6 +77,7 @@ class Merged:
         self.feedback_top_k = max(source.feedback_top_k for source in sources)
         self._sources = tuple(sources)
         self._vocab_size = vocab_size
+        self._bias = bias
         # Sampled text follows its sources less closely than greedy text: counted apart.
         self._greedy = Calibration(self._sources, bias)
         self._sampled = Calibration(self._sources, bias)
@@ -172,6 +173,11 @@ class Merged:
         for source in self._sources:
             if source.name in parts:
                 source.restore(parts[source.name])
+
+    def fresh(self) -> Merged:
+        """See `Method.fresh`."""
+        sources = [source.fresh() for source in self._sources]
+        return Merged(self.name, sources, self._vocab_size, self._bias)
 
 
 def candidates(

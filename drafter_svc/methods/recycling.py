@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,31 +15,73 @@ TOP_K = 8
 _NOTHING: Mapping[int, int] = {}
 # Grades by rank, of the session's own entries and of others'.
 _OWN, _OTHERS = range(1, TOP_K + 1), range(TOP_K + 1, 2 * TOP_K + 1)
+# An entry: the session that wrote it, and the target's best next ids.
+_Entries = Mapping[tuple[int, ...], tuple[str, tuple[int, ...]]]
+
+
+class Room:
+    """Bounds what several tables hold together: the largest gives way, its oldest entries first.
+
+    So a table that holds no more than its even share loses nothing, whatever is written to others.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._tables: weakref.WeakSet[Recycling] = weakref.WeakSet()
+        # Entries that may still be written before it is counted what all tables hold.
+        self._free = capacity
+
+    def enter(self, table: Recycling) -> None:
+        """Count a table from now on, for as long as it lives."""
+        self._tables.add(table)
+
+    def make(self, written: int) -> None:
+        """Let go of what is too much, after so many new entries."""
+        self._free -= written
+        if self._free >= 0:
+            return
+        sizes = {table: len(table) for table in self._tables if len(table)}
+        excess = sum(sizes.values()) - self._capacity
+        while excess > 0:
+            largest = max(sizes, key=sizes.__getitem__)
+            dropped = min(excess, sizes[largest] - self._capacity // len(sizes))
+            largest.drop_oldest(dropped)
+            sizes[largest] -= dropped
+            excess -= dropped
+        self._free = -excess
 
 
 class Recycling:
     """Adjacency from the last `order` ids to the target's best next ids when it last saw them.
 
-    Order 1 is Token Recycling as published. The table is shared by all sessions of a model and holds
-    at most `capacity` entries; the oldest written go first. Grades are the rank, apart for entries
-    that another session wrote: the session's own text is the better guide.
+    Order 1 is Token Recycling as published. `room` bounds the entries that are written; the oldest go first.
+    Grades are the rank, apart for entries that another session wrote: the session's own text is the better
+    guide.
     """
 
     feedback_top_k = TOP_K
 
-    def __init__(self, order: int, log_odds: tuple[float, ...], capacity: int) -> None:
+    def __init__(self, order: int, log_odds: tuple[float, ...], room: Room) -> None:
         self.log_odds = log_odds
         self.name = f"recycling-{order}"
         self._order = order
-        self._capacity = capacity
+        # What it began with, shared and never changed; what was written since.
+        self._begun: _Entries = {}
         self._next: dict[tuple[int, ...], tuple[str, tuple[int, ...]]] = {}
+        self._room = room
+        room.enter(self)
+
+    def __len__(self) -> int:
+        """Entries written since it began."""
+        return len(self._next)
 
     def proposer(self, session: Hypothesis) -> Proposer:
         """The table as this session sees it."""
-        session_id, order, table = session.key.session_id, self._order, self._next
+        session_id, order, table, begun = session.key.session_id, self._order, self._next, self._begun
 
         def propose(context: tuple[int, ...], depth: int) -> Mapping[int, int]:
-            entry = table.get(context[-order:])
+            last = context[-order:]
+            entry = table.get(last) or begun.get(last)
             if entry is None:
                 return _NOTHING
             return dict(zip(entry[1], _OWN if entry[0] == session_id else _OTHERS, strict=False))
@@ -48,23 +91,30 @@ class Recycling:
     def observe(self, session: Hypothesis, outcome: Outcome) -> None:
         """Replace the entry of every verified row's context."""
         session_id, order, table = session.key.session_id, self._order, self._next
+        before = len(table)
         for row in outcome.rows:
             if len(row.context) < order:
                 continue
             context = row.context[-order:]
             table.pop(context, None)
             table[context] = session_id, row.top_ids[:TOP_K]
-        while len(table) > self._capacity:
-            del table[next(iter(table))]
+        self._room.make(len(table) - before)
+
+    def drop_oldest(self, entries: int) -> None:
+        """Forget so many entries, those that were written first."""
+        for _ in range(entries):
+            del self._next[next(iter(self._next))]
 
     def forget(self, session_id: str) -> None:
         """Entries outlive their session: the next one starts with them."""
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
         """Contexts [entries, order], oldest first, and their best next ids [entries, TOP_K], -1 for none."""
-        tops = [(*top, *[-1] * (TOP_K - len(top))) for _, top in self._next.values()]
+        old = {context: entry for context, entry in self._begun.items() if context not in self._next}
+        entries = old | self._next
+        tops = [(*top, *[-1] * (TOP_K - len(top))) for _, top in entries.values()]
         return {
-            "contexts": np.array(list(self._next), dtype=np.int32).reshape(-1, self._order),
+            "contexts": np.array(list(entries), dtype=np.int32).reshape(-1, self._order),
             "next": np.array(tops, dtype=np.int32).reshape(-1, TOP_K),
         }
 
@@ -73,5 +123,13 @@ class Recycling:
         contexts, following = tables["contexts"], tables["next"]
         if contexts.shape != (len(following), self._order):
             raise ValueError(f"contexts of shape {contexts.shape} are not of order {self._order}")
-        for context, top in zip(contexts.tolist(), following.tolist(), strict=True):
-            self._next[tuple(context)] = "", tuple(token for token in top if token >= 0)
+        self._begun = {
+            tuple(context): ("", tuple(token for token in top if token >= 0))
+            for context, top in zip(contexts.tolist(), following.tolist(), strict=True)
+        }
+
+    def fresh(self) -> Recycling:
+        """See `Source.fresh`."""
+        other = Recycling(self._order, self.log_odds, self._room)
+        other._begun = self._begun
+        return other

@@ -195,13 +195,14 @@ async def drafter(**changed: object) -> AsyncIterator[tuple[Stub, Links]]:
 
 
 def attach(
-    address: str, known: list[int], session_id: str = "s", epoch: int = 1
+    address: str, known: list[int], session_id: str = "s", epoch: int = 1, tenant: str = ""
 ) -> drafter_pb2.AttachRequest:
     return drafter_pb2.AttachRequest(
         key=session_pb2.SessionKey(session_id=session_id, epoch=epoch),
         verifier_address=address,
         known_ids=known,
         sampling=session_pb2.SamplingParams(top_p=1.0, max_tokens=500),
+        tenant=tenant,
     )
 
 
@@ -347,6 +348,8 @@ async def test_a_refused_handshake_drops_the_sessions() -> None:
         (attach("127.0.0.1:1", []), "known_ids"),
         (attach("127.0.0.1:1", [1], "bad id!"), "session_id"),
         (attach("127.0.0.1:1", [1], epoch=0), "epoch"),
+        (attach("127.0.0.1:1", [1], tenant="a b"), "tenant"),
+        (attach("127.0.0.1:1", [1], tenant="t" * 129), "tenant"),
     ],
 )
 async def test_a_bad_attach_is_refused_by_name(request_: drafter_pb2.AttachRequest, part: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from drafter_svc.tenants import Tenants
 from paceline.session import SamplingParams, SessionKey
 from paceline.verdict import Verdict
 
@@ -18,10 +19,14 @@ def hypothesis(session_id: str = "s", epoch: int = 1, ids: tuple[int, ...] = (1,
     return Hypothesis(SessionKey(session_id, epoch), SamplingParams(max_tokens=50), ids)
 
 
+def tenants(method: str = "lookup") -> Tenants:
+    return Tenants(methods.create(method, VOCAB), most=4)
+
+
 @pytest.fixture
 def rounds() -> Rounds:
     ready = Rounds(Counters())
-    ready.welcome(methods.create("lookup", VOCAB), LIMITS)
+    ready.welcome(tenants(), LIMITS)
     return ready
 
 
@@ -40,7 +45,7 @@ def test_sessions_attached_before_the_welcome_join_with_it() -> None:
     rounds = Rounds(Counters())
     assert not rounds.attach(hypothesis("a"))
     rounds.attach(hypothesis("b"))
-    drafted = rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    drafted = rounds.welcome(tenants(), LIMITS)
     assert [key.session_id for key, _ in drafted.joins] == ["a", "b"]
     assert bases(drafted) == [("a", 5), ("b", 5)]
 
@@ -108,14 +113,14 @@ def test_a_gap_that_is_filled_goes_on(rounds: Rounds) -> None:
 def test_a_session_whose_ids_the_model_lacks_is_not_joined() -> None:
     rounds = Rounds(Counters())
     rounds.attach(hypothesis(ids=(1, VOCAB)))
-    assert not rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    assert not rounds.welcome(tenants(), LIMITS)
     assert not len(rounds)
 
 
 def test_counters_count_what_was_sent_and_accepted() -> None:
     counters = Counters()
     rounds = Rounds(counters)
-    rounds.welcome(methods.create("lookup", VOCAB), LIMITS)
+    rounds.welcome(tenants(), LIMITS)
     known = hypothesis()
     sent = len(rounds.attach(known).trees[0][2])
     rounds.verdicts([Verdict(known.key, 5, (3, 1), accepted=1, drafted=sent, draft_budget=0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from drafter_svc.hypothesis import Hypothesis, Outcome, Row
 from drafter_svc.methods.branches import Branches
 from drafter_svc.methods.frequency import Frequency
 from drafter_svc.methods.merged import Calibration
-from drafter_svc.methods.recycling import Recycling
+from drafter_svc.methods.recycling import Recycling, Room
 from drafter_svc.methods.suffix import SuffixIndex
 from paceline.session import SamplingParams, SessionKey
 
@@ -44,7 +45,7 @@ def test_an_index_extended_in_parts_equals_one_built_at_once(ids: list[int], cut
 
 
 def test_recycling_grades_the_sessions_own_rows_apart() -> None:
-    table = Recycling(1, ODDS, capacity=10)
+    table = Recycling(1, ODDS, Room(10))
     own, other = session(1, 2), session(1, 2, session_id="other")
     table.observe(own, Outcome(2, (), (Row((1, 2), (7, 8), 2),)))
     assert table.proposer(own)((2,), 0) == {7: 1, 8: 2}
@@ -54,7 +55,7 @@ def test_recycling_grades_the_sessions_own_rows_apart() -> None:
 
 
 def test_recycling_is_bounded_and_forgets_the_oldest() -> None:
-    table = Recycling(1, ODDS, capacity=2)
+    table = Recycling(1, ODDS, Room(2))
     known = session(1)
     for token in (1, 2, 1, 3):
         table.observe(known, Outcome(1, (), (Row((token,), (7,), 1),)))
@@ -87,7 +88,7 @@ def test_frequency_proposes_the_commonest_ids_and_follows_the_traffic() -> None:
 
 @given(st.lists(st.booleans(), max_size=300))
 def test_confidence_stays_a_log_probability(hits: list[bool]) -> None:
-    calibration = Calibration([Recycling(1, (0.0, 5.0, -5.0), capacity=1)], bias=0.0)
+    calibration = Calibration([Recycling(1, (0.0, 5.0, -5.0), Room(1))], bias=0.0)
     for hit in hits:
         calibration.count(1, hit)
     assert -math.inf < calibration.confidence(1) <= 0
@@ -95,8 +96,30 @@ def test_confidence_stays_a_log_probability(hits: list[bool]) -> None:
 
 
 def test_confidence_moves_from_the_prior_to_what_is_measured() -> None:
-    calibration = Calibration([Recycling(1, (0.0, 2.0), capacity=1)], bias=0.0)
+    calibration = Calibration([Recycling(1, (0.0, 2.0), Room(1))], bias=0.0)
     assert calibration.confidence(1) == pytest.approx(math.log(1 / (1 + math.exp(-2.0))))
     for trial in range(20_000):
         calibration.count(1, trial % 4 == 0)
     assert calibration.confidence(1) == pytest.approx(math.log(0.25), abs=0.05)
+
+
+@given(
+    known=st.dictionaries(st.integers(0, 9), st.integers(1, 9000), max_size=6),
+    committed=st.lists(st.integers(0, 9), max_size=60),
+)
+def test_common_ids_that_were_there_at_the_start_count_like_those_that_came(
+    known: dict[int, int], committed: list[int]
+) -> None:
+    begun, told = Frequency(ODDS), Frequency(ODDS)
+    table = np.array(list(known.items()), dtype=np.int32).reshape(-1, 2)
+    begun.restore({"counts": table})
+    fresh = begun.fresh()
+    told._counts, told._total = dict(known), sum(known.values())
+    told._best = told._ranked(known)
+    for token in committed:
+        outcome = Outcome(1, (token,), ())
+        for each in (fresh, told):
+            each.observe(session(1), outcome)
+        assert fresh.proposer(session(1))((1,), 0) == told.proposer(session(1))((1,), 0)
+    assert dict(fresh.tables()["counts"].tolist()) == dict(told.tables()["counts"].tolist())
+    assert (begun.tables()["counts"] == table).all()

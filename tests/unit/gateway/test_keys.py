@@ -64,6 +64,29 @@ def test_an_entry_without_scopes_may_generate_and_nothing_else(write: Write) -> 
     assert (set(caller.scopes), caller.limits) == ({Scope.GENERATE}, Limits(queued_requests=16))
 
 
+def test_a_holder_is_one_tenant_at_every_gateway_and_its_name_is_not_told(write: Write) -> None:
+    other = new_api_key()
+    path = write(entry(), entry("team-b", other))
+    tenants = [gateway.caller(key) for gateway in (ApiKeys(path), ApiKeys(path)) for key in (KEY, other)]
+    a, b, again, _ = (caller.tenant for caller in tenants if caller is not None)
+    assert a == again != b
+    assert a
+    assert b
+    assert "team" not in a
+    elsewhere = ApiKeys(write(entry("team-a", other))).caller(other)
+    assert elsewhere is not None
+    assert elsewhere.tenant not in (a, b)
+
+
+def test_holders_who_share_what_is_learned_are_one_tenant_with_anybody(write: Write) -> None:
+    other = new_api_key()
+    shared = ApiKeys(write(entry(), entry("team-b", other)), one_tenant=True)
+    for key in (KEY, other):
+        caller = shared.caller(key)
+        assert caller is not None
+        assert caller.tenant == ANYBODY.tenant
+
+
 @pytest.mark.parametrize(
     "guess", ["", "pk-", KEY[:-1], KEY + "x", KEY.upper(), api_key_hash(KEY), "é\0", "x" * 10**6]
 )
