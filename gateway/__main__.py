@@ -60,6 +60,7 @@ async def serve(
         admission,
         model_id=model_name,
         max_sessions=settings.max_sessions,
+        max_waiting=settings.max_waiting,
     )
     gateway = Gateway(
         prompts,

@@ -39,6 +39,8 @@ class Place:
     prompt_tokens: int
     allowance: Allowance | None = None
     generated: int = 0
+    # When its session began, on the monotonic clock; 0 where it has not.
+    began: float = 0.0
     ended: bool = False
     # What the ledger has been told of: tokens, and the end.
     charged: int = 0
@@ -66,7 +68,7 @@ class Admission:
         """`everybody`: limits of all requests together. `queue_seconds`: longest wait for a place."""
         self._ledger = ledger
         self._everybody = Account("all", everybody)
-        self._queue_seconds = queue_seconds
+        self.queue_seconds = queue_seconds
         self._lines: defaultdict[str, _Line] = defaultdict(_Line)
         self._running: dict[Place, None] = {}
         self._waiting: list[Ask] = []
@@ -101,11 +103,11 @@ class Admission:
         if counted:
             place.allowance = await self._enter(place.ask, self._lines[caller.id])
         self._running[place] = None
-        started = time.monotonic()
         try:
             yield place
         finally:
-            self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
+            if place.began:
+                self._mean_seconds += 0.2 * (time.monotonic() - place.began - self._mean_seconds)
             del self._running[place]
             self._leave(place)
         # A client that has had its answer finds its place free.
@@ -143,7 +145,7 @@ class Admission:
         self._waiting.append(ask)
         telemetry.QUEUED_REQUESTS.set(len(self._waiting))
         try:
-            async with asyncio.timeout(self._queue_seconds), line.head:
+            async with asyncio.timeout(self.queue_seconds), line.head:
                 while True:
                     freed = self._freed
                     verdict = await self._ledger.admit(ask)
@@ -186,7 +188,7 @@ class Admission:
                 message += f"; {ahead} requests wait already"
             else:
                 reason = "queue_seconds"
-                message += f"; none has ended within {self._queue_seconds:g} seconds"
+                message += f"; none has ended within {self.queue_seconds:g} seconds"
         telemetry.REFUSED_REQUESTS.labels(reason=reason).inc()
         return RequestError(kind, message, retry_after=seconds)
 

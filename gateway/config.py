@@ -41,7 +41,13 @@ class GatewaySettings(StoreSettings):
         "session moves; more than its longest step.",
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger body or gRPC message is refused.")
-    max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more are refused with 429.")
+    max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more wait in line.")
+    max_waiting: int = Field(
+        2048,
+        ge=2,
+        description="Requests that have no place for their session yet; more are refused with 429. A key "
+        "that is alone may take half of it, two a third each, and so on.",
+    )
     api_keys_file: str = Field(
         "",
         description="JSON file of the API keys' hashes, scopes and limits, read anew when it changes "
@@ -62,7 +68,10 @@ class GatewaySettings(StoreSettings):
         0, ge=0, description="Prompt and answer tokens of all gateways and keys; 0 sets no limit."
     )
     queue_seconds: float = Field(
-        10.0, ge=0, le=600, description="How long a request waits for a session's place, a key's own, too."
+        10.0,
+        ge=0,
+        le=600,
+        description="How long a request waits for a session's place: its key's, everybody's, a verifier's.",
     )
     client_stall_seconds: float = Field(
         60.0, ge=1, le=3600, description="A client that takes nothing of its stream for so long is let go."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -25,6 +26,8 @@ log = telemetry.logger(__name__)
 
 # A pod that has not answered for this many polls is not healthy.
 _MISSED_POLLS = 3
+# How soon a pod is asked again that is fuller than was thought.
+_SOONEST_SECONDS = 0.05
 
 
 class Pod:
@@ -35,9 +38,13 @@ class Pod:
         self._connection = rpc.Connection(address, role, identity)
         self.healthy = False
         self.status: Any = None
-        # Sessions this gateway has sent there since the last status.
-        self.sent = 0
+        # Sessions of this gateway that are there or on their way, and the most since a status was asked for.
+        self.ours = 0
+        self._most_ours = 0
+        # Sessions of other gateways, as far as is known.
+        self._others = 0
         self._heard = 0.0
+        self._look = asyncio.Event()
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -48,9 +55,33 @@ class Pod:
         """Hang up."""
         await self._connection.close()
 
+    @property
+    def sessions(self) -> int:
+        """Sessions there, ours as of now."""
+        return self._others + self.ours
+
+    def begin(self) -> None:
+        """A session of ours goes there."""
+        self.ours += 1
+        self._most_ours = max(self._most_ours, self.ours)
+
+    def end(self) -> None:
+        """It has left."""
+        self.ours -= 1
+
+    def full(self) -> None:
+        """It had no place for a session of ours, which has left: others have those that we do not."""
+        self._others = max(self._others, self.status.max_sessions - self.ours)
+        self._look.set()
+
+    def asking(self) -> None:
+        """It is asked for its status now."""
+        self._most_ours = self.ours
+
     def heard(self, status: Any) -> None:
-        """Take a fresh status in."""
-        self.status, self.sent = status, 0
+        """Take a fresh status in. It tells all sessions at some moment since it was asked for."""
+        self.status = status
+        self._others = max(0, status.sessions - self._most_ours)
         self._heard = time.monotonic()
         if isinstance(status, verifier_pb2.VerifierStatusResponse) and status.stalled:
             self.lost("its engine hangs")
@@ -58,6 +89,14 @@ class Pod:
         if not self.healthy:
             log.info("pod is up", address=self.address)
         self.healthy = True
+
+    async def due(self, seconds: float) -> None:
+        """Return when its status is to be asked for again."""
+        await asyncio.sleep(min(seconds, _SOONEST_SECONDS))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - _SOONEST_SECONDS):
+                await self._look.wait()
+        self._look.clear()
 
     def missed(self, patience: float) -> None:
         """No answer; unhealthy once that has lasted `patience` seconds."""
@@ -89,6 +128,11 @@ class Fleet:
         self._poll_seconds = poll_seconds
         self._identity = identity
         self._tasks: list[asyncio.Task[None]] = []
+        self._changed: Callable[[], None] = lambda: None
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called whenever a pod has been heard of."""
+        self._changed = changed
 
     def start(self) -> None:
         """Poll until `close`."""
@@ -111,11 +155,13 @@ class Fleet:
 
     async def _poll(self, pod: Pod, stub: Any, request: Any) -> None:
         while True:
+            pod.asking()
             try:
                 pod.heard(await stub(pod.channel).Status(request, timeout=max(self._poll_seconds, 1.0)))
             except grpc.aio.AioRpcError:
                 pod.missed(_MISSED_POLLS * self._poll_seconds)
-            await asyncio.sleep(self._poll_seconds)
+            self._changed()
+            await pod.due(self._poll_seconds)
 
     def verifier_views(self) -> list[VerifierView]:
         """What routing may know of the verifiers that have ever answered."""
@@ -127,7 +173,7 @@ class Fleet:
                 model_id=pod.status.model_id,
                 vocab_size=pod.status.vocab_size,
                 max_context=pod.status.max_context,
-                sessions=pod.status.sessions + pod.sent,
+                sessions=pod.sessions,
                 max_sessions=pod.status.max_sessions,
             )
             for pod in self.verifiers.values()
@@ -142,7 +188,7 @@ class Fleet:
                 drafter_id=pod.status.drafter_id,
                 healthy=pod.healthy,
                 draining=pod.status.draining,
-                sessions=pod.status.sessions + pod.sent,
+                sessions=pod.sessions,
                 max_sessions=pod.status.max_sessions,
             )
             for pod in self.drafters.values()

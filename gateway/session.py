@@ -12,11 +12,12 @@ import grpc
 
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer, StopStrings
-from gateway.errors import INTERNAL, OVERLOADED, TAKEN_OVER, TIMEOUT, UNAVAILABLE, RequestError
+from gateway.errors import INTERNAL, TAKEN_OVER, TIMEOUT, UNAVAILABLE, RequestError
 from gateway.events import Chunk, Done, Event, Started
 from gateway.fleet import Fleet
 from gateway.generation import Generation
-from gateway.router import VerifierView, choose_verifier
+from gateway.places import Seat
+from gateway.router import VerifierView
 from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from paceline import rpc, telemetry, wire
@@ -76,14 +77,19 @@ class Following:
         wanted: Generation,
         caller: Caller,
         detokenizer: Detokenizer,
+        seat: Seat,
         trace: Sequence[tuple[str, str]],
         deadline: float | None = None,
     ) -> None:
-        """`deadline`, on the monotonic clock, goes with every call: no verifier works on behind it."""
+        """`seat` is the session's in the line for a place at a verifier.
+
+        `deadline`, on the monotonic clock, goes with every call: no verifier works on behind it.
+        """
         self.key = key
         self._deadline = deadline
         self._trace = tuple(trace)
         self._fleet = fleet
+        self._seat = seat
         self._store = store
         self._strict = policy.strict
         self._silence_seconds = policy.silence_seconds
@@ -96,8 +102,6 @@ class Following:
         self._durable = True
         self._receipt = Receipt()
         self._failed: set[str] = set()
-        # Whether any verifier has taken it.
-        self._begun = False
         self._suspicion = Suspicion(fleet.turns)
 
     def _started(self) -> Started:
@@ -123,10 +127,8 @@ class Following:
 
     async def _told(self, resumed: SessionRecord | None) -> AsyncGenerator[_Heard, None]:
         """What there is to tell, `Opened` wherever the session has got hold of a verifier or a record."""
-        if resumed is None:
-            await self._record()
-        else:
-            self._begun = True
+        recorded = resumed is not None
+        if resumed is not None:
             yield verifier_pb2.Opened()
             for event in self._untold(resumed):
                 yield event
@@ -139,21 +141,30 @@ class Following:
                 deadline = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
-            verifier = await self._verifier(deadline)
-            opened = False
+            verifier = await self._seat.verifier(self._failed, deadline)
+            if not recorded:
+                await self._record()
+            recorded, opened = True, False
             try:
                 async with aclosing(self._serve(verifier)) as events:
                     async for event in events:
                         if isinstance(event, verifier_pb2.Opened):
-                            self._begun = opened = True
+                            self._seat.begun = opened = True
                         else:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
                         yield event
                         if isinstance(event, Done):
                             return
             except (grpc.aio.AioRpcError, _Silent) as error:
+                if not opened and _is_full(error):
+                    self._seat.turned_away(self._fleet.verifiers[verifier.address])
+                    if not self._seat.begun:
+                        # Its time is the line's.
+                        deadline = time.monotonic() + _PATIENCE_SECONDS
+                    continue
                 moves += 1
                 for event in await self._moved(verifier, error, deadline, opened=opened):
+                    self._seat.begun = True
                     yield event
                     if isinstance(event, Done):
                         return
@@ -175,7 +186,7 @@ class Following:
             raise RequestError(TIMEOUT, "the request's time is over") from error
         if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
             return await self._taken_over(error)
-        if isinstance(error, grpc.aio.AioRpcError) and not _is_movable(error, started=self._begun):
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MOVABLE:
             raise _refusal(error) from error
         log.warning(
             "verifier lost, moving the session",
@@ -219,16 +230,6 @@ class Following:
         """The session as its client knows it."""
         return self._wanted.record(self.key, self._caller, self._committed)
 
-    async def _verifier(self, deadline: float) -> VerifierView:
-        while True:
-            chosen = choose_verifier(self._fleet.verifier_views(), self._wanted.model_id, self._failed)
-            if chosen is not None:
-                self._fleet.verifiers[chosen.address].sent += 1
-                return chosen
-            if time.monotonic() > deadline:
-                raise RequestError(UNAVAILABLE, "no verifier has room for this session; try again later")
-            await asyncio.sleep(0.1)
-
     async def _serve(self, verifier: VerifierView) -> AsyncGenerator[_Heard, None]:
         """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails, or `_Silent`."""
         wanted = self._wanted
@@ -266,6 +267,7 @@ class Following:
             raise RequestError(INTERNAL, "the verifier ended the session without saying why")
         finally:
             call.cancel()
+            self._seat.leave()
             if speculating is not None:
                 await cancel_and_wait(speculating)
 
@@ -418,12 +420,11 @@ class Following:
         return FinishReason.LENGTH if len(self._committed) >= sampling.max_tokens else None
 
 
-def _is_movable(error: grpc.aio.AioRpcError, *, started: bool) -> bool:
-    """Whether another verifier, or this one later, may serve the session.
-
-    One that is full turns a new session away; a session that has begun waits for room.
-    """
-    return error.code() in _MOVABLE or (started and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
+def _is_full(error: grpc.aio.AioRpcError | _Silent) -> bool:
+    """Whether the verifier has said that it has no place for one more session."""
+    if isinstance(error, _Silent) or error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return False
+    return rpc.is_refusal(error)
 
 
 def _is_death(error: grpc.aio.AioRpcError | _Silent) -> bool:
@@ -434,7 +435,5 @@ def _is_death(error: grpc.aio.AioRpcError | _Silent) -> bool:
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> RequestError:
-    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return RequestError(OVERLOADED, error.details() or "the verifier is full; try again later")
     log.error("verifier refused a session", code=error.code().name, details=error.details())
     return RequestError(INTERNAL, f"the verifier refused the session: {error.details()}")

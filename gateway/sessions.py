@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,10 +13,11 @@ from opentelemetry.trace import Span
 from gateway.admission import Admission
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
-from gateway.errors import OVERLOADED, UNAVAILABLE, UNKNOWN_SESSION, RequestError
+from gateway.errors import UNAVAILABLE, UNKNOWN_SESSION, RequestError
 from gateway.events import Chunk, Event, Started
 from gateway.fleet import Fleet
 from gateway.generation import Generation
+from gateway.places import Places
 from gateway.session import Following, Policy
 from paceline import telemetry
 from paceline.session import FinishReason, SessionKey
@@ -38,15 +40,30 @@ class Sessions:
         *,
         model_id: str,
         max_sessions: int,
+        max_waiting: int = 2048,
     ) -> None:
-        """Without a store sessions are neither resumed nor cancelled by id."""
+        """Without a store sessions are neither resumed nor cancelled by id.
+
+        `max_waiting`: requests that have no place yet.
+        """
         self._model_id = model_id
         self.fleet = fleet
         self.store = store
         self.policy = policy
         self.admission = admission
-        self.running = 0
-        self._max_sessions = max_sessions
+        self._places = Places(
+            fleet,
+            model_id=model_id,
+            max_sessions=max_sessions,
+            max_waiting=max_waiting,
+            queue_seconds=admission.queue_seconds,
+            retry_seconds=admission.retry_seconds,
+        )
+
+    @property
+    def running(self) -> int:
+        """Sessions that this gateway follows."""
+        return self._places.running
 
     def generate(
         self,
@@ -122,46 +139,36 @@ class Sessions:
         deadline: float | None,
         resumed: SessionRecord | None = None,
     ) -> AsyncGenerator[Event, None]:
-        if self.running >= self._max_sessions:
-            raise RequestError(
-                OVERLOADED,
-                f"{self._max_sessions} sessions are running here; try again later",
-                retry_after=self.admission.retry_seconds(0, self._max_sessions),
+        seated = self._places.seat(caller.id, begun=resumed is not None)
+        with seated as seat, telemetry.span("gateway.session", parent) as span:
+            span.set_attribute(telemetry.SESSION_ID, key.session_id)
+            span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
+            trace = telemetry.inject(span)
+            following = Following(
+                self.fleet, self.store, self.policy, key, wanted, caller, detokenizer, seat, trace, deadline
             )
-        self.running += 1
-        telemetry.GATEWAY_SESSIONS.set(self.running)
-        try:
-            with telemetry.span("gateway.session", parent) as span:
-                span.set_attribute(telemetry.SESSION_ID, key.session_id)
-                span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
-                trace = telemetry.inject(span)
-                following = Following(
-                    self.fleet, self.store, self.policy, key, wanted, caller, detokenizer, trace, deadline
-                )
-                # What a resumed session has come to is charged already.
-                known = len(resumed.committed_ids) if resumed else 0
-                admitted = self.admission.admitted(
-                    caller,
-                    key.session_id,
-                    prompt_tokens=0 if resumed else len(wanted.prompt_ids),
-                    max_tokens=0 if resumed else wanted.sampling.max_tokens,
-                )
-                async with admitted as place, aclosing(following.events(resumed)) as events:
-                    told = 0
-                    async for event in events:
-                        if isinstance(event, Started):
-                            event = replace(event, allowance=place.allowance)
-                        elif isinstance(event, Chunk):
-                            told += len(event.token_ids)
-                            place.generated = max(0, told - known)
-                        else:
-                            span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
-                            span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
-                            span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
-                        yield event
-        finally:
-            self.running -= 1
-            telemetry.GATEWAY_SESSIONS.set(self.running)
+            # What a resumed session has come to is charged already.
+            known = len(resumed.committed_ids) if resumed else 0
+            admitted = self.admission.admitted(
+                caller,
+                key.session_id,
+                prompt_tokens=0 if resumed else len(wanted.prompt_ids),
+                max_tokens=0 if resumed else wanted.sampling.max_tokens,
+            )
+            async with admitted as place, aclosing(following.events(resumed)) as events:
+                told = 0
+                async for event in events:
+                    if isinstance(event, Started):
+                        place.began = time.monotonic()
+                        event = replace(event, allowance=place.allowance)
+                    elif isinstance(event, Chunk):
+                        told += len(event.token_ids)
+                        place.generated = max(0, told - known)
+                    else:
+                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
+                        span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
+                        span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
+                    yield event
 
     def _is_of(self, record: SessionRecord, caller: Caller) -> bool:
         owner = Generation.recorded(record)[1]

@@ -51,6 +51,7 @@ class Speculation:
                 await asyncio.sleep(self._check_seconds)
         finally:
             if self._attached is not None:
+                self._fleet.drafters[self._attached].end()
                 await asyncio.shield(self._detach(self._attached))
 
     def _of_use(self, address: str) -> bool:
@@ -64,8 +65,10 @@ class Speculation:
 
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
-        if gone is not None and self._fleet.drafters[gone].healthy:
-            await self._detach(gone)
+        if gone is not None:
+            self._fleet.drafters[gone].end()
+            if self._fleet.drafters[gone].healthy:
+                await self._detach(gone)
         chosen = choose_drafter(
             self._fleet.drafter_views(), avoid=() if gone is None else (gone,), aside=self._aside()
         )
@@ -81,6 +84,7 @@ class Speculation:
         )
         # Before it is: cancelled meanwhile, the drafter may hold the session already.
         self._attached = chosen.address
+        pod.begin()
         try:
             await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Attach(
                 request, timeout=_CALL_SECONDS, metadata=self._trace
@@ -92,8 +96,9 @@ class Speculation:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 pod.lost("attach failed")
             self._attached = None
-            return
-        pod.sent += 1
+            pod.end()
+            if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                pod.full()
 
     async def _detach(self, address: str) -> None:
         stub = drafter_pb2_grpc.DrafterServiceStub(self._fleet.drafters[address].channel)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from gateway.api import Gateway, build_app
+from gateway.key_check import KeyCheck
 from gateway.prompt import Prompts
 from gateway.server import GatewayServicer
 from gateway.sessions import Sessions
@@ -45,6 +46,7 @@ async def faces(sessions: Sessions, prompts: Prompts) -> AsyncIterator[Faces]:
         services=["paceline.v1.GatewayService"],
         host="127.0.0.1",
         port=0,
+        interceptors=[KeyCheck(gateway.keys)],
     )
     listener = socket.create_server(("127.0.0.1", 0))
     http_server = uvicorn.Server(uvicorn.Config(build_app(gateway), log_config=None, lifespan="off"))

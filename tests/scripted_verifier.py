@@ -44,8 +44,12 @@ DIES = grpc.StatusCode.UNAVAILABLE
 class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
     """Plays one script a call; the last one again and again."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, max_sessions: int = 9) -> None:
+        """One with `max_sessions` refuses more, as real ones do."""
         self.scripts = scripts
+        self.max_sessions = max_sessions
+        # Sessions of other gateways, as it tells of them.
+        self.others = 0
         self.opened: list[verifier_pb2.OpenRequest] = []
         self.stalled = False
         # Calls that ran when each began, itself included.
@@ -60,8 +64,10 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         self._running += 1
         self.at_once.append(self._running)
         try:
+            if self._running + self.others > self.max_sessions:
+                await rpc.abort(context, rpc.Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"))
             if isinstance(script, grpc.StatusCode):
-                await context.abort(script, "scripted")
+                await rpc.abort(context, rpc.Refused(script, "scripted"))
             yield Response(opened=verifier_pb2.Opened())
             for action in script:
                 if isinstance(action, Response):
@@ -77,7 +83,12 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         self, request: verifier_pb2.VerifierStatusRequest, context: grpc.aio.ServicerContext
     ) -> verifier_pb2.VerifierStatusResponse:
         return verifier_pb2.VerifierStatusResponse(
-            model_id=MODEL, max_sessions=9, max_context=99, vocab_size=512, stalled=self.stalled
+            model_id=MODEL,
+            sessions=self._running + self.others,
+            max_sessions=self.max_sessions,
+            max_context=99,
+            vocab_size=512,
+            stalled=self.stalled,
         )
 
 
@@ -87,6 +98,9 @@ async def serving(
     *,
     silence_seconds: float = 9.0,
     store: SessionStore | None = None,
+    poll_seconds: float = 0.05,
+    queue_seconds: float = 0.0,
+    max_sessions: int = 9,
 ) -> AsyncIterator[Sessions]:
     server = await rpc.start_server(
         lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(verifier, grpc_server),
@@ -94,13 +108,13 @@ async def serving(
         host="127.0.0.1",
         port=0,
     )
-    fleet = Fleet([server.address], [], 0.05)
+    fleet = Fleet([server.address], [], poll_seconds)
     fleet.start()
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
-        admission = Admission(MemoryLedger(), Limits(), queue_seconds=0)
-        yield Sessions(fleet, store, policy, admission, model_id=MODEL, max_sessions=9)
+        admission = Admission(MemoryLedger(), Limits(), queue_seconds=queue_seconds)
+        yield Sessions(fleet, store, policy, admission, model_id=MODEL, max_sessions=max_sessions)
     finally:
         await fleet.close()
         await server.stop(0)

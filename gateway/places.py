@@ -1,0 +1,192 @@
+"""Places of sessions at this gateway and at verifiers, and the one line for them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
+from gateway.fleet import Fleet, Pod
+from gateway.line import Line, may_wait
+from gateway.router import VerifierView, choose_verifier
+from paceline import telemetry
+
+# How often one who waits looks whether any verifier is up at all.
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    seat: Seat
+    avoid: Collection[str]
+    given: asyncio.Future[VerifierView]
+
+
+class Places:
+    """Gives out what sessions run in: one of `max_sessions` here together with one of a verifier's.
+
+    Who finds none waits in one line, holders in turn. Sessions that run already and must move go before
+    those that are new. How many may wait is bounded, for each holder and for all.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        model_id: str,
+        max_sessions: int,
+        max_waiting: int,
+        queue_seconds: float,
+        retry_seconds: Callable[[int, int], float],
+    ) -> None:
+        """`queue_seconds`: how long a new session waits where verifiers are up and full.
+
+        `retry_seconds`: when to come again, by how many wait and how many places there are.
+        """
+        self.running = 0
+        self.queue_seconds = queue_seconds
+        self._fleet = fleet
+        self._model_id = model_id
+        self._max_sessions = max_sessions
+        self._max_waiting = max_waiting
+        self._retry_seconds = retry_seconds
+        self._moving: Line[_Waiting] = Line()
+        self._new: Line[_Waiting] = Line()
+        self._without: Counter[str] = Counter()
+        self._numbers = itertools.count()
+        fleet.on_change(self.give_out)
+
+    @contextmanager
+    def seat(self, holder: str, *, begun: bool = False) -> Iterator[Seat]:
+        """A session's place in the line, later in the gateway and at verifiers, while the block runs.
+
+        `begun`: it has run already, at another gateway. Raises `RequestError` where too many wait.
+        """
+        waiting = self._without.total()
+        if not begun and not may_wait(self._without[holder], waiting, self._max_waiting):
+            raise self._overloaded(f"{waiting} requests wait here already")
+        seat = Seat(self, holder, next(self._numbers), begun=begun)
+        self._without[holder] += 1
+        try:
+            yield seat
+        finally:
+            seat.leave()
+            if seat.running:
+                self.running -= 1
+                telemetry.GATEWAY_SESSIONS.set(self.running)
+                self.give_out()
+            else:
+                self._forget(holder)
+
+    async def wait(self, seat: Seat, avoid: Collection[str], deadline: float) -> VerifierView:
+        """A place for `seat`, which has none now: see `Seat.verifier`."""
+        waiting = _Waiting(seat, avoid, asyncio.get_running_loop().create_future())
+        line = self._moving if seat.begun or seat.running else self._new
+        line.join(seat.holder, seat.number, waiting)
+        try:
+            self.give_out()
+            while not waiting.given.done():
+                left = self._until(seat, deadline) - time.monotonic()
+                if left <= 0:
+                    raise self._refusal(seat)
+                await asyncio.wait({waiting.given}, timeout=min(left, _LOOK_SECONDS))
+            return waiting.given.result()
+        except BaseException:
+            line.leave(seat.holder, seat.number)
+            seat.leave()
+            raise
+
+    def _until(self, seat: Seat, deadline: float) -> float:
+        return deadline if seat.begun or not self._up() else seat.since + self.queue_seconds
+
+    def _up(self) -> int:
+        """Places that the verifiers that are up have, taken or not."""
+        views = self._fleet.verifier_views()
+        return sum(
+            pod.max_sessions
+            for pod in views
+            if pod.healthy and not pod.draining and pod.model_id == self._model_id
+        )
+
+    def give_out(self) -> None:
+        """Serve the line as far as there are places."""
+        while True:
+            line = self._moving if len(self._moving) else self._new
+            waiting = line.first()
+            if waiting is None or (line is self._new and self.running >= self._max_sessions):
+                return
+            chosen = choose_verifier(self._fleet.verifier_views(), self._model_id, waiting.avoid)
+            if chosen is None:
+                return
+            line.serve()
+            self._take(waiting.seat, chosen)
+            waiting.given.set_result(chosen)
+
+    def _take(self, seat: Seat, chosen: VerifierView) -> None:
+        seat.pod = self._fleet.verifiers[chosen.address]
+        seat.pod.begin()
+        if not seat.running:
+            seat.running = True
+            self._forget(seat.holder)
+            self.running += 1
+            telemetry.GATEWAY_SESSIONS.set(self.running)
+
+    def _forget(self, holder: str) -> None:
+        self._without[holder] -= 1
+        if not self._without[holder]:
+            del self._without[holder]
+
+    def _refusal(self, seat: Seat) -> RequestError:
+        if seat.begun or not self._up():
+            return RequestError(UNAVAILABLE, "no verifier has room for this session; try again later")
+        return self._overloaded(
+            f"all places are taken, and none was free within {self.queue_seconds:g} seconds"
+        )
+
+    def _overloaded(self, why: str) -> RequestError:
+        places = min(self._max_sessions, self._up())
+        telemetry.REFUSED_REQUESTS.labels(reason="places").inc()
+        return RequestError(
+            OVERLOADED,
+            f"{why}; try again later",
+            retry_after=self._retry_seconds(len(self._new), places),
+        )
+
+
+class Seat:
+    """One session's places: at this gateway from its first verifier on, and at one verifier at a time."""
+
+    def __init__(self, places: Places, holder: str, number: int, *, begun: bool) -> None:
+        self.holder = holder
+        self.number = number
+        self.since = time.monotonic()
+        # Whether its client has been told anything.
+        self.begun = begun
+        # Whether it has had a place and counts among the gateway's sessions. Either goes before new ones.
+        self.running = False
+        self.pod: Pod | None = None
+        self._places = places
+
+    async def verifier(self, avoid: Collection[str], deadline: float) -> VerifierView:
+        """A verifier with a place for the session, one in `avoid` only where there is no other.
+
+        A new session waits for `queue_seconds` from its arrival; one that has begun, and all while no
+        verifier is up, until `deadline` (on the monotonic clock). Raises `RequestError`.
+        """
+        return await self._places.wait(self, avoid, deadline)
+
+    def leave(self) -> None:
+        """Free the place at the verifier. Idempotent."""
+        if self.pod is not None:
+            self.pod.end()
+            self.pod = None
+            self._places.give_out()
+
+    def turned_away(self, pod: Pod) -> None:
+        """Note that the verifier had no place; the session keeps its own in the line."""
+        pod.full()
