@@ -50,9 +50,9 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     tokenizer = Prompts(str(plan.model.folder))
     chat = plan.model.can_chat
     prompts = [
-        await (
+        (
             tokenizer.from_chat([ChatTurn("user", asked.text)]) if chat else tokenizer.from_text(asked.text)
-        )
+        ).ids()
         for asked in plan.questions
     ]
     Lockstep(decoder, prompts[:2], max_tokens=16).run(Shape(pad_inputs=True))

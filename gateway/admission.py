@@ -116,6 +116,23 @@ class Admission:
                 while counted and not place.freed:
                     await self._freed.wait()
 
+    async def tokenised(self, place: Place, prompt_tokens: int, max_tokens: int) -> None:
+        """Charge a prompt what it has turned out to be, in place of what was expected."""
+        place.prompt_tokens = prompt_tokens
+        more = prompt_tokens + min(max_tokens, RESERVED_TOKENS) - place.charged
+        limited = [each for each in place.ask.accounts if each.limits.tokens_per_minute is not None]
+        if not limited or not more:
+            return
+        place.charged += more
+        if place.allowance is not None:
+            place.allowance = place.allowance.less(more)
+        try:
+            running = (place.ask.id,)
+            await self._ledger.settle([Settlement(each, tokens=more, running=running) for each in limited])
+        except LedgerUnavailable:
+            # With the next settlement.
+            place.charged -= more
+
     async def _enter(self, ask: Ask, line: _Line) -> Allowance | None:
         try:
             verdict = await self._first_verdict(ask, line)
@@ -227,7 +244,7 @@ class Admission:
         waiting = list(self._waiting) if renew else []
         # A session that is resumed here while its first stream ends goes on.
         kept = {place.ask.id for place in self._running}
-        charges = [(place, place.due) for place in (*going, *ended)]
+        charges = [(place, place.due - place.charged) for place in (*going, *ended)]
         settlements = _by_account(charges, waiting, kept)
         if not settlements:
             return
@@ -236,8 +253,8 @@ class Admission:
         except BaseException:
             self._ended = [*ended, *self._ended]
             raise
-        for place, due in charges:
-            place.charged = due
+        for place, tokens in charges:
+            place.charged += tokens
         for place in ended:
             place.freed = True
         self._freed.set()
@@ -254,11 +271,11 @@ def _by_account(
     }
     settlements = []
     for name, account in accounts.items():
-        concerned = [(place, due) for place, due in charges if _counts(place.ask, name)]
+        concerned = [(place, tokens) for place, tokens in charges if _counts(place.ask, name)]
         settlements.append(
             Settlement(
                 account,
-                tokens=sum(due - place.charged for place, due in concerned),
+                tokens=sum(tokens for _, tokens in concerned),
                 running=tuple(place.ask.id for place, _ in concerned if not place.ended),
                 waiting=tuple(ask.id for ask in waiting if _counts(ask, name)),
                 ended=tuple(

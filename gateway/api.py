@@ -20,11 +20,11 @@ from gateway.caller import Caller
 from gateway.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.errors import RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
-from gateway.generation import Form, Generation
+from gateway.generation import Asked, Form, Generation
 from gateway.keys import ApiKeys
-from gateway.prompt import ChatTurn, Prompts
+from gateway.prompt import ChatTurn, Prompt, Prompts
 from gateway.replies import Reply
-from gateway.request import Wishes, generation, served_model
+from gateway.request import Wishes, ask, served_model
 from gateway.sessions import Sessions
 from paceline import __version__, telemetry
 from paceline.api_keys import Scope
@@ -80,15 +80,15 @@ class Gateway:
             ) from None
         return b"".join(parts)
 
-    async def chat(self, asked: schema.ChatRequest) -> Generation:
+    def chat(self, asked: schema.ChatRequest) -> Generation | Asked:
         """The session of a chat request."""
         served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
         roles = {"developer": "system"}
         turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
         limit = asked.max_completion_tokens
         field = "max_tokens" if limit is None else "max_completion_tokens"
-        return generation(
-            await self.prompts.from_chat(turns),
+        return ask(
+            self.prompts.from_chat(turns),
             _wishes(asked, asked.max_tokens if limit is None else limit),
             served,
             self.prompts.stop_token_ids,
@@ -97,17 +97,18 @@ class Gateway:
             form=_form(asked, "chat"),
         )
 
-    async def completion(self, asked: schema.CompletionRequest) -> Generation:
+    def completion(self, asked: schema.CompletionRequest) -> Generation | Asked:
         """The session of a completion request. OpenAI's default of 16 tokens holds here."""
         served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
-        prompt = asked.prompt
-        if isinstance(prompt, list) and isinstance(prompt[0], int):
-            prompt_ids = tuple(token for token in prompt if isinstance(token, int))
+        given = asked.prompt
+        prompt: Prompt | tuple[int, ...]
+        if isinstance(given, list) and isinstance(given[0], int):
+            prompt = tuple(token for token in given if isinstance(token, int))
         else:
-            text = prompt if isinstance(prompt, str) else str(prompt[0])
-            prompt_ids = await self.prompts.from_text(text)
-        return generation(
-            prompt_ids,
+            text = given if isinstance(given, str) else str(given[0])
+            prompt = self.prompts.from_text(text)
+        return ask(
+            prompt,
             _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens),
             served,
             self.prompts.stop_token_ids,
@@ -180,14 +181,14 @@ def build_app(gateway: Gateway) -> FastAPI:
         """A chat's next message, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         asked = schema.parse(await gateway.body(request), schema.ChatRequest)
-        return await _respond(gateway, request, caller, asked, await gateway.chat(asked))
+        return await _respond(gateway, request, caller, asked, gateway.chat(asked))
 
     @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         asked = schema.parse(await gateway.body(request), schema.CompletionRequest)
-        return await _respond(gateway, request, caller, asked, await gateway.completion(asked))
+        return await _respond(gateway, request, caller, asked, gateway.completion(asked))
 
     @app.get("/v1/sessions/{session_id}/events")
     async def session_events(session_id: str, request: Request) -> Response:
@@ -209,7 +210,7 @@ def build_app(gateway: Gateway) -> FastAPI:
 
 
 async def _respond(
-    gateway: Gateway, request: Request, caller: Caller, asked: schema.Sampled, wanted: Generation
+    gateway: Gateway, request: Request, caller: Caller, asked: schema.Sampled, wanted: Generation | Asked
 ) -> Response:
     mark = _mark(request)
     if mark is not None and asked.stream:

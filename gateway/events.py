@@ -17,6 +17,10 @@ class Allowance:
     left: int
     full_in_seconds: float
 
+    def less(self, tokens: int) -> Allowance:
+        """The same when so many tokens more are used."""
+        return Allowance(self.limit, self.left - tokens, self.full_in_seconds + tokens * 60 / self.limit)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -33,6 +33,16 @@ class Generation:
     speculation: bool = True
     form: Form = Form()
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's length."""
+        return len(self.prompt_ids)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the answer at the most."""
+        return self.sampling.max_tokens
+
     def record(self, key: SessionKey, caller: Caller, committed_ids: Sequence[int] = ()) -> SessionRecord:
         """The session's record."""
         reply = {
@@ -58,3 +68,16 @@ class Generation:
             Form(**reply["form"]),
         )
         return wanted, Caller(reply["caller"])
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A continuation of a prompt that is not tokenised yet."""
+
+    form: Form
+    # Tokens as they may be, for limits.
+    prompt_tokens: int
+    max_tokens: int
+    # The session, for a key's holder; it waits in turn until the given time on the event loop's clock. Raises
+    # `RequestError` where the prompt does not fit.
+    generation: Callable[[str, float], Awaitable[Generation]]

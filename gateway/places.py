@@ -102,7 +102,7 @@ class Places:
             raise
 
     def _until(self, seat: Seat, deadline: float) -> float:
-        return deadline if seat.begun or not self._up() else seat.since + self.queue_seconds
+        return deadline if seat.begun or not self._up() else seat.until
 
     def _up(self) -> int:
         """Places that the verifiers that are up have, taken or not."""
@@ -164,7 +164,8 @@ class Seat:
     def __init__(self, places: Places, holder: str, number: int, *, begun: bool) -> None:
         self.holder = holder
         self.number = number
-        self.since = time.monotonic()
+        # Until when it waits for a place, on the monotonic clock.
+        self.until = time.monotonic() + places.queue_seconds
         # Whether its client has been told anything.
         self.begun = begun
         # Whether it has had a place and counts among the gateway's sessions. Either goes before new ones.

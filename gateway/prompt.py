@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,14 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from gateway.detokenize import Detokenizer, TokenTexts
-from gateway.errors import INVALID, RequestError
+from gateway.errors import CONTEXT_LENGTH, INVALID, OVERLOADED, RequestError
+from gateway.prompt_length import LeastTokens
+from gateway.tokenizing import Tokenizing
 
-# Longer texts are tokenised on a thread, so that they do not hold up other sessions' tokens.
-_INLINE_CHARACTERS = 2000
+# Longer texts are tokenised on a thread and in turn, so that they hold up nobody.
+_SHORT_CHARACTERS = 2000
+# What a template may put around a message.
+_TURN_CHARACTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +39,83 @@ class Prompts:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
+        self.least = LeastTokens.of(self._tokenizer)
+        self.tokenizing = Tokenizing()
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one session."""
         return Detokenizer(self._texts)
 
-    async def from_text(self, text: str) -> tuple[int, ...]:
-        """Ids of a plain prompt, with the special tokens the tokenizer puts around one."""
-        return await self._off_loop(len(text), lambda: tuple(self._tokenizer(text)["input_ids"]))
+    def from_text(self, text: str) -> Prompt:
+        """A plain prompt, with the special tokens that the tokenizer puts around one."""
+        return Prompt(self, len(text), lambda: text, plain=True)
 
-    async def from_chat(self, turns: Sequence[ChatTurn]) -> tuple[int, ...]:
-        """Ids of a chat in the model's template. Raises `RequestError` when the template refuses it."""
+    def from_chat(self, turns: Sequence[ChatTurn]) -> Prompt:
+        """A chat in the model's template."""
+        characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
+        return Prompt(self, characters, lambda: self._render(turns), plain=False)
+
+    def _render(self, turns: Sequence[ChatTurn]) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError) as error:
+            raise RequestError(
+                INVALID, f"the model's chat template refuses this: {error}", "messages"
+            ) from error
+        return text
 
-        def render() -> tuple[int, ...]:
-            try:
-                text = self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-            except (TemplateError, ValueError) as error:
-                raise RequestError(
-                    INVALID, f"the model's chat template refuses this: {error}", "messages"
-                ) from error
-            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def tokenise(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Ids of a text as it goes to the model."""
+        return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
-        return await self._off_loop(sum(len(turn.content) for turn in turns), render)
 
-    async def _off_loop(self, characters: int, work: Any) -> tuple[int, ...]:
-        if characters <= _INLINE_CHARACTERS:
-            return work()  # type: ignore[no-any-return]
-        return await asyncio.to_thread(work)
+class Prompt:
+    """A text or chat that is to become token ids."""
+
+    def __init__(self, prompts: Prompts, characters: int, render: Callable[[], str], *, plain: bool) -> None:
+        """`render`: the text as the tokenizer takes it, of about so many characters. `plain`: not a chat."""
+        self.characters = characters
+        self._prompts = prompts
+        self._render = render
+        self._plain = plain
+
+    @property
+    def short(self) -> bool:
+        """Whether it is tokenised as quickly as its request was read."""
+        return self.characters <= _SHORT_CHARACTERS
+
+    def ids(self, context: int | None = None) -> tuple[int, ...]:
+        """Its ids. Raises `RequestError`, of one that cannot fit `context` before it is tokenised."""
+        text = self._render()
+        if context is not None:
+            self._check(text, context)
+        return self._prompts.tokenise(text, add_special_tokens=self._plain)
+
+    def check(self, context: int) -> None:
+        """Raises `RequestError` where it is known already, without a template, that it cannot fit."""
+        if self._plain:
+            self._check(self._render(), context)
+
+    def _check(self, text: str, context: int) -> None:
+        least = self._prompts.least.of_text(text)
+        if least >= context:
+            raise RequestError(
+                CONTEXT_LENGTH,
+                f"the prompt has {least} tokens or more, the model's context {context}; "
+                "at least one must be left for the answer",
+            )
+
+    async def ids_in_turn(self, context: int, holder: str, until: float) -> tuple[int, ...]:
+        """`ids` on a thread, once the turn of the key's holder has come: by `until` on the loop's clock."""
+        try:
+            return await self._prompts.tokenizing.run(
+                holder, self.characters, lambda: self.ids(context), until=until
+            )
+        except TimeoutError:
+            raise RequestError(OVERLOADED, "too many long prompts wait to be tokenised") from None
 
 
 def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[int]:

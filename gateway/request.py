@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateway.errors import CONTEXT_LENGTH, INVALID, UNAVAILABLE, UNKNOWN_MODEL, RequestError
-from gateway.generation import Form, Generation
+from gateway.generation import Asked, Form, Generation
+from gateway.prompt import Prompt
 from gateway.router import VerifierView
 from paceline.session import SamplingParams
+
+# What a prompt is charged by until it is tokenised.
+_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,59 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
     return min(serving, key=lambda pod: (not pod.healthy, pod.max_context))
 
 
+def ask(
+    prompt: Prompt | tuple[int, ...],
+    wishes: Wishes,
+    served: VerifierView,
+    stop_token_ids: frozenset[int],
+    *,
+    prompt_field: str,
+    max_tokens_field: str = "max_tokens",
+    form: Form | None = None,
+) -> Generation | Asked:
+    """What is asked for. A long prompt is tokenised only when its key's limits have let it in.
+
+    Raises `RequestError` as far as it is known that it does not fit the model.
+    """
+
+    def of(prompt_ids: tuple[int, ...]) -> Generation:
+        return generation(
+            prompt_ids,
+            wishes,
+            served,
+            stop_token_ids,
+            prompt_field=prompt_field,
+            max_tokens_field=max_tokens_field,
+            form=form,
+        )
+
+    if isinstance(prompt, tuple):
+        return of(prompt)
+    if prompt.short:
+        return of(prompt.ids())
+
+    async def in_turn(holder: str, until: float) -> Generation:
+        with _naming(prompt_field):
+            prompt_ids = await prompt.ids_in_turn(served.max_context, holder, until)
+        return of(prompt_ids)
+
+    with _naming(prompt_field):
+        prompt.check(served.max_context)
+    expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, served.max_context)
+    return Asked(form or Form(), expected, wishes.max_tokens or served.max_context, in_turn)
+
+
+@contextmanager
+def _naming(prompt_field: str) -> Iterator[None]:
+    """A prompt does not know what its face calls it."""
+    try:
+        yield
+    except RequestError as error:
+        if error.kind is CONTEXT_LENGTH:
+            error.param = prompt_field
+        raise
+
+
 def generation(
     prompt_ids: tuple[int, ...],
     wishes: Wishes,
@@ -51,10 +110,6 @@ def generation(
     context = served.max_context
     if not prompt_ids:
         raise RequestError(INVALID, "the prompt is empty", prompt_field)
-    if max(prompt_ids) >= served.vocab_size:
-        raise RequestError(
-            INVALID, f"token {max(prompt_ids)} is not in the vocabulary of {served.vocab_size}", prompt_field
-        )
     room = context - len(prompt_ids)
     if room < 1:
         raise RequestError(
@@ -62,6 +117,10 @@ def generation(
             f"the prompt has {len(prompt_ids)} tokens, the model's context {context}; "
             "at least one must be left for the answer",
             prompt_field,
+        )
+    if max(prompt_ids) >= served.vocab_size:
+        raise RequestError(
+            INVALID, f"token {max(prompt_ids)} is not in the vocabulary of {served.vocab_size}", prompt_field
         )
     max_tokens = room if wishes.max_tokens is None else wishes.max_tokens
     if max_tokens > room:

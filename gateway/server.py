@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 
 from gateway.api import Gateway, observed
-from gateway.errors import INVALID, STALLED, RequestError
+from gateway.errors import CONTEXT_LENGTH, INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
-from gateway.generation import Generation
+from gateway.generation import Asked, Generation
 from gateway.key_check import as_refused, calling
-from gateway.prompt import ChatTurn
-from gateway.request import Wishes, generation, served_model
+from gateway.prompt import ChatTurn, Prompt
+from gateway.request import Wishes, ask, served_model
 from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
 from paceline import telemetry, wire
 from paceline.rpc import refusals, write
@@ -43,7 +43,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """One continuation, streamed."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
             caller = calling()
-            wanted = await self._wanted(request)
+            wanted = self._wanted(request)
             detokenizer = self._gateway.prompts.detokenizer()
             events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
             await self._tell(events, Untold(), context)
@@ -115,20 +115,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         sessions = self._gateway.sessions
         return sessions.fleet.to_proto(sessions.running)
 
-    async def _wanted(self, request: pb.GenerateRequest) -> Generation:
+    def _wanted(self, request: pb.GenerateRequest) -> Generation | Asked:
         gateway = self._gateway
         served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, request.model)
         wishes = _wishes(request)
+        prompt: Prompt | tuple[int, ...]
         kind = request.WhichOneof("prompt")
         if kind == "text":
-            prompt_ids = await gateway.prompts.from_text(request.text)
+            prompt = gateway.prompts.from_text(request.text)
         elif kind == "chat":
-            prompt_ids = await gateway.prompts.from_chat(_turns(request.chat))
+            prompt = gateway.prompts.from_chat(_turns(request.chat))
         elif kind == "tokens":
-            prompt_ids = tuple(request.tokens.ids)
+            prompt = _ids(request.tokens, served.max_context)
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
-        return generation(prompt_ids, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind)
+        return ask(prompt, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind)
 
 
 @contextmanager
@@ -143,6 +144,17 @@ def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
     """The client's deadline on the monotonic clock."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + left
+
+
+def _ids(tokens: pb.TokenPrompt, context: int) -> tuple[int, ...]:
+    if len(tokens.ids) >= context:
+        raise RequestError(
+            CONTEXT_LENGTH,
+            f"the prompt has {len(tokens.ids)} tokens, the model's context {context}; "
+            "at least one must be left for the answer",
+            "tokens",
+        )
+    return tuple(tokens.ids)
 
 
 def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:

@@ -16,7 +16,7 @@ from gateway.detokenize import Detokenizer
 from gateway.errors import UNAVAILABLE, UNKNOWN_SESSION, RequestError
 from gateway.events import Chunk, Event, Started
 from gateway.fleet import Fleet
-from gateway.generation import Generation
+from gateway.generation import Asked, Generation
 from gateway.places import Places
 from gateway.session import Following, Policy
 from paceline import telemetry
@@ -67,7 +67,7 @@ class Sessions:
 
     def generate(
         self,
-        wanted: Generation,
+        wanted: Generation | Asked,
         caller: Caller,
         detokenizer: Detokenizer,
         parent: Span,
@@ -132,7 +132,7 @@ class Sessions:
     async def _followed(
         self,
         key: SessionKey,
-        wanted: Generation,
+        wanted: Generation | Asked,
         caller: Caller,
         detokenizer: Detokenizer,
         parent: Span,
@@ -142,33 +142,46 @@ class Sessions:
         seated = self._places.seat(caller.id, begun=resumed is not None)
         with seated as seat, telemetry.span("gateway.session", parent) as span:
             span.set_attribute(telemetry.SESSION_ID, key.session_id)
-            span.set_attribute(telemetry.PROMPT_TOKENS, len(wanted.prompt_ids))
             trace = telemetry.inject(span)
-            following = Following(
-                self.fleet, self.store, self.policy, key, wanted, caller, detokenizer, seat, trace, deadline
-            )
             # What a resumed session has come to is charged already.
             known = len(resumed.committed_ids) if resumed else 0
             admitted = self.admission.admitted(
                 caller,
                 key.session_id,
-                prompt_tokens=0 if resumed else len(wanted.prompt_ids),
-                max_tokens=0 if resumed else wanted.sampling.max_tokens,
+                prompt_tokens=0 if resumed else wanted.prompt_tokens,
+                max_tokens=0 if resumed else wanted.max_tokens,
             )
-            async with admitted as place, aclosing(following.events(resumed)) as events:
-                told = 0
-                async for event in events:
-                    if isinstance(event, Started):
-                        place.began = time.monotonic()
-                        event = replace(event, allowance=place.allowance)
-                    elif isinstance(event, Chunk):
-                        told += len(event.token_ids)
-                        place.generated = max(0, told - known)
-                    else:
-                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
-                        span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
-                        span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
-                    yield event
+            async with admitted as place:
+                if isinstance(wanted, Asked):
+                    wanted = await wanted.generation(caller.id, seat.until)
+                    await self.admission.tokenised(place, wanted.prompt_tokens, wanted.max_tokens)
+                span.set_attribute(telemetry.PROMPT_TOKENS, wanted.prompt_tokens)
+                following = Following(
+                    self.fleet,
+                    self.store,
+                    self.policy,
+                    key,
+                    wanted,
+                    caller,
+                    detokenizer,
+                    seat,
+                    trace,
+                    deadline,
+                )
+                async with aclosing(following.events(resumed)) as events:
+                    told = 0
+                    async for event in events:
+                        if isinstance(event, Started):
+                            place.began = time.monotonic()
+                            event = replace(event, allowance=place.allowance)
+                        elif isinstance(event, Chunk):
+                            told += len(event.token_ids)
+                            place.generated = max(0, told - known)
+                        else:
+                            span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
+                            span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
+                            span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
+                        yield event
 
     def _is_of(self, record: SessionRecord, caller: Caller) -> bool:
         owner = Generation.recorded(record)[1]

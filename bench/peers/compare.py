@@ -213,9 +213,9 @@ async def _ids(plan: Plan) -> dict[str, tuple[int, ...]]:
     """Ids of all prompts as the gateway makes them."""
     prompts = Prompts(str(plan.model.folder))
     return {
-        text: await prompts.from_chat([ChatTurn("user", text)])
+        text: prompts.from_chat([ChatTurn("user", text)]).ids()
         if plan.model.can_chat
-        else await prompts.from_text(text)
+        else prompts.from_text(text).ids()
         for text in (WARM_UP, *(question.text for question in plan.questions))
     }
 

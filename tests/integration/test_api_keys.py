@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.api_keys import api_key_hash, new_api_key
-from paceline.client import Finished, GatewayClient, GatewayError, Generation
+from paceline.client import Finished, GatewayClient, GatewayError, Generation, SyncGatewayClient
 from tests.pods import MODEL, Pods
 from tests.waiting import wait_until
 
@@ -219,3 +219,17 @@ def test_no_log_has_a_key_or_a_hash(guarded: Pods) -> None:
         assert key not in text
         assert api_key_hash(key) not in text
     assert "Traceback" not in text
+
+
+def test_a_large_message_is_not_received_of_who_has_no_key(guarded: Pods) -> None:
+    large = Generation(text="x" * (6 << 20))
+    codes = []
+    for key in ("", WATCHER, WRITER):
+        with SyncGatewayClient(guarded.grpc, api_key=key) as client, pytest.raises(GatewayError) as caught:
+            list(client.generate(large))
+        codes.append(caught.value.code)
+    assert codes == [
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ]

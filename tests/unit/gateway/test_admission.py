@@ -321,3 +321,35 @@ def test_a_place_is_due_its_reservation_until_it_ends() -> None:
     assert place.due == 210
     place.generated, place.ended = 5, True
     assert place.due == 15
+
+
+@pytest.mark.parametrize(("expected", "length"), [(100, 400), (400, 100)])
+async def test_a_prompt_is_charged_at_once_what_it_turns_out_to_be(
+    ledger: Watched, expected: int, length: int
+) -> None:
+    limited = Account("key:a", Limits(tokens_per_minute=100_000))
+    async with door(ledger) as doors:
+        async with asking(doors, key("a", None, None, 100_000), prompt=expected, most=50) as place:
+            await doors.tokenised(place, length, 50)
+            assert await ledger.left(limited) == pytest.approx(100_000 - length - 50, abs=50)
+            assert place.allowance is not None
+            assert place.allowance.left == pytest.approx(100_000 - length - 50, abs=50)
+            place.generated = 20
+        await wait_until(lambda: place.freed, "it is settled")
+    assert await ledger.left(limited) == pytest.approx(100_000 - length - 20, abs=50)
+
+
+async def test_a_prompt_is_charged_with_the_next_settlement_where_the_ledger_is_away(
+    ledger: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = Account("key:a", Limits(tokens_per_minute=100_000))
+    monkeypatch.setattr(admission, "_SETTLE_SECONDS", 0.01)
+    async with (
+        door(ledger) as doors,
+        asking(doors, key("a", None, None, 100_000), prompt=100, most=50) as place,
+    ):
+        ledger.there = False
+        await doors.tokenised(place, 40_000, 50)
+        ledger.there = True
+        await wait_until(lambda: place.charged == 40_000, "it is charged")
+        assert await ledger.left(limited) == pytest.approx(60_000, abs=100)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import INVALID_SPAN
 
-from gateway.caller import Caller
-from gateway.errors import OVERLOADED, RequestError
+from gateway.caller import ANYBODY, Caller
+from gateway.errors import OVERLOADED, RATE_LIMITED, RequestError
 from gateway.events import Done, Event
-from gateway.generation import Generation
+from gateway.generation import Asked, Form, Generation
+from gateway.limits import Limits
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
 from paceline.session import SamplingParams
@@ -30,10 +31,11 @@ class Asking:
     def __init__(self, tiny_model: Path) -> None:
         self._prompts = Prompts(str(tiny_model))
 
-    async def __call__(self, sessions: Sessions, holder: str = "", seed: int = 0) -> list[Event]:
-        wanted = Generation(MODEL, PROMPT, SamplingParams(max_tokens=6, seed=seed))
-        detokenizer = self._prompts.detokenizer()
-        events = sessions.generate(wanted, Caller(holder), detokenizer, INVALID_SPAN)
+    async def __call__(
+        self, sessions: Sessions, caller: Caller = ANYBODY, seed: int = 0, asked: Asked | None = None
+    ) -> list[Event]:
+        wanted = asked or Generation(MODEL, PROMPT, SamplingParams(max_tokens=6, seed=seed))
+        events = sessions.generate(wanted, caller, self._prompts.detokenizer(), INVALID_SPAN)
         return [event async for event in events]
 
 
@@ -57,8 +59,8 @@ async def test_short_sessions_do_not_wait_for_a_status(ask: Asking) -> None:
 async def test_more_than_there_is_room_for_are_served_in_the_order_of_their_coming(ask: Asking) -> None:
     verifier = ScriptedVerifier([tokens(3, 10), 0.5, FINISHED], SHORT, max_sessions=1)
     async with serving(verifier, poll_seconds=NEVER, queue_seconds=20) as sessions:
-        asked = [asyncio.create_task(ask(sessions, "crowd", seed)) for seed in range(1, 40)]
-        asked.append(asyncio.create_task(ask(sessions, "other", 99)))
+        asked = [asyncio.create_task(ask(sessions, Caller("crowd"), seed)) for seed in range(1, 40)]
+        asked.append(asyncio.create_task(ask(sessions, Caller("other"), 99)))
         assert ended(await asyncio.gather(*asked))
     seeds = [request.sampling.seed for request in verifier.opened]
     assert [seed for seed in seeds if seed != 99] == list(range(1, 40))
@@ -96,5 +98,28 @@ async def test_who_has_waited_for_too_long_is_told_when_to_come_again(ask: Askin
             await ask(sessions)
         assert caught.value.kind is OVERLOADED
         assert caught.value.retry_after
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_long_prompt_is_tokenised_only_once_its_key_has_a_place(ask: Asking) -> None:
+    tokenised: list[str] = []
+
+    async def generation(holder: str, until: float) -> Generation:
+        tokenised.append(holder)
+        return Generation(MODEL, PROMPT, SamplingParams(max_tokens=6))
+
+    verifier = ScriptedVerifier([tokens(3, 10), 30.0], SHORT)
+    limited = Caller("a", limits=Limits(concurrent_sessions=1, queued_requests=0))
+    async with serving(verifier) as sessions:
+        first = asyncio.create_task(ask(sessions, limited))
+        await wait_until(lambda: sessions.running == 1, "it runs")
+        asked = Asked(Form(), 500, 6, generation)
+        with pytest.raises(RequestError) as caught:
+            await ask(sessions, limited, asked=asked)
+        assert caught.value.kind is RATE_LIMITED
+        assert not tokenised
+        assert ended([await ask(sessions, Caller("b"), asked=asked)])
+        assert tokenised == ["b"]
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
