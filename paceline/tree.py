@@ -31,7 +31,7 @@ class TreeError(ValueError):
 class TokenTree:
     """Candidate continuations after a root that is not in the arrays.
 
-    `parents[i] < i` always, -1 is the root; siblings carry different tokens; `log_probs[i] <= 0` is
+    `parents[i] < i` always, -1 is the root; siblings carry different tokens; `log_probs[i] <= 0`, finite, is
     the drafter's confidence in node i given its parent and only ever ranks nodes.
     """
 
@@ -156,8 +156,10 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
                 TreeFault.TOKEN_OUT_OF_RANGE,
                 f"node {index} has token {token}; the vocabulary has {vocab_size}",
             )
-        if math.isnan(log_prob) or log_prob > 0:
-            raise TreeError(TreeFault.MALFORMED, f"node {index} has log_prob {log_prob}; it must be <= 0")
+        if not (math.isfinite(log_prob) and log_prob <= 0):
+            raise TreeError(
+                TreeFault.MALFORMED, f"node {index} has log_prob {log_prob}; it must be finite and <= 0"
+            )
         if (parent, token) in siblings:
             raise TreeError(
                 TreeFault.DUPLICATE_SIBLING,

@@ -12,7 +12,7 @@ from torch import Tensor
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.verify import Decision, decide
 from paceline.session import SamplingParams
-from verifier_svc import step
+from verifier_svc import compute
 from verifier_svc.__main__ import command
 
 
@@ -25,5 +25,5 @@ def _decide(
 
 
 if __name__ == "__main__":
-    with patch.object(step, "decide", _decide):
+    with patch.object(compute, "decide", _decide):
         command()

@@ -33,7 +33,7 @@ from verifier_svc.drafters import DrafterStreams
 from verifier_svc.identity import describe
 from verifier_svc.scheduler import Limits
 from verifier_svc.server import VerifierServicer
-from verifier_svc.sessions import SessionTable
+from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 log = telemetry.logger(__name__)
@@ -73,6 +73,9 @@ async def serve(
     def deliver(steps: list[SessionStep]) -> None:
         event_loop.call_soon_threadsafe(servicer.deliver, steps)
 
+    def give_up(session: Session, message: str) -> None:
+        event_loop.call_soon_threadsafe(servicer.give_up, session, message)
+
     def fail() -> None:
         event_loop.call_soon_threadsafe(committer.fail)
         event_loop.call_soon_threadsafe(stop.set)
@@ -93,6 +96,7 @@ async def serve(
         divergence_interval=settings.divergence_interval,
         feedback_top_k=streams.feedback_top_k,
         deliver=deliver,
+        on_fault=give_up,
         on_failure=fail,
     )
     servicer = VerifierServicer(

@@ -75,6 +75,13 @@ class Unrecorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Faulty:
+    """The session cannot be computed, here or elsewhere."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """Nothing new, but the engine is getting on."""
 
@@ -84,7 +91,7 @@ class Broken:
     """This verifier cannot go on, with any session."""
 
 
-Event = Tokens | Finished | Lost | Unrecorded | Alive | Broken
+Event = Tokens | Finished | Lost | Unrecorded | Faulty | Alive | Broken
 
 
 @dataclass(slots=True, eq=False)
@@ -196,6 +203,12 @@ class Committer:
         session = self._open.pop(key, None)
         if session is not None:
             session.events.put_nowait(Lost("a later owner of the session is here"))
+
+    def give_up(self, key: SessionKey, message: str) -> None:
+        """End a session that cannot be computed."""
+        session = self._open.pop(key, None)
+        if session is not None:
+            session.events.put_nowait(Faulty(message))
 
     def push(self, outcomes: Iterable[tuple[SessionKey, StepOutcome]]) -> None:
         """Add what a step gave; call on the event loop."""

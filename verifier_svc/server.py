@@ -14,7 +14,7 @@ from paceline.session import SamplingParams, SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
-from verifier_svc.commit import Alive, Broken, Committer, Event, Finished, Lost, Tokens, Unrecorded
+from verifier_svc.commit import Alive, Broken, Committer, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.intake import Intake
@@ -83,6 +83,13 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 if stream.overrun:
                     self._disconnect(stream)
         self._committer.push((step.key, step.outcome) for step in steps)
+
+    def give_up(self, session: Session, message: str) -> None:
+        """End a session that cannot be computed; call on the event loop."""
+        self._committer.give_up(session.key, message)
+        stream = self._streams.get(session.stream_id)
+        if stream is not None:
+            stream.dismiss(session.key, session.length)
 
     async def say_alive(self) -> None:
         """Let sessions hear of the engine's progress, for ever."""
@@ -309,11 +316,13 @@ def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_con
 
 
 def _checked(event: Event) -> Tokens | Finished | Alive:
-    """An event to stream. Raises `Refused` when the session is lost or the engine failed."""
+    """An event to stream. Raises `Refused` when the session is lost or cannot go on, or the engine failed."""
     if isinstance(event, Lost):
         raise Refused(grpc.StatusCode.ABORTED, event.message)
     if isinstance(event, Unrecorded):
         raise Refused(grpc.StatusCode.UNAVAILABLE, event.message)
+    if isinstance(event, Faulty):
+        raise Refused(grpc.StatusCode.FAILED_PRECONDITION, event.message)
     if isinstance(event, Broken):
         raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
     return event

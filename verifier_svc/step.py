@@ -1,4 +1,4 @@
-"""The loop: plan -> forward -> accept -> compact KV -> hand out verdicts and tokens."""
+"""The loop: plan -> compute -> advance every session -> hand out verdicts and tokens."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
-
 from paceline import telemetry
-from paceline.engine.blocks import BlockAllocator
+from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.verify import Decision, decide
+from paceline.engine.verify import Decision
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 from verifier_svc import inbox, warmup
 from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
+from verifier_svc.compute import StepCompute
 from verifier_svc.cost import StepCost
 from verifier_svc.divergence import DivergenceCheck
+from verifier_svc.isolation import Computed, Drawn, Fault, compute_apart, harmless, plan_apart
 from verifier_svc.learning import learn
 from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
 from verifier_svc.sessions import Session, SessionTable
@@ -64,8 +64,9 @@ def engine_thread() -> Executor:
 class StepLoop:
     """Runs the engine on `thread`; other threads change sessions under `lock`.
 
-    `deliver` is called on the engine's thread after every step with what each session got, `on_failure`
-    when the engine has stopped for good.
+    `deliver` is called on the engine's thread after every step with what each session got, `on_fault` with
+    each session that was ended because it cannot be computed and why, `on_failure` when the engine has
+    stopped for good.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class StepLoop:
         divergence_interval: int,
         feedback_top_k: Callable[[int], int],
         deliver: Callable[[list[SessionStep]], None],
+        on_fault: Callable[[Session, str], None],
         on_failure: Callable[[], None],
     ) -> None:
         self.lock = threading.Condition()
@@ -94,6 +96,7 @@ class StepLoop:
         self.failure: BaseException | None = None
         self._decoder = decoder
         self._pool = decoder.kv_pool(blocks)
+        self._compute = StepCompute(decoder, self._pool)
         self._divergence = DivergenceCheck(decoder, self._pool, interval=divergence_interval)
         self._limits = limits
         self._draft_rows = draft_rows
@@ -103,6 +106,7 @@ class StepLoop:
         self._max_draft_wait = max_draft_wait
         self._feedback_top_k = feedback_top_k
         self._deliver = deliver
+        self._on_fault = on_fault
         self._on_failure = on_failure
         self._stopping = False
         self._wait = TreeWait()
@@ -163,9 +167,11 @@ class StepLoop:
                     return None
                 self.beats += 1
                 self.beat_at = time.monotonic()
-                self._await_trees()
+                with harmless("waiting for trees"):
+                    self._await_trees()
                 sessions = [session for session in self.table.in_order() if session.finish_reason is None]
-                planned = plan(sessions, self.allocator, self._limits, self._budget)
+                planned, faults = plan_apart(sessions, self._plan)
+                self._end_faulty(faults)
                 telemetry.LATE_TREES.inc(planned.late_trees)
                 telemetry.PREEMPTIONS.inc(len(planned.preempted))
                 telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
@@ -175,6 +181,9 @@ class StepLoop:
                     self._asked = self._budget.ask(len(sessions), blocks=blocks)
                     return planned
                 self.lock.wait(timeout=1.0)
+
+    def _plan(self, sessions: Sequence[Session]) -> Plan:
+        return plan(sessions, self.allocator, self._limits, self._budget)
 
     def _await_trees(self) -> None:
         if not self._max_draft_wait:
@@ -190,31 +199,55 @@ class StepLoop:
     def _step(self, planned: Plan) -> None:
         started = time.monotonic()
         self._pool.prepare(planned.block_tasks)
-        batch = self._decoder.batch([row.segment for row in planned.rows])
-        logits = self._decoder.forward(batch, self._pool)
-        drawing = [row for row in planned.rows if row.segment.wants_logits]
-        top_k = [self._top_k(row) for row in drawing]
-        decisions = decide(batch, logits, [row.session.sampling for row in drawing], top_k)
-        self._compact(drawing, decisions)
+        computed = compute_apart(
+            planned.rows, lambda rows: self._compute(rows, self._top_k), self._engine_is_sound
+        )
+        seconds = time.monotonic() - started
         with self.lock:
-            steps = self._apply(planned.rows, drawing, decisions)
-            learn(
-                planned,
-                [(row, len(decision.path)) for row, decision in zip(drawing, decisions, strict=True)],
-                time.monotonic() - started,
-                block_size=BLOCK_SIZE,
-                budget=self._budget,
-                wait=self._wait,
-            )
+            self._end_faulty(computed.faults)
+            steps = self._apply(computed)
+            if computed.as_planned:
+                with harmless("learning"):
+                    self._learn(planned, computed.drawn, seconds)
         context = sum(row.segment.root_index + 1 for row in planned.rows)
-        labels = telemetry.step_labels(rows=batch.num_rows, context=context)
+        num_rows = sum(row.segment.num_rows for row in planned.rows)
+        labels = telemetry.step_labels(rows=num_rows, context=context)
         telemetry.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
-        telemetry.STEP_ROWS.observe(batch.num_rows)
+        telemetry.STEP_ROWS.observe(num_rows)
         telemetry.DRAFT_BUDGET.set(self._asked)
         telemetry.RUNNING_SESSIONS.set(len(self.table))
         telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
-        self._divergence.run()
+        with harmless("a check for divergence"):
+            self._divergence.run()
+
+    def _learn(self, planned: Plan, drawn: Drawn, seconds: float) -> None:
+        accepted = [(row, len(decision.path)) for row, decision in drawn]
+        learn(planned, accepted, seconds, block_size=BLOCK_SIZE, budget=self._budget, wait=self._wait)
+
+    def _engine_is_sound(self) -> bool:
+        """Whether it computes at all. Without a free block nobody can tell: then it is taken to be."""
+        block: list[int] = []
+        with self.lock:
+            try:
+                self.allocator.extend(block, 1)
+            except OutOfBlocksError:
+                return True
+        self._pool.prepare(self.allocator.take_tasks())
+        sound = self._compute.sound(block[0])
+        with self.lock:
+            self.allocator.release(block)
+        return sound
+
+    def _end_faulty(self, faults: Sequence[Fault]) -> None:
+        """End sessions that cannot be computed, and nobody else; call with `lock` held."""
+        for session, error in ((fault.session, fault.error) for fault in faults):
+            log.error(
+                "a session cannot be computed, it is ended", session=session.key.session_id, exc_info=error
+            )
+            session.finish_reason = FinishReason.CANCELLED
+            self._retire(session)
+            self._on_fault(session, f"this session cannot be computed: {type(error).__name__}")
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""
@@ -223,29 +256,18 @@ class StepLoop:
             return 0
         return self._feedback_top_k(session.stream_id)
 
-    def _compact(self, rows: Sequence[PlannedRows], decisions: Sequence[Decision]) -> None:
-        """Move accepted nodes' KV to their positions' slots, all sessions in one indexed copy."""
-        sources: list[int] = []
-        targets: list[int] = []
-        for row, decision in zip(rows, decisions, strict=True):
-            first = row.segment.root_index + 1
-            for depth, node in enumerate(decision.path):
-                sources.append(row.segment.slot(first + node, BLOCK_SIZE))
-                targets.append(row.segment.slot(first + depth, BLOCK_SIZE))
-        if sources != targets:
-            device = self._pool.keys.device
-            self._pool.move(torch.tensor(sources, device=device), torch.tensor(targets, device=device))
-
-    def _apply(
-        self, rows: Sequence[PlannedRows], drawing: Sequence[PlannedRows], decisions: Sequence[Decision]
-    ) -> list[SessionStep]:
-        for row in rows:
+    def _apply(self, computed: Computed) -> list[SessionStep]:
+        for row in computed.rows:
             if row.session.blocks:
                 self._computed(row.session, row.segment.root_index + 1)
         steps: list[SessionStep] = []
-        for row, decision in zip(drawing, decisions, strict=True):
-            if row.session.finish_reason is None:
+        for row, decision in computed.drawn:
+            if row.session.finish_reason is not None:
+                continue
+            try:
                 steps.append(self._advance(row, decision))
+            except Exception as error:
+                self._end_faulty([Fault(row.session, error)])
         return steps
 
     def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:

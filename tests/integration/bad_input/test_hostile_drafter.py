@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -190,6 +191,7 @@ HOSTILE = {
     "unequal arrays": (tree([5, 6], [-1]), "MALFORMED"),
     "positive log-probability": (tree([5], [-1], log_prob=[0.5]), "MALFORMED"),
     "log-probability that is no number": (tree([5], [-1], log_prob=[float("nan")]), "MALFORMED"),
+    "log-probability of never": (tree([5, 6], [-1, 0], log_prob=[-0.5, -math.inf]), "MALFORMED"),
     "epoch zero": (tree([5], [-1], epoch=0), "MALFORMED"),
     "no session id": (tree([5], [-1], session_id=""), "MALFORMED"),
     "stale epoch": (tree([5], [-1], epoch=2), "STALE_EPOCH"),
@@ -210,6 +212,17 @@ async def test_a_malformed_tree_has_its_own_error_and_the_session_goes_on(fleet:
         assert error.session_id == attacking.victim.own(bad).key.session_id
         assert error.message
         assert not attacking.following.done()
+
+
+async def test_the_least_of_all_finite_confidences_changes_nothing(fleet: Pods) -> None:
+    least = tree([5, 6, 7], [-1, 0, 1], log_prob=[-3.4028234663852886e38] * 3)
+    expected = await alone(fleet)
+    async with attack(fleet) as attacking:
+        while not attacking.following.done():
+            least.base_length = 2 + len(attacking.victim.ids)
+            await attacking.send(trees=[least])
+            await asyncio.sleep(0)
+        assert await attacking.following == expected
 
 
 async def test_a_tree_for_a_session_not_joined(fleet: Pods) -> None:

@@ -1,0 +1,119 @@
+"""Whose doing a failure is: what one session brings ends that session at most, and the others go on.
+
+A failure of a step that all sessions share is looked into: without trees, then one session at a time. Nothing
+here runs where nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from paceline import telemetry
+from paceline.engine.verify import Decision
+from paceline.tree import TokenTree
+from verifier_svc.scheduler import Plan, PlannedRows
+from verifier_svc.sessions import Session
+
+log = telemetry.logger(__name__)
+
+# Rows that drew, with what came of them.
+Drawn: TypeAlias = list[tuple[PlannedRows, Decision]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A session that cannot be planned or computed, also when it is alone."""
+
+    session: Session
+    error: Exception
+
+
+@dataclass(slots=True)
+class Computed:
+    """What came of a step: the rows that were computed, what drew, and the sessions that failed."""
+
+    rows: list[PlannedRows]
+    drawn: Drawn
+    faults: list[Fault] = field(default_factory=list)
+    # As it was planned, trees and all.
+    as_planned: bool = True
+
+
+def plan_apart(
+    sessions: Sequence[Session], plan: Callable[[Sequence[Session]], Plan]
+) -> tuple[Plan, list[Fault]]:
+    """A plan for all sessions that can be planned, and those that cannot; call with the table's lock held.
+
+    Raises what `plan` raises for the rest together: then it is nobody's in particular.
+    """
+    try:
+        return plan(sessions), []
+    except Exception:
+        log.exception("a step cannot be planned; once more without trees")
+    for session in sessions:
+        session.tree = None
+    try:
+        return plan(sessions), []
+    except Exception:
+        log.exception("a step cannot be planned; session by session")
+    faults: list[Fault] = []
+    for session in sessions:
+        try:
+            plan([session])
+        except Exception as error:
+            faults.append(Fault(session, error))
+    failed = [fault.session for fault in faults]
+    return plan([session for session in sessions if session not in failed]), faults
+
+
+def compute_apart(
+    rows: Sequence[PlannedRows],
+    compute: Callable[[Sequence[PlannedRows]], Drawn],
+    engine_is_sound: Callable[[], bool],
+) -> Computed:
+    """Compute a step's rows. Where that fails: without trees, then session by session.
+
+    The fault of a session is what fails alone while the engine still computes something else; that also holds
+    for memory that a large tree or many sessions at once do not have. Raises what `compute` raised where the
+    engine computes nothing any more.
+    """
+    try:
+        return Computed(list(rows), compute(rows))
+    except Exception:
+        log.exception("a step failed; once more without trees")
+    plain = [
+        replace(
+            row,
+            segment=replace(row.segment, tree_tokens=(), tree_parents=()),
+            tree=TokenTree(),
+            offered=False,
+        )
+        for row in rows
+    ]
+    try:
+        return Computed(plain, compute(plain), as_planned=False)
+    except Exception:
+        log.exception("a step failed; session by session")
+    computed = Computed([], [], as_planned=False)
+    for row in plain:
+        try:
+            computed.drawn += compute([row])
+        except Exception as error:
+            computed.faults.append(Fault(row.session, error))
+        else:
+            computed.rows.append(row)
+    if computed.faults and not computed.rows and not engine_is_sound():
+        raise computed.faults[0].error
+    return computed
+
+
+@contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Let nothing out of what no session needs, such as learning: it is logged."""
+    try:
+        yield
+    except Exception:
+        log.exception("failed, and left at that", what=what)
