@@ -10,11 +10,11 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from paceline import telemetry, wire
+from paceline.addresses import AddressError, join_address, parse_address
 from paceline.rpc import Refused, refusals
 from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{0,128}")
 # Bound of ids while the verifier has not yet told its vocabulary's size.
 _ANY_VOCABULARY = 1 << 31
@@ -83,14 +83,12 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
 
 
 def _address(text: str) -> str:
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match[2]) < 65536:
+    try:
+        return join_address(*parse_address(text))
+    except AddressError as error:
         raise Refused(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            "verifier_address must be host:port",
-            field="verifier_address",
-        )
-    return text
+            grpc.StatusCode.INVALID_ARGUMENT, f"verifier_address: {error}", field="verifier_address"
+        ) from error
 
 
 def _tenant(text: str) -> str:

@@ -122,7 +122,10 @@ class VerifierLink:
 
     async def _converse(self) -> None:
         """One stream from Hello to its end; raises what ended it."""
-        async with rpc.channel(self.address, Role.VERIFIER, self._identity) as channel:
+        proxied = self._settings.use_http_proxy
+        async with rpc.channel(
+            self.address, Role.VERIFIER, self._identity, use_http_proxy=proxied
+        ) as channel:
             call: Call = verifier_pb2_grpc.VerifierServiceStub(channel).Draft()
             try:
                 welcome = await self._shake_hands(call)

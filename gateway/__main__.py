@@ -26,6 +26,7 @@ from gateway.server import GatewayServicer
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline import telemetry
+from paceline.addresses import join_address, listen, why_not
 from paceline.roles import Role
 from paceline.rpc import CLEAN_UP_SECONDS, run_service, start_server
 from paceline.settings import SettingsError, service_command
@@ -51,7 +52,13 @@ async def serve(
     admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     identity = Identity.of_service(settings, Role.GATEWAY)
     public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
-    fleet = Fleet(settings.verifier_addresses, settings.drafter_addresses, settings.poll_seconds, identity)
+    fleet = Fleet(
+        settings.verifier_addresses,
+        settings.drafter_addresses,
+        settings.poll_seconds,
+        identity,
+        use_http_proxy=settings.use_http_proxy,
+    )
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     sessions = Sessions(
         fleet,
@@ -71,7 +78,7 @@ async def serve(
         request_seconds=settings.request_seconds,
         client_stall_seconds=settings.client_stall_seconds,
     )
-    listener = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
+    listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
     fleet.start()
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
@@ -98,8 +105,8 @@ async def serve(
         http_config.ssl = public_identity.https_context()
     http_server = _HttpServer(http_config)
     logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
-    serving = asyncio.create_task(http_server.serve(sockets=[listener]))
-    http_address = f"{settings.host}:{listener.getsockname()[1]}"
+    serving = asyncio.create_task(http_server.serve(sockets=listeners))
+    http_address = join_address(settings.host, listeners[0].getsockname()[1])
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())
     async with admission.running():
@@ -145,17 +152,16 @@ def _ledger(settings: GatewaySettings) -> Ledger:
     return shared if settings.strict else FallbackLedger(shared)
 
 
-def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:
-    """A socket whose connections end when their client takes nothing for `stall_seconds`."""
+def _listen(host: str, port: int, stall_seconds: float) -> list[socket.socket]:
+    """Sockets whose connections end when their client takes nothing for `stall_seconds`."""
     try:
-        listener = socket.create_server((host, port), backlog=1024)
+        listeners = listen(host, port)
     except OSError as error:
-        raise SettingsError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --http-port"
-        ) from error
+        raise SettingsError(why_not(error, host, port, "--http-port")) from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
-    return listener
+        for listener in listeners:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
+    return listeners
 
 
 def run(settings: GatewaySettings) -> None:

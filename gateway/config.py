@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gateway.limits import Limits
+from paceline.addresses import parse_addresses
 from paceline.settings import StoreSettings, all_or_none
 
 
@@ -89,6 +90,11 @@ class GatewaySettings(StoreSettings):
         "balances load may need to notice.",
     )
 
+    @field_validator("verifiers", "drafters")
+    @classmethod
+    def _are_addresses(cls, text: str) -> str:
+        return ",".join(parse_addresses(text))
+
     @model_validator(mode="after")
     def _all_of_public_tls(self) -> Self:
         all_or_none(public_tls_cert=self.public_tls_cert, public_tls_key=self.public_tls_key)
@@ -102,13 +108,9 @@ class GatewaySettings(StoreSettings):
     @property
     def verifier_addresses(self) -> tuple[str, ...]:
         """`verifiers`, split."""
-        return _addresses(self.verifiers)
+        return parse_addresses(self.verifiers)
 
     @property
     def drafter_addresses(self) -> tuple[str, ...]:
         """`drafters`, split."""
-        return _addresses(self.drafters)
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+        return parse_addresses(self.drafters)

@@ -33,9 +33,11 @@ _SOONEST_SECONDS = 0.05
 class Pod:
     """One address, its channel and what it last said."""
 
-    def __init__(self, address: str, role: Role, identity: Identity | None) -> None:
+    def __init__(
+        self, address: str, role: Role, identity: Identity | None, *, use_http_proxy: bool = False
+    ) -> None:
         self.address = address
-        self._connection = rpc.Connection(address, role, identity)
+        self._connection = rpc.Connection(address, role, identity, use_http_proxy=use_http_proxy)
         self.healthy = False
         self.status: Any = None
         # Sessions of this gateway that are there or on their way, and the most since a status was asked for.
@@ -119,10 +121,16 @@ class Fleet:
         drafters: Sequence[str],
         poll_seconds: float,
         identity: Identity | None = None,
+        *,
+        use_http_proxy: bool = False,
     ) -> None:
         """`identity`: what this gateway shows the pods; None speaks plaintext."""
-        self.verifiers = {address: Pod(address, Role.VERIFIER, identity) for address in verifiers}
-        self.drafters = {address: Pod(address, Role.DRAFTER, identity) for address in drafters}
+
+        def pods(addresses: Sequence[str], role: Role) -> dict[str, Pod]:
+            return {each: Pod(each, role, identity, use_http_proxy=use_http_proxy) for each in addresses}
+
+        self.verifiers = pods(verifiers, Role.VERIFIER)
+        self.drafters = pods(drafters, Role.DRAFTER)
         # Of sessions under which verifiers have died: see `suspicion`.
         self.turns = asyncio.Lock()
         self._poll_seconds = poll_seconds

@@ -6,12 +6,14 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from paceline.rpc import proxy_options
+
 _TIMEOUT_S = 2.0
 
 
 async def grpc_serving(address: str) -> bool:
     """Whether the server at `address` (host:port) reports SERVING for itself as a whole."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=proxy_options(False)) as channel:
         try:
             reply = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S

@@ -20,9 +20,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paceline import collector
+from paceline.addresses import is_loopback, join_address, listen, why_not
 from paceline.decoding import Decoding
 from paceline.handshake import HandshakeError
 from paceline.roles import Role
+from paceline.settings import SettingsError
 from paceline.telemetry import TASKS, logger
 from paceline.tls import Identity
 from paceline.wire import WireError
@@ -68,13 +70,17 @@ _SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
-_LOOPBACK = {"127.0.0.1", "::1", "[::1]", "localhost"}
 # After a stop's grace, for what cut calls still do: a gateway tells drafters of their sessions' ends.
 CLEAN_UP_SECONDS = 5.0
 # Calls that are longer than this after their channel's certificate has changed are cut.
 _RETIREMENT_SECONDS = 3600.0
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def proxy_options(use_http_proxy: bool) -> list[tuple[str, int | str]]:
+    """Channel options: whether to go through `https_proxy` or `http_proxy`, which gRPC does unless told."""
+    return [("grpc.enable_http_proxy", int(use_http_proxy))]
 
 
 class Refused(Exception):
@@ -226,7 +232,7 @@ class RunningServer:
         identity: Identity | None,
     ) -> None:
         self.port = port
-        self.address = f"{host}:{port}"
+        self.address = join_address(host, port)
         self.health = health_servicer
         self._server = server
         self._calls = calls
@@ -264,14 +270,14 @@ async def start_server(
     `max_receive_bytes` bounds a message, `max_streams` the calls of one connection at a time. `interceptors`
     see a call before any message of it is received.
     With an `identity` it speaks TLS, and keeps the identity up with its files as long as it runs.
-    Raises `OSError` when the port is taken.
+    `host`: as `parse_host` gives it. Raises `SettingsError` when it cannot listen there.
     """
     options = [
         *_SERVER_OPTIONS,
         ("grpc.max_receive_message_length", max_receive_bytes),
         ("grpc.max_concurrent_streams", max_streams),
     ]
-    if identity is None and host not in _LOOPBACK:
+    if identity is None and not is_loopback(host):
         log.warning("no TLS: whoever reaches this port can listen and call", host=host, port=port)
     calls = _Calls()
     checks = [calls, *(identity.interceptors if identity else ()), *interceptors, Decoding()]
@@ -283,25 +289,43 @@ async def start_server(
     for name in ("", *services):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    _check_free(host, port)
+    address = join_address(host, port)
     try:
         if identity is None:
-            bound = server.add_insecure_port(f"{host}:{port}")
+            bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(f"{host}:{port}", identity.server_credentials())
+            bound = server.add_secure_port(address, identity.server_credentials())
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error}; is the port taken?") from error
+        raise SettingsError(f"cannot listen on {address}: {error}") from error
     await server.start()
     return RunningServer(server, calls, health_servicer, host, bound, identity)
 
 
-def channel(address: str, server: Role | None = None, identity: Identity | None = None) -> grpc.aio.Channel:
+def _check_free(host: str, port: int) -> None:
+    """Raise `SettingsError` where a port cannot be listened on: gRPC does not say why."""
+    try:
+        for listener in listen(host, port):
+            listener.close()
+    except OSError as error:
+        raise SettingsError(why_not(error, host, port, "--port")) from error
+
+
+def channel(
+    address: str,
+    server: Role | None = None,
+    identity: Identity | None = None,
+    *,
+    use_http_proxy: bool = False,
+) -> grpc.aio.Channel:
     """A channel to host:port with keepalive, message bounds and a quick reconnect.
 
     With an `identity` it speaks TLS and takes only a server whose certificate gives the role `server`.
+    `use_http_proxy`: go through the proxy of the environment, where there is one.
     """
+    options = [*_CHANNEL_OPTIONS, *proxy_options(use_http_proxy)]
     if identity is None:
-        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-    options = list(_CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
     if server is not None:
         options.append(("grpc.ssl_target_name_override", server.dns_name))
     return grpc.aio.secure_channel(address, identity.channel_credentials(), options=options)
@@ -313,9 +337,12 @@ class Connection:
     A call stays on the channel that it began on, which is closed when its calls have ended.
     """
 
-    def __init__(self, address: str, server: Role, identity: Identity | None = None) -> None:
+    def __init__(
+        self, address: str, server: Role, identity: Identity | None = None, *, use_http_proxy: bool = False
+    ) -> None:
         """See `channel`."""
         self._address = address
+        self._use_http_proxy = use_http_proxy
         self._server = server
         self._identity = identity
         self._retiring: set[asyncio.Task[None]] = set()
@@ -339,7 +366,9 @@ class Connection:
 
     def _make(self) -> None:
         self._shown = self._identity.current if self._identity else None
-        self._channel = channel(self._address, self._server, self._identity)
+        self._channel = channel(
+            self._address, self._server, self._identity, use_http_proxy=self._use_http_proxy
+        )
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import click
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import (
@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from paceline import collector
+from paceline.addresses import parse_host
 from paceline.service_links import is_service_link
 
 
@@ -32,10 +33,18 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on, IPv4 or IPv6; :: for all interfaces, 0.0.0.0 for all of IPv4.",
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 serves no metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for machines.")
+    use_http_proxy: bool = Field(
+        False,
+        description="Call other services and the trace collector through the proxy that http_proxy, "
+        "https_proxy and no_proxy name; else they are called directly.",
+    )
     otlp_endpoint: str = Field("", description="OTLP gRPC collector for traces, host:port; empty sends none.")
     grace_seconds: float = Field(
         30.0, ge=0, description="How long running sessions may go on after SIGTERM before they are cut."
@@ -47,6 +56,11 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(
         None, description="PEM file of the CAs whose certificates the other services must have."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return parse_host(host)
 
     @classmethod
     def settings_customise_sources(

@@ -11,14 +11,12 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from paceline import __version__
+from paceline import __version__, traces
+from paceline.addresses import why_not
+from paceline.settings import SettingsError
 
 # Span attributes.
 SESSION_ID = "paceline.session_id"
@@ -119,26 +117,26 @@ class TelemetrySettings(Protocol):
     def log_format(self) -> str: ...  # noqa: D102
     @property
     def otlp_endpoint(self) -> str: ...  # noqa: D102
+    @property
+    def use_http_proxy(self) -> bool: ...  # noqa: D102
 
 
 def setup(service: str, settings: TelemetrySettings) -> None:
-    """Configure logs (to stderr), trace export and the metrics port of this process. Call once."""
+    """Configure logs (to stderr), trace export and the metrics port of this process. Call once.
+
+    Raises `SettingsError`.
+    """
     _setup_logs(service, settings.log_level, settings.log_format)
+    traces.propagator()
     if settings.otlp_endpoint:
-        provider = TracerProvider(
-            resource=Resource.create({"service.name": f"paceline-{service}", "service.version": __version__})
-        )
-        provider.add_span_processor(
-            BatchSpanProcessor(
-                OTLPSpanExporter(
-                    endpoint=settings.otlp_endpoint,
-                    insecure=not settings.otlp_endpoint.startswith("https://"),
-                )
-            )
-        )
-        trace.set_tracer_provider(provider)
+        traces.export(service, settings.otlp_endpoint, use_http_proxy=settings.use_http_proxy)
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, addr=settings.host)
+        try:
+            start_http_server(settings.metrics_port, addr=settings.host)
+        except OSError as error:
+            raise SettingsError(
+                why_not(error, settings.host, settings.metrics_port, "--metrics-port")
+            ) from error
 
 
 def _setup_logs(service: str, level: str, form: str) -> None:
@@ -177,13 +175,13 @@ def tracer() -> trace.Tracer:
 def inject(span: trace.Span) -> list[tuple[str, str]]:
     """gRPC metadata that carries a span's trace (W3C traceparent)."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier, context=trace.set_span_in_context(span))
+    traces.propagator().inject(carrier, context=trace.set_span_in_context(span))
     return list(carrier.items())
 
 
 def extract(metadata: Mapping[str, str]) -> otel_context.Context:
     """The trace context in gRPC metadata or HTTP headers (lower-case names)."""
-    return propagate.extract(dict(metadata))
+    return traces.propagator().extract(dict(metadata))
 
 
 @contextmanager

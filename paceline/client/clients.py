@@ -7,15 +7,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import grpc
 
+from paceline.addresses import AddressError, is_loopback, parse_address
 from paceline.client.errors import gateway_error
 from paceline.client.events import Event
 from paceline.client.generation import Generation
 from paceline.client.stream import Stream
-from paceline.rpc import CONNECTION_OPTIONS
+from paceline.rpc import CONNECTION_OPTIONS, proxy_options
 from paceline.session import FinishReason
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import finish_reason_from_proto
@@ -26,6 +27,7 @@ _AGAIN_S = 0.2
 
 
 ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
+Options: TypeAlias = list[tuple[str, int | str]]
 
 
 class _Client(ABC, Generic[ChannelT]):
@@ -38,23 +40,29 @@ class _Client(ABC, Generic[ChannelT]):
         *,
         api_key: str | None = None,
         resume_s: float = 30.0,
+        use_http_proxy: bool | None = None,
     ) -> None:
         """`address`: host:port; several gateways, separated by commas, stand in for one another.
 
         `credentials`: for gateways that speak TLS, such as `grpc.ssl_channel_credentials()`.
         A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
+        `use_http_proxy`: whether to go through the proxy that `https_proxy` or `http_proxy` of the
+        environment names; None goes through it except to this machine.
         """
         self.address = address
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._resume_s = resume_s
-        self._channels = [self._connect(each.strip(), credentials) for each in address.split(",")]
+        self._channels = [
+            self._connect(each, credentials, _options(each, use_http_proxy))
+            for each in map(str.strip, address.split(","))
+        ]
         self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
         # The one to begin with.
         self._gateway = 0
 
     @staticmethod
     @abstractmethod
-    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> ChannelT: ...
+    def _connect(address: str, credentials: grpc.ChannelCredentials | None, options: Options) -> ChannelT: ...
 
     def _stream(self, generation: Generation, timeout_s: float | None) -> Stream:
         return Stream(generation, timeout_s, self._resume_s, len(self._stubs), self._gateway, self._metadata)
@@ -72,10 +80,12 @@ class GatewayClient(_Client[grpc.aio.Channel]):
     """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
 
     @staticmethod
-    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    def _connect(
+        address: str, credentials: grpc.ChannelCredentials | None, options: Options
+    ) -> grpc.aio.Channel:
         if credentials is None:
-            return grpc.aio.insecure_channel(address, options=CONNECTION_OPTIONS)
-        return grpc.aio.secure_channel(address, credentials, options=CONNECTION_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, credentials, options=options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,10 +137,10 @@ class SyncGatewayClient(_Client[grpc.Channel]):
     """Blocking client, as `GatewayClient`. Use as `with SyncGatewayClient("host:port")`."""
 
     @staticmethod
-    def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    def _connect(address: str, credentials: grpc.ChannelCredentials | None, options: Options) -> grpc.Channel:
         if credentials is None:
-            return grpc.insecure_channel(address, options=CONNECTION_OPTIONS)
-        return grpc.secure_channel(address, credentials, options=CONNECTION_OPTIONS)
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, credentials, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -176,3 +186,12 @@ class SyncGatewayClient(_Client[grpc.Channel]):
         except grpc.RpcError as error:
             raise gateway_error(self.address, error) from error
         return fleet
+
+
+def _options(address: str, use_http_proxy: bool | None) -> Options:
+    if use_http_proxy is None:
+        try:
+            use_http_proxy = not is_loopback(parse_address(address)[0])
+        except AddressError:  # of a form that gRPC knows, such as unix:/path
+            use_http_proxy = True
+    return [*CONNECTION_OPTIONS, *proxy_options(use_http_proxy)]

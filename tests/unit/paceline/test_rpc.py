@@ -13,8 +13,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from paceline.addresses import join_address
+from paceline.client import GatewayClient, GatewayError
 from paceline.handshake import HandshakeError
+from paceline.readiness import grpc_serving
 from paceline.rpc import Refused, RunningServer, channel, refusals, start_server
+from paceline.settings import SettingsError
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 from paceline.wire import WireError
 
@@ -146,9 +150,66 @@ async def test_reflection_lists_the_services(connected: grpc.aio.Channel) -> Non
     assert {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} == set(listed)
 
 
-async def test_a_taken_port_is_an_os_error_that_names_it(server: RunningServer) -> None:
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{server.port}"):
+async def test_a_taken_port_is_named_with_what_to_do(server: RunningServer) -> None:
+    words = (
+        f"cannot listen on 127.0.0.1:{server.port}: Address already in use; choose another port with --port"
+    )
+    with pytest.raises(SettingsError, match=words):
         await start_server(lambda server: None, services=[], host="127.0.0.1", port=server.port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+async def test_a_host_that_is_not_here_is_named_with_what_to_do(host: str) -> None:
+    with pytest.raises(SettingsError, match=f"cannot listen on {host}:0: .*; --host must be"):
+        await start_server(lambda server: None, services=[], host=host, port=0)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("::1", ["::1"]),
+        ("::", ["::1", "127.0.0.1"]),
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("localhost", ["127.0.0.1"]),
+    ],
+)
+async def test_a_server_is_reached_over_ipv4_and_ipv6(host: str, reached: list[str]) -> None:
+    running = await start_server(lambda server: None, services=[], host=host, port=0)
+    assert running.address == join_address(host, running.port)
+    for each in reached:
+        async with channel(join_address(each, running.port)) as made:
+            reply = await health_pb2_grpc.HealthStub(made).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    await running.stop(None)
+
+
+async def test_services_do_not_call_one_another_through_a_proxy(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert await grpc_serving(server.address)
+    async with channel(server.address) as made:
+        await health_pb2_grpc.HealthStub(made).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    async with channel(server.address, use_http_proxy=True) as made:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health_pb2_grpc.HealthStub(made).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("told", "through"), [(None, False), (False, False), (True, True)])
+async def test_a_client_reaches_this_machine_without_the_proxy_unless_told(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, told: bool | None, through: bool
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with GatewayClient(server.address, use_http_proxy=told) as client:
+        with pytest.raises(GatewayError) as caught:
+            await client.fleet()
+    # What the server says by itself.
+    assert (caught.value.code is grpc.StatusCode.INVALID_ARGUMENT) is not through
 
 
 async def test_a_message_over_the_bound_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -57,6 +58,63 @@ def test_a_service_logs_a_json_object_a_line_and_serves_its_metrics() -> None:
     assert "ZeroDivisionError" in line["exception"]
     assert rest == ""
     assert "paceline:spec_decode_num_drafts_total 3.0" in metrics
+
+
+ENDING = """
+import sys
+from paceline import telemetry
+from paceline.settings import ServiceSettings, SettingsError
+from opentelemetry import trace
+try:
+    telemetry.setup("verifier", ServiceSettings(otlp_endpoint=sys.argv[1], metrics_port=int(sys.argv[2])))
+except SettingsError as error:
+    sys.exit(f"cannot start: {error}")
+for _ in range(2000):
+    with telemetry.span("span", trace.INVALID_SPAN):
+        pass
+print("ends", flush=True)
+"""
+
+
+def test_a_process_ends_though_its_collector_takes_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [sys.executable, "-c", ENDING, f"127.0.0.1:{silent.getsockname()[1]}", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ends\n"
+            # Four batches of 10 s each without a bound.
+            _, said = process.communicate(timeout=9)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_PROPAGATORS", "foo"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "foo")]
+)
+def test_what_opentelemetry_cannot_be_told_is_one_line(variable: str, value: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING, "127.0.0.1:1", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, variable: value},
+    )
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("cannot start: ")
+    assert value in line
+    assert "OTEL_" in line
+
+
+def test_a_taken_metrics_port_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = str(held.getsockname()[1])
+        command = [sys.executable, "-c", ENDING, "", port]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr == (
+        f"cannot start: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "choose another port with --metrics-port, or stop what listens there\n"
+    )
 
 
 def test_a_trace_goes_on_in_the_process_that_is_called(spans: InMemorySpanExporter) -> None:
