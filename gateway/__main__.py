@@ -27,6 +27,7 @@ from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline import telemetry
 from paceline.addresses import join_address, listen, why_not
+from paceline.handshake import Served
 from paceline.roles import Role
 from paceline.rpc import CLEAN_UP_SECONDS, run_service, start_server
 from paceline.settings import SettingsError, service_command
@@ -52,14 +53,15 @@ async def serve(
     admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     identity = Identity.of_service(settings, Role.GATEWAY)
     public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
+    model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     fleet = Fleet(
         settings.verifier_addresses,
         settings.drafter_addresses,
         settings.poll_seconds,
         identity,
+        served=Served(model_name, prompts.vocab_fingerprint),
         use_http_proxy=settings.use_http_proxy,
     )
-    model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     sessions = Sessions(
         fleet,
         store,

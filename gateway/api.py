@@ -332,8 +332,8 @@ async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGener
 async def _not_ready(gateway: Gateway) -> str:
     if gateway.draining:
         return "draining"
-    if not any(pod.healthy and not pod.draining for pod in gateway.sessions.fleet.verifier_views()):
-        return "no verifier is up"
+    if problem := gateway.sessions.fleet.not_ready():
+        return problem
     if gateway.sessions.store is not None and gateway.sessions.policy.strict:
         try:
             await gateway.sessions.store.ping()

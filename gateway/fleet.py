@@ -12,6 +12,7 @@ import grpc
 
 from gateway.router import DrafterView, VerifierView
 from paceline import rpc, telemetry
+from paceline.handshake import Served
 from paceline.roles import Role
 from paceline.tls import Identity
 from paceline.v1 import (
@@ -40,6 +41,8 @@ class Pod:
         self._connection = rpc.Connection(address, role, identity, use_http_proxy=use_http_proxy)
         self.healthy = False
         self.status: Any = None
+        # Why it may get no session of this gateway; empty when it may, and for drafters.
+        self.misfit = ""
         # Sessions of this gateway that are there or on their way, and the most since a status was asked for.
         self.ours = 0
         self._most_ours = 0
@@ -122,9 +125,14 @@ class Fleet:
         poll_seconds: float,
         identity: Identity | None = None,
         *,
+        served: Served | None = None,
         use_http_proxy: bool = False,
     ) -> None:
-        """`identity`: what this gateway shows the pods; None speaks plaintext."""
+        """`identity`: what this gateway shows the pods; None speaks plaintext.
+
+        `served`: what the verifiers must serve to get sessions; None takes any.
+        """
+        self._served = served
 
         def pods(addresses: Sequence[str], role: Role) -> dict[str, Pod]:
             return {each: Pod(each, role, identity, use_http_proxy=use_http_proxy) for each in addresses}
@@ -165,11 +173,29 @@ class Fleet:
         while True:
             pod.asking()
             try:
-                pod.heard(await stub(pod.channel).Status(request, timeout=max(self._poll_seconds, 1.0)))
+                status = await stub(pod.channel).Status(request, timeout=max(self._poll_seconds, 1.0))
+                self._compare(pod, status)
+                pod.heard(status)
             except grpc.aio.AioRpcError:
                 pod.missed(_MISSED_POLLS * self._poll_seconds)
             self._changed()
             await pod.due(self._poll_seconds)
+
+    def _compare(self, pod: Pod, status: Any) -> None:
+        if self._served is None or not isinstance(status, verifier_pb2.VerifierStatusResponse):
+            return
+        misfit = self._served.misfit(Served(status.model_id, status.vocab_fingerprint))
+        if misfit and misfit != pod.misfit:
+            log.error("verifier gets no sessions", address=pod.address, why=misfit)
+        pod.misfit = misfit
+
+    def not_ready(self) -> str:
+        """Why no verifier can take a session; empty when one can. Names no address."""
+        able = [pod for pod in self.verifier_views() if pod.healthy and not pod.draining]
+        if not able:
+            return "no verifier is up"
+        misfits = [pod.misfit for pod in able]
+        return "" if "" in misfits else misfits[0]
 
     def verifier_views(self) -> list[VerifierView]:
         """What routing may know of the verifiers that have ever answered."""
@@ -183,6 +209,7 @@ class Fleet:
                 max_context=pod.status.max_context,
                 sessions=pod.sessions,
                 max_sessions=pod.status.max_sessions,
+                misfit=pod.misfit,
             )
             for pod in self.verifiers.values()
             if pod.status is not None
@@ -207,7 +234,9 @@ class Fleet:
         """The fleet for people."""
         return gateway_pb2.FleetResponse(
             verifiers=[
-                gateway_pb2.VerifierPod(address=pod.address, healthy=pod.healthy, status=pod.status)
+                gateway_pb2.VerifierPod(
+                    address=pod.address, healthy=pod.healthy, status=pod.status, misfit=pod.misfit
+                )
                 for pod in self.verifiers.values()
             ],
             drafters=[

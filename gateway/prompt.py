@@ -16,6 +16,7 @@ from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import CONTEXT_LENGTH, INVALID, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
 from gateway.tokenizing import Tokenizing
+from paceline.handshake import vocab_fingerprint
 
 # Longer texts are tokenised on a thread and in turn, so that they hold up nobody.
 _SHORT_CHARACTERS = 2000
@@ -37,6 +38,7 @@ class Prompts:
     def __init__(self, model: str, *, trust_remote_code: bool = False) -> None:
         """`trust_remote_code`: run Python that comes with the tokenizer, if transformers has none."""
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        self.vocab_fingerprint = vocab_fingerprint(self._tokenizer.get_vocab())
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
         self.least = LeastTokens.of(self._tokenizer)

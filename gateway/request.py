@@ -37,7 +37,7 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
         raise RequestError(
             UNKNOWN_MODEL, f"the model {asked!r} does not exist; {model_name!r} is served", "model"
         )
-    serving = [pod for pod in verifiers if pod.model_id == model_name]
+    serving = [pod for pod in verifiers if pod.model_id == model_name and not pod.misfit]
     if not serving:
         raise RequestError(UNAVAILABLE, f"no verifier of {model_name!r} is up; try again later")
     return min(serving, key=lambda pod: (not pod.healthy, pod.max_context))

@@ -18,6 +18,8 @@ class VerifierView:
     max_context: int
     sessions: int
     max_sessions: int
+    # Why this gateway may give it no session; empty when it may.
+    misfit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ def choose_verifier(
     able = [
         pod
         for pod in verifiers
-        if pod.healthy and not pod.draining and pod.model_id == model_id and pod.sessions < pod.max_sessions
+        if pod.healthy
+        and not (pod.draining or pod.misfit)
+        and pod.model_id == model_id
+        and pod.sessions < pod.max_sessions
     ]
     return min(
         able,

@@ -1,13 +1,36 @@
-"""Do a drafter and a verifier fit: protocol version and vocabulary, agree or refuse."""
+"""Do services fit one another: protocol version, model and vocabulary, agree or refuse."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1
 MAX_FEEDBACK_TOP_K = 32
 MAX_DRAFTER_ID = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as clients and ids know it: its name, and what its tokenizer makes of text."""
+
+    model_id: str
+    vocab_fingerprint: str
+
+    def misfit(self, verifier: Served) -> str:
+        """Why a gateway of this model may give a verifier no session; empty when it may."""
+        if verifier.model_id != self.model_id:
+            return (
+                f"a verifier serves {verifier.model_id!r} and this gateway {self.model_id!r}: "
+                "give both the same --model-name"
+            )
+        if verifier.vocab_fingerprint != self.vocab_fingerprint:
+            return (
+                f"a verifier's vocabulary of {self.model_id!r} ({verifier.vocab_fingerprint or 'unknown'}) "
+                f"is not this gateway's ({self.vocab_fingerprint}): give both the same --model"
+            )
+        return ""
 
 
 class HandshakeError(ValueError):

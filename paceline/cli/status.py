@@ -70,8 +70,11 @@ def _watch(client: SyncGatewayClient) -> None:
 
 def _tables(fleet: FleetResponse) -> Group:
     from rich.console import Group
+    from rich.text import Text
 
-    return Group(_verifiers(fleet), _drafters(fleet), f"{fleet.sessions} sessions at this gateway")
+    misfits = dict.fromkeys(pod.misfit for pod in fleet.verifiers if pod.misfit)
+    said = [Text(why, "red") for why in misfits]
+    return Group(_verifiers(fleet), *said, _drafters(fleet), f"{fleet.sessions} sessions at this gateway")
 
 
 def _verifiers(fleet: FleetResponse) -> Table:
@@ -82,7 +85,7 @@ def _verifiers(fleet: FleetResponse) -> Table:
         acceptance = known.committed_tokens / known.session_steps if known.session_steps else None
         table.add_row(
             pod.address,
-            _health(pod.healthy, known.draining),
+            _health(pod.healthy, known.draining, pod.misfit),
             f"{known.model_id} on {known.device}" if known.model_id else "?",
             f"{known.sessions}/{known.max_sessions}",
             f"{known.kv_used / known.kv_total:.0%}" if known.kv_total else "-",
@@ -135,7 +138,9 @@ _NUMBERS = {
 }
 
 
-def _health(healthy: bool, draining: bool) -> str:
+def _health(healthy: bool, draining: bool, misfit: str = "") -> str:
     if not healthy:
         return "[red]down[/red]"
+    if misfit:
+        return "[red]misfit[/red]"
     return "[yellow]draining[/yellow]" if draining else "[green]ok[/green]"

@@ -138,14 +138,16 @@ class FleetResponse(_message.Message):
     def __init__(self, verifiers: _Optional[_Iterable[_Union[VerifierPod, _Mapping]]] = ..., drafters: _Optional[_Iterable[_Union[DrafterPod, _Mapping]]] = ..., sessions: _Optional[int] = ...) -> None: ...
 
 class VerifierPod(_message.Message):
-    __slots__ = ("address", "healthy", "status")
+    __slots__ = ("address", "healthy", "status", "misfit")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    MISFIT_FIELD_NUMBER: _ClassVar[int]
     address: str
     healthy: bool
     status: _verifier_pb2.VerifierStatusResponse
-    def __init__(self, address: _Optional[str] = ..., healthy: _Optional[bool] = ..., status: _Optional[_Union[_verifier_pb2.VerifierStatusResponse, _Mapping]] = ...) -> None: ...
+    misfit: str
+    def __init__(self, address: _Optional[str] = ..., healthy: _Optional[bool] = ..., status: _Optional[_Union[_verifier_pb2.VerifierStatusResponse, _Mapping]] = ..., misfit: _Optional[str] = ...) -> None: ...
 
 class DrafterPod(_message.Message):
     __slots__ = ("address", "healthy", "status")

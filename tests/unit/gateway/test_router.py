@@ -37,6 +37,8 @@ def drafter(address: str, sessions: int = 0, **changes: Any) -> DrafterView:
         ([verifier("a")], (), "a"),
         ([verifier("b"), verifier("a")], (), "a"),
         ([verifier("a", 3), verifier("b", 2)], (), "b"),
+        ([verifier("a", misfit="another vocabulary"), verifier("b", 9)], (), "b"),
+        ([verifier("a", misfit="another vocabulary")], (), None),
         ([verifier("a", 3, max_sessions=100), verifier("b", 2)], (), "a"),
         ([verifier("a", healthy=False), verifier("b", 9)], (), "b"),
         ([verifier("a", draining=True), verifier("b", 9)], (), "b"),
