@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from paceline import local_redis
+from paceline.addresses import is_loopback, join_address, parse_address, reachable
 from paceline.local_process import Service
 from paceline.local_redis import LocalRedis
 from paceline.model_store import LocalModel
@@ -24,8 +26,9 @@ _FREE_PORTS = range(20000, 32768)
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where everything listens; all on the loopback interface."""
+    """Where everything listens: the gateway on `host`, the others on the loopback interface."""
 
+    host: str
     http_port: int
     grpc_port: int
     verifiers: tuple[str, ...]
@@ -33,13 +36,13 @@ class Addresses:
 
     @property
     def url(self) -> str:
-        """The gateway's HTTP address."""
-        return f"http://{HOST}:{self.http_port}"
+        """The gateway's HTTP address, as this machine reaches it."""
+        return f"http://{join_address(reachable(self.host), self.http_port)}"
 
     @property
     def grpc(self) -> str:
-        """The gateway's gRPC address."""
-        return f"{HOST}:{self.grpc_port}"
+        """The gateway's gRPC address, as this machine reaches it."""
+        return join_address(reachable(self.host), self.grpc_port)
 
 
 class PortTaken(Exception):
@@ -50,20 +53,29 @@ class PortTaken(Exception):
         self.port = port
 
 
-def choose_addresses(*, http_port: int, grpc_port: int, verifiers: int, drafters: int) -> Addresses:
-    """Free ports for everything; 0 takes a free one. Raises `PortTaken`.
+class NotOurHost(Exception):
+    """A host that was asked for is no address of this machine."""
 
-    They are free now; a service that finds its port taken a moment later ends and says so.
+
+def choose_addresses(
+    *, http_port: int, grpc_port: int, verifiers: int, drafters: int, host: str = HOST
+) -> Addresses:
+    """Free ports for everything; 0 takes a free one. Raises `PortTaken` and `NotOurHost`.
+
+    They are free now; a service that finds its port taken a moment later ends and says so. Where `host`
+    is a loopback address, verifiers and drafters listen there, too.
     """
-    taken = [_bound(port) for port in (http_port, grpc_port, *[0] * (verifiers + drafters))]
+    near = host if is_loopback(host) else HOST
+    taken = [_bound(host, port) for port in (http_port, grpc_port)]
+    taken += [_bound(near, 0) for _ in range(verifiers + drafters)]
     try:
         # All held at once, so that no two are the same.
         ports = [held.getsockname()[1] for held in taken]
     finally:
         for held in taken:
             held.close()
-    pods = [f"{HOST}:{port}" for port in ports[2:]]
-    return Addresses(ports[0], ports[1], tuple(pods[:verifiers]), tuple(pods[verifiers:]))
+    pods = [join_address(near, port) for port in ports[2:]]
+    return Addresses(host, ports[0], ports[1], tuple(pods[:verifiers]), tuple(pods[verifiers:]))
 
 
 def plan_fleet(
@@ -75,7 +87,7 @@ def plan_fleet(
     drafters = [
         Service(
             f"drafter-{number}",
-            (sys.executable, "-m", "drafter_svc", "--host", HOST, "--port", _port(address)),
+            (sys.executable, "-m", "drafter_svc", *_listening(address)),
             partial(grpc_serving, address),
             60.0,
         )
@@ -94,7 +106,7 @@ def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) ->
     return [
         Service(
             f"verifier-{number}",
-            (sys.executable, "-m", "verifier_svc", "--host", HOST, "--port", _port(address), *flags),
+            (sys.executable, "-m", "verifier_svc", *_listening(address), *flags),
             partial(grpc_serving, address),
             variables={"PACELINE_VERIFIER_REDIS_URL": redis_url},
         )
@@ -103,7 +115,7 @@ def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) ->
 
 
 def _gateway(model: LocalModel, addresses: Addresses, redis_url: str) -> Service:
-    command = [sys.executable, "-m", "gateway", "--host", HOST]
+    command = [sys.executable, "-m", "gateway", "--host", addresses.host]
     command += ["--http-port", str(addresses.http_port), "--port", str(addresses.grpc_port)]
     command += ["--verifiers", ",".join(addresses.verifiers), "--drafters", ",".join(addresses.drafters)]
     command += ["--model", str(model.folder), "--model-name", model.name]
@@ -115,26 +127,33 @@ def _gateway(model: LocalModel, addresses: Addresses, redis_url: str) -> Service
     )
 
 
-def _port(address: str) -> str:
-    return address.rpartition(":")[2]
+def _listening(address: str) -> tuple[str, ...]:
+    host, port = parse_address(address)
+    return "--host", host, "--port", str(port)
 
 
-def _bound(port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     if port:
         # As servers do: a port whose last connections are still closing is free.
-        return _bound_to(port, reuse=True)
+        return _bound_to(host, port, reuse=True)
     for candidate in random.sample(_FREE_PORTS, 100):
         with suppress(PortTaken):
-            return _bound_to(candidate, reuse=False)
-    return _bound_to(0, reuse=False)
+            return _bound_to(host, candidate, reuse=False)
+    return _bound_to(host, 0, reuse=False)
 
 
-def _bound_to(port: int, *, reuse: bool) -> socket.socket:
-    held = socket.socket()
+def _bound_to(host: str, port: int, *, reuse: bool) -> socket.socket:
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise NotOurHost(f"{host}: {error.strerror}") from None
+    held = socket.socket(family, kind)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     try:
-        held.bind((HOST, port))
-    except (OSError, OverflowError):
+        held.bind(where)
+    except (OSError, OverflowError) as error:
         held.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            raise NotOurHost(f"{host} is no address of this machine") from None
         raise PortTaken(port) from None
     return held

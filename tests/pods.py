@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,14 +37,27 @@ START_SECONDS = 240.0
 class Pod:
     """One process, logged to a file."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, *, group: int | None = None) -> None:
-        """`group`: the process's group id, where it is not ours."""
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        group: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`group`: the process's group id, where it is not ours. `environment`: beside our own."""
         self.name = name
         self.log = folder / f"{name}.log"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, group=group
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**inherited, **(environment or {})},
+                group=group,
             )
 
     @property
@@ -163,6 +176,8 @@ class Pods:
         metrics: bool = False,
         api_key: str = "",
         default_settings: bool = False,
+        host: str = HOST,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """`ranks`: processes of each verifier, started by torchrun where they are several.
 
@@ -170,7 +185,10 @@ class Pods:
         `metrics`: each service serves them on the port that `metrics_ports` has for its name.
         `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
         `default_settings`: gateways ask pods as seldom, and take bodies as large, as they do for users.
+        `host`: an address of this machine that all listen on. `environment`: the pods', beside our own.
         """
+        self._host = host
+        self._environment = environment
         self.folder = folder
         self.model = model
         self.redis_url = redis_url
@@ -183,7 +201,9 @@ class Pods:
         self._quick_flags = () if default_settings else ("--poll-seconds", "0.1", "--max-body-bytes", "65536")
         # All in one call, so that no two are the same: further gateways' ports, too.
         more = 2 * (gateways - 1)
-        where = choose_addresses(http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more)
+        where = choose_addresses(
+            http_port=0, grpc_port=0, verifiers=verifiers, drafters=drafters + more, host=host
+        )
         self._metrics = metrics
         self.metrics_ports: dict[str, int] = {}
         self.http, self.grpc = where.url, where.grpc
@@ -255,10 +275,15 @@ class Pods:
 
     def start_gateway(self, name: str, *flags: str) -> Gateway:
         """Start one more gateway of the same fleet, with more flags, and wait until it sees all of it."""
-        where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0)
+        gateway = self.add_gateway(name, *flags)
+        self.pods[name].until(lambda: gateway.sees_all(drafters=True))
+        return gateway
+
+    def add_gateway(self, name: str, *flags: str) -> Gateway:
+        """Start one more gateway, as `start_gateway`, without waiting for it."""
+        where = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0, host=self._host)
         gateway = self.gateways[name] = self._gateway(where.url, where.grpc)
         self._launch_gateway(name, *flags)
-        self.pods[name].until(lambda: gateway.sees_all(drafters=True))
         return gateway
 
     def until_all_are_seen(self, *, drafters: bool = True) -> None:
@@ -325,11 +350,13 @@ class Pods:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         if self._metrics:
             self.metrics_ports[name] = choose_addresses(
-                http_port=0, grpc_port=0, verifiers=0, drafters=0
+                http_port=0, grpc_port=0, verifiers=0, drafters=0, host=self._host
             ).http_port
             flags += ("--metrics-port", str(self.metrics_ports[name]))
-        command = [*launcher, "-m", module, "--host", HOST, *flags]
-        self.pods[name] = Pod(name, command, self.folder, group=self.groups.get(name))
+        command = [*launcher, "-m", module, "--host", self._host, *flags]
+        self.pods[name] = Pod(
+            name, command, self.folder, group=self.groups.get(name), environment=self._environment
+        )
 
 
 def _port(address: str) -> str:
