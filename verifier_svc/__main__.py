@@ -20,6 +20,7 @@ from paceline.engine import parallel
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
+from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role
 from paceline.rpc import MAX_STREAMS, run_service, start_server
 from paceline.settings import SettingsError, service_command
@@ -156,6 +157,10 @@ def run(settings: VerifierSettings) -> None:
     ranks = Ranks.launched()
     # Followers have nothing to count, and the leader may be on this machine.
     telemetry.setup("verifier", settings if ranks.leads else settings.model_copy(update={"metrics_port": 0}))
+    try:
+        check_model(settings.model)
+    except NoSuchFolder as error:
+        raise SettingsError(f"--model: {error}") from error
     identity = Identity.of_service(settings, Role.VERIFIER)
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.

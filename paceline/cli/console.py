@@ -38,10 +38,26 @@ def stream(text: str, style: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where converted models and logs are kept: PACELINE_CACHE, else ~/.cache/paceline."""
-    if chosen := os.environ.get("PACELINE_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "paceline"
+    """Where converted models and logs are kept: PACELINE_CACHE, else ~/.cache/paceline.
+
+    It is there and can be written to: else this ends the command and says what to do.
+    """
+    try:
+        if chosen := os.environ.get("PACELINE_CACHE"):
+            folder = Path(chosen).expanduser().absolute()
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(base).absolute() / "paceline"
+    except RuntimeError:
+        fail("this user has no home directory: set PACELINE_CACHE to a folder for models and logs")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        fail(f"cannot make {folder}: {error.strerror}; set PACELINE_CACHE to a folder for models and logs")
+    if not writable:
+        fail(f"cannot write to {folder}: set PACELINE_CACHE to a folder for models and logs")
+    return folder
 
 
 def api_key() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,10 @@ every summer the people of the town meet in it to remember the first train."""
 
 # Another text than the prompt's, so that nothing the drafter learns from it belongs to the measured answer.
 _WARM_UP = "List the days of the week, then list them again."
+
+
+# Short enough for a command line, and of the same kind.
+QUESTION = "Repeat this sentence three times: The quick brown fox jumps over the lazy dog."
 
 
 class DemoFailed(Exception):
@@ -51,6 +56,16 @@ class Comparison:
             if one != other:
                 return index
         return min(len(self.speculative.token_ids), len(self.plain.token_ids))
+
+
+def curl(url: str, model: str, *, chat: bool) -> str:
+    """A command for people: its answer is what the model thinks likeliest, and says what drafting brought."""
+    asked: dict[str, object] = {"model": model, "temperature": 0, "max_tokens": 64}
+    path = "chat/completions" if chat else "completions"
+    asked |= {"messages": [{"role": "user", "content": QUESTION}]} if chat else {"prompt": QUESTION}
+    # In quotes, for shells that take the brackets of an IPv6 address for a pattern.
+    where = f"'{url}/v1/{path}'" if "[" in url else f"{url}/v1/{path}"
+    return f"  curl {where} -H 'Content-Type: application/json' \\\n    -d '{json.dumps(asked)}'"
 
 
 async def warm_up(client: GatewayClient) -> None:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from paceline.client import SyncGatewayClient
 
 DEFAULT_GATEWAY = "127.0.0.1:8001"
-Gateway = Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")]
+# No Service can have a name whose links are called so: theirs go on after it.
+VARIABLE = "PACELINE_GATEWAY"
+Gateway = Annotated[
+    str, typer.Option(metavar="HOST:PORT", envvar=VARIABLE, help="gRPC address of the gateway.")
+]
 Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS; the system's CAs are trusted.")]
 Ca = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Speak TLS; the CAs in this PEM file are trusted.")
@@ -27,8 +31,13 @@ Ca = Annotated[
 @contextmanager
 def connected(gateway: str, *, tls: bool, ca: Path | None) -> Iterator[SyncGatewayClient]:
     """A client for the block; what fails in it is said and ends the command."""
+    from paceline.addresses import AddressError, parse_addresses
     from paceline.client import GatewayError, GatewayUnreachable, SyncGatewayClient
 
+    try:
+        gateway = ",".join(parse_addresses(gateway))
+    except AddressError as error:
+        fail(f"--gateway ({VARIABLE}): {error}")
     try:
         credentials = _credentials(ca) if tls or ca else None
         with SyncGatewayClient(gateway, credentials, api_key=api_key()) as client:

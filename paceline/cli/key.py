@@ -17,7 +17,7 @@ app = typer.Typer(help="Make API keys.", no_args_is_help=True)
 def create(
     id: Annotated[str, typer.Argument(help="Name of the key's holder, for logs and metrics.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may do; repeat for several. [default: generate]")
+        list[Scope] | None, typer.Option(help="What it may do; repeat for several.", show_default="generate")
     ] = None,
 ) -> None:
     """Print a new key (on stderr, this once) and its entry for the key file (on stdout).

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.text import Text
 
 from paceline import local_redis
+from paceline.addresses import is_loopback
 from paceline.cli import demo
 from paceline.cli.board import Board
 from paceline.cli.console import DRAFTED, err, out, stream
@@ -44,6 +45,7 @@ class UpOptions:
     redis_url: str | None
     logs: Path
     once: bool
+    demonstrate: bool = True
 
 
 def serve(options: UpOptions) -> int:
@@ -64,13 +66,18 @@ async def _serve(options: UpOptions, redis_url: str, server: LocalRedis | None) 
     board = Board([service.name for wave in waves for service in wave])
     fleet = LocalFleet(waves, logs, board.change)
     received: list[signal.Signals] = []
-    work = asyncio.ensure_future(_work(options, fleet, board))
+    serving = asyncio.Event()
+    work = asyncio.ensure_future(_work(options, fleet, board, serving))
     with _signals(work, received, fleet):
         try:
             return await work
         except asyncio.CancelledError:
             # Ctrl-C is how serving is meant to end.
-            return 0 if received == [signal.SIGINT] else _STOPPED + received[0] if received else 1
+            if received == [signal.SIGINT] and serving.is_set():
+                return 0
+            if not serving.is_set():
+                err.print("interrupted before it served")
+            return _STOPPED + received[0] if received else 1
         except ServiceDied as error:
             raise UpFailed(str(error)) from error
         except (GatewayError, demo.DemoFailed) as error:
@@ -81,11 +88,11 @@ async def _serve(options: UpOptions, redis_url: str, server: LocalRedis | None) 
             err.print("stopped")
 
 
-async def _work(options: UpOptions, fleet: LocalFleet, board: Board) -> int:
+async def _work(options: UpOptions, fleet: LocalFleet, board: Board, serving: asyncio.Event) -> int:
     with board.live():
         await fleet.start()
     keeping = asyncio.ensure_future(fleet.keep())
-    showing = asyncio.ensure_future(_demonstrate(options))
+    showing = asyncio.ensure_future(_demonstrate(options) if options.demonstrate else asyncio.sleep(0, 0))
     try:
         # A service that keeps dying ends the demonstration too.
         await asyncio.wait({keeping, showing}, return_when=asyncio.FIRST_COMPLETED)
@@ -95,6 +102,7 @@ async def _work(options: UpOptions, fleet: LocalFleet, board: Board) -> int:
         if options.once:
             return status
         _invite(options)
+        serving.set()
         await keeping
         return status
     finally:
@@ -152,16 +160,16 @@ def _report(comparison: demo.Comparison) -> int:
 
 def _invite(options: UpOptions) -> None:
     url, grpc = options.addresses.url, options.addresses.grpc
-    message = '{"role": "user", "content": "Why is the sky blue?"}'
-    body = f'{{"model": "{options.model.name}", "max_tokens": 100, "messages": [{message}]}}'
     out.print(
         f"serving on [bold]{url}[/bold] (OpenAI's API) and {grpc} (gRPC); Ctrl-C stops everything. Try:"
     )
-    out.print(
-        Text(f"\n  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{body}'")
-    )
+    if not is_loopback(options.addresses.host):
+        err.print(
+            f"anybody who reaches {options.addresses.host} may use it: no API keys, no TLS", style="yellow"
+        )
+    out.print(Text("\n" + demo.curl(url, options.model.name, chat=options.model.can_chat) + "\n"))
     where = "" if grpc == DEFAULT_GATEWAY else f" --gateway {grpc}"
-    out.print(Text(f'  paceline generate "Why is the sky blue?"{where}\n  paceline status{where}\n'))
+    out.print(Text(f'  paceline generate "{demo.QUESTION}"{where}\n  paceline status{where}\n'))
 
 
 async def _reachable(url: str) -> bool:

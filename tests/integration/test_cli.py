@@ -131,6 +131,67 @@ async def test_status_as_table_and_as_json() -> None:
         assert fleet["drafters"][1]["healthy"] is False
 
 
+@pytest.mark.parametrize("command", ["gateway", "verifier", "drafter", "bench", "up", "generate", "model"])
+async def test_every_command_takes_h(command: str) -> None:
+    ran = await paceline(command, "-h")
+    assert (ran.status, ran.err.count("Traceback")) == (0, 0), ran.err
+    assert "Usage: " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        (["up"], ["SmolLM2-135M-Instruct, fetched once", "port + 1", "a private server is started", "8000"]),
+        (["generate"], ["127.0.0.1:8001", "256", "env var: PACELINE_GATEWAY"]),
+        (["key", "create"], ["generate"]),
+    ],
+)
+async def test_help_shows_the_defaults(command: list[str], defaults: list[str]) -> None:
+    ran = await paceline(*command, "--help")
+    for default in defaults:
+        assert re.search(rf"\[[^]]*{re.escape(default)}\)?\]", ran.out), default
+
+
+async def test_the_environment_names_the_gateway() -> None:
+    async with scripted_gateway() as (_, address):
+        ran = await paceline("status", PACELINE_GATEWAY=address)
+        assert ran.status == 0, ran.err
+        # Behind a proxy, too.
+        ran = await paceline("status", PACELINE_GATEWAY=address, http_proxy="http://127.0.0.1:1", no_proxy="")
+        assert ran.status == 0, ran.err
+    ran = await paceline("status", PACELINE_GATEWAY="::1:8001")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith("error: --gateway (PACELINE_GATEWAY): '::1:8001' is not host:port; ")
+
+
+async def test_up_is_told_where_to_listen_and_what_to_leave_out(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    ran = await paceline("up", "--model", str(tmp_path), "--host", "192.0.2.1")
+    assert ran.err == "error: --host: 192.0.2.1 is no address of this machine\n"
+    ran = await paceline("up", "--model", str(tmp_path), "--once", "--no-demo")
+    assert (ran.status, ran.out) == (1, "")
+    assert "give one of them" in ran.err
+
+
+async def test_no_place_for_models_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = await paceline("model", "list", HOME=str(tmp_path / "file"), XDG_CACHE_HOME="", PACELINE_CACHE="")
+    assert ran.status == 1
+    assert re.fullmatch(
+        r"error: cannot make .*: Not a directory; set PACELINE_CACHE to a folder .*\n", ran.err
+    )
+
+
+@pytest.mark.parametrize("service", ["gateway", "verifier", "up"])
+async def test_a_folder_that_is_not_there_is_called_one(service: str, tmp_path: Path) -> None:
+    more = ("--verifiers", "127.0.0.1:1") if service == "gateway" else ()
+    ran = await paceline(service, "--model", str(tmp_path / "missing"), *more)
+    assert ran.status != 0
+    assert f"the folder {tmp_path / 'missing'} does not exist" in ran.err
+    assert "Traceback" not in ran.err
+
+
 async def test_a_taken_port_names_the_flag(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
@@ -161,7 +222,7 @@ async def test_a_redis_that_does_not_answer_is_said_before_anything_starts(tmp_p
 async def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     ran = await paceline("up", "--model", str(tmp_path / "missing"))
     assert ran.status == 1
-    assert ran.err.startswith("error: no folder ")
+    assert ran.err.startswith("error: the folder ")
     assert "Traceback" not in ran.err
 
 

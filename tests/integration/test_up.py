@@ -157,6 +157,15 @@ async def test_a_killed_up_takes_everything_with_it(model: Path, tmp_path: Path)
         await wait_until(run.none_left, "nothing is left")
 
 
+async def test_ctrl_c_while_it_starts_is_no_success(model: Path, tmp_path: Path) -> None:
+    async with up(model, tmp_path, "--no-demo") as run:
+        await wait_until(lambda: len(run.processes()) > 2, "services are starting", 60)
+        run.process.send_signal(signal.SIGINT)
+        assert await run.process.wait() == 128 + signal.SIGINT
+        assert run.none_left()
+        await wait_until(lambda: "interrupted before it served\n" in run.err, "it says so")
+
+
 async def test_sigterm_while_it_starts_stops_what_has_started(model: Path, tmp_path: Path) -> None:
     async with up(model, tmp_path) as run:
         await wait_until(lambda: len(run.processes()) > 2, "services are starting", 60)

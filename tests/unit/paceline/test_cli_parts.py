@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import socket
 
 import pytest
 
+from gateway.schema import ChatRequest, CompletionRequest, parse
 from paceline.cli.console import DRAFTED, OWN
-from paceline.cli.demo import Comparison
+from paceline.cli.demo import Comparison, curl
 from paceline.cli.receipt import Measured, Recorder
 from paceline.client import Chunk, Finished, Started
-from paceline.local_plan import PortTaken, choose_addresses
+from paceline.local_plan import NotOurHost, PortTaken, choose_addresses
 from paceline.session import FinishReason, Receipt
 
 STARTED = Started("s", "tiny", 3, 0)
@@ -61,6 +64,38 @@ def test_every_address_has_a_port_of_its_own() -> None:
     ports = [address.rpartition(":")[2] for address in everything]
     assert len(set(ports)) == 7
     assert "0" not in ports
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://[::1]:8000"])
+def test_the_curl_that_is_shown_asks_for_the_likeliest_text(url: str, chat: bool) -> None:
+    words = shlex.split(curl(url, "tiny", chat=chat).replace("\\\n", " "))
+    assert words[:2] == ["curl", f"{url}/v1/{'chat/' if chat else ''}completions"]
+    asked = json.loads(words[words.index("-d") + 1])
+    assert (asked["model"], asked["temperature"]) == ("tiny", 0)
+    # A request that the gateway takes.
+    body = json.dumps(asked).encode()
+    assert (parse(body, ChatRequest) if chat else parse(body, CompletionRequest)).max_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "pod"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:", "127.0.0.1:"),
+        ("::1", "http://[::1]:", "[::1]:"),
+        ("::", "http://[::1]:", "127.0.0.1:"),
+        ("0.0.0.0", "http://127.0.0.1:", "127.0.0.1:"),
+    ],
+)
+def test_a_fleet_is_reached_where_its_gateway_listens(host: str, url: str, pod: str) -> None:
+    addresses = choose_addresses(http_port=0, grpc_port=0, verifiers=1, drafters=0, host=host)
+    assert addresses.url.startswith(url)
+    assert addresses.verifiers[0].startswith(pod)
+
+
+def test_a_host_of_another_machine_is_named() -> None:
+    with pytest.raises(NotOurHost, match=r"192\.0\.2\.1 is no address of this machine"):
+        choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0, host="192.0.2.1")
 
 
 def test_a_taken_port_is_named() -> None:
