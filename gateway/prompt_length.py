@@ -8,8 +8,6 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import pre_tokenizers
-
 _LETTERS = string.ascii_letters.encode()
 # Canonical composition makes one character of four at the most.
 _COMPOSED = 4
@@ -29,6 +27,8 @@ class LeastTokens:
     letters: int = 0
     # How many characters may become one before they are tokens.
     composed: int = 1
+    # Byte-level: bytes without a token of their own, which are left out. None where characters are counted.
+    dropped: bytes | None = None
 
     @classmethod
     def of(cls, tokenizer: Any) -> LeastTokens:
@@ -41,23 +41,27 @@ class LeastTokens:
         strips = any(token.lstrip or token.rstrip for token in backend.get_added_tokens_decoder().values())
         if strips or not composed or not _keeps_all(backend, vocabulary):
             return cls()
-        return cls(
-            max(len(token) for token in vocabulary),
-            max(sum(each in string.ascii_letters for each in token) for token in vocabulary),
-            composed,
-        )
+        characters = max(len(token) for token in vocabulary)
+        letters = max(sum(each in string.ascii_letters for each in token) for token in vocabulary)
+        dropped = None
+        if any(step["type"] == "ByteLevel" for step in _state(backend.pre_tokenizer)):
+            dropped = bytes(byte for byte, text in _byte_texts().items() if text not in vocabulary)
+            if set(dropped) & set(_LETTERS):
+                return cls()
+        return cls(characters, letters, composed, dropped)
 
     def of_text(self, text: str) -> int:
         """Tokens that the text has at the least; 0 where nothing is known."""
         if not self.characters:
             return 0
         composed = 1 if text.isascii() else self.composed
-        least = len(text) // (self.characters * composed)
-        if composed == 1:
-            encoded = text.encode(errors="surrogatepass")
-            letters = len(encoded) - len(encoded.translate(None, _LETTERS))
-            least = max(least, letters // max(self.letters, 1))
-        return least
+        if composed > 1:
+            # What is composed may be of other bytes.
+            return 0 if self.dropped else len(text) // (self.characters * composed)
+        encoded = text.encode(errors="surrogatepass")
+        length = len(text) if self.dropped is None else len(encoded.translate(None, self.dropped))
+        letters = len(encoded) - len(encoded.translate(None, _LETTERS))
+        return max(length // self.characters, letters // max(self.letters, 1))
 
 
 def _state(part: Any) -> list[dict[str, Any]]:
@@ -93,6 +97,15 @@ def _composed(normalizer: list[dict[str, Any]]) -> int:
     return composed
 
 
+def _byte_texts() -> dict[int, str]:
+    """How byte-level tokenizers write each byte: printable ones as they are, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + number) for number, byte in enumerate(others)
+    }
+
+
 def _keeps_all(backend: Any, vocabulary: Container[str]) -> bool:
     """Whether each character ends up in a token, if need be in one for each of its bytes."""
     steps = _state(backend.pre_tokenizer)
@@ -103,5 +116,6 @@ def _keeps_all(backend: Any, vocabulary: Container[str]) -> bool:
     if type(backend.model).__name__ != "BPE":
         return False
     if any(step["type"] == "ByteLevel" for step in steps):
-        return all(each in vocabulary for each in pre_tokenizers.ByteLevel.alphabet())
+        # But for bytes that no text of the tokenizer's training had: see `dropped`.
+        return True
     return backend.model.byte_fallback and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,12 +16,27 @@ from tests.pods import MODEL, Pods
 
 # A little below --max-body-bytes, in letters: hundreds of thousands of tokens.
 HUGE = "the quick brown fox " * 200_000
+PLACES = 4
 TOO_LONG = "has [0-9]+ tokens or more, the model's context"
 
 
-def posted(fleet: Pods, route: str, **fields: Any) -> httpx.Response:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    """A fleet of few places with the settings that users have."""
+    with Pods(
+        tmp_path_factory.mktemp("served"),
+        tiny_model,
+        redis_url,
+        drafters=0,
+        verifier_flags=("--max-sessions", str(PLACES)),
+        default_settings=True,
+    ) as pods:
+        yield pods.start()
+
+
+def posted(served: Pods, route: str, **fields: Any) -> httpx.Response:
     body = {"model": MODEL, "max_tokens": 1, **fields}
-    return httpx.post(f"{fleet.http}/v1/{route}", json=body, timeout=60)
+    return httpx.post(f"{served.http}/v1/{route}", json=body, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +44,9 @@ def posted(fleet: Pods, route: str, **fields: Any) -> httpx.Response:
     [("completions", "prompt", HUGE), ("chat/completions", "messages", [{"role": "user", "content": HUGE}])],
 )
 def test_a_prompt_that_cannot_fit_is_refused_untokenised_over_http(
-    fleet: Pods, route: str, field: str, value: object
+    served: Pods, route: str, field: str, value: object
 ) -> None:
-    answer = posted(fleet, route, **{field: value})
+    answer = posted(served, route, **{field: value})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", field)
     assert "tokens or more" in error["message"]
@@ -38,37 +55,37 @@ def test_a_prompt_that_cannot_fit_is_refused_untokenised_over_http(
 @pytest.mark.parametrize(
     "asked", [Generation(text=HUGE), Generation(chat=[ChatMessage("user", HUGE)])], ids=["text", "chat"]
 )
-def test_a_prompt_that_cannot_fit_is_refused_untokenised_over_grpc(fleet: Pods, asked: Generation) -> None:
-    with SyncGatewayClient(fleet.grpc) as client, pytest.raises(GatewayError, match=TOO_LONG) as caught:
+def test_a_prompt_that_cannot_fit_is_refused_untokenised_over_grpc(served: Pods, asked: Generation) -> None:
+    with SyncGatewayClient(served.grpc) as client, pytest.raises(GatewayError, match=TOO_LONG) as caught:
         list(client.generate(asked))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_long_prompt_that_fits_is_served_over_both_faces(fleet: Pods) -> None:
+def test_a_long_prompt_that_fits_is_served_over_both_faces(served: Pods) -> None:
     text = "the quick brown fox " * 300
-    answer = posted(fleet, "completions", prompt=text, temperature=0).json()
-    with SyncGatewayClient(fleet.grpc) as client:
+    answer = posted(served, "completions", prompt=text, temperature=0).json()
+    with SyncGatewayClient(served.grpc) as client:
         events = list(client.generate(Generation(text=text, max_tokens=1, temperature=0)))
     assert isinstance(events[-1], Finished)
     assert answer["usage"]["completion_tokens"] == 1
 
 
-def test_hundreds_of_thousands_of_messages_are_counted_and_not_touched(fleet: Pods) -> None:
+def test_hundreds_of_thousands_of_messages_are_counted_and_not_touched(served: Pods) -> None:
     asked = Generation(chat=[ChatMessage("user", "")] * 400_000)
     with (
-        SyncGatewayClient(fleet.grpc) as client,
+        SyncGatewayClient(served.grpc) as client,
         pytest.raises(GatewayError, match="400000 messages") as caught,
     ):
         list(client.generate(asked))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_crowd_of_short_requests_is_served_over_both_faces(fleet: Pods) -> None:
+def test_a_crowd_of_short_requests_is_served_over_both_faces(served: Pods) -> None:
     def over_http(number: int) -> bool:
-        return posted(fleet, "completions", prompt=f"{number}", seed=number).status_code == 200
+        return posted(served, "completions", prompt=f"{number}", seed=number).status_code == 200
 
     def over_grpc(number: int) -> bool:
-        with SyncGatewayClient(fleet.grpc) as client:
+        with SyncGatewayClient(served.grpc) as client:
             events = list(client.generate(Generation(text=f"{number}", max_tokens=1, seed=number)))
         return isinstance(events[-1], Finished)
 

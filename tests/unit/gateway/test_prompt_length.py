@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gateway.prompt_length import LeastTokens
+from gateway.prompt_length import LeastTokens, _byte_texts
 
 WORDS = ["hello", " world", "    ", "--------", "\u00e9t\u00e9", "the ", "aaaa"]
 
@@ -25,10 +27,14 @@ def bpe(texts: list[str], alphabet: list[str], **options: bool) -> models.BPE:
     return models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), **options)
 
 
-def byte_level(normalizer: normalizers.Normalizer | None = None) -> PreTrainedTokenizerFast:
+def byte_level(
+    normalizer: normalizers.Normalizer | None = None, missing: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     written = ["".join(part for part, _ in bytes_of.pre_tokenize_str(word)) for word in WORDS]
-    tokenizer = Tokenizer(bpe(written, pre_tokenizers.ByteLevel.alphabet()))
+    alphabet = [each for each in sorted(pre_tokenizers.ByteLevel.alphabet()) if each not in missing]
+    written = [word for word in written if not set(word) & set(missing)]
+    tokenizer = Tokenizer(bpe(written, alphabet))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if normalizer is not None:
@@ -61,6 +67,9 @@ BOUNDED = {
     "byte-level": byte_level(),
     "composing": byte_level(normalizers.NFC()),
     "byte fallback": byte_fallback(),
+    # The first bytes of three-byte characters, and the line feed.
+    "bytes missing": byte_level(missing=["\u00e1", "\u00e2", "\u010a"]),
+    "bytes missing, composing": byte_level(normalizers.NFC(), missing=["\u00e1", "\u00c3"]),
 }
 UNBOUNDED = {
     "words": word_level(),
@@ -92,3 +101,13 @@ def test_megabytes_are_known_to_be_many_tokens(kind: str) -> None:
 @pytest.mark.parametrize("kind", UNBOUNDED)
 def test_a_tokenizer_that_may_drop_characters_has_no_bound(kind: str) -> None:
     assert LeastTokens.of(UNBOUNDED[kind]).of_text("x" * 100_000) == 0
+
+
+def test_the_bytes_are_those_of_the_library() -> None:
+    assert set(_byte_texts().values()) == set(pre_tokenizers.ByteLevel.alphabet())
+    for byte, text in _byte_texts().items():
+        if byte < 0x80:
+            split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
+                chr(byte)
+            )
+            assert [part for part, _ in split] == [text]
