@@ -6,34 +6,60 @@ transformers' modules call `ragged_attention` in every layer, which hands on to 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import RaggedBatch
 
 NAME = "paceline"
+# What models hand to every attention function and what has no say here: training's, other backends', or
+# what the batch knows better.
+_IGNORED = frozenset({"dropout", "position_ids", "cache_position", "use_cache", "is_causal"})
+
+
+class AttentionError(ValueError):
+    """A model wants something of attention that the engine does not compute; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back a row sees: to its text's beginning, or `window` positions with its own, or its `chunk`.
+
+    Chunks are the positions between two multiples of `chunk`.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """How the rows of one layer weigh what they see."""
+
+    scale: float
+    softcap: float | None = None
+    reach: Reach = Reach()
+    # A score of each head that takes part in every row's softmax and has no value. [heads] float32
+    sinks: Tensor | None = None
+    # Added to a key's scores, by its position: ALiBi. [heads, positions] float32
+    bias: Tensor | None = None
 
 
 class LayerAttention(Protocol):
     """A backend, ready for one forward."""
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Write the rows' keys and values to their slots, then attend.
 
         query [heads, rows, head_dim], key and value [kv_heads, rows, head_dim] -> [rows, heads, head_dim] in
-        the query's dtype. A row sees `window` positions up to its own, or all.
+        the query's dtype.
         """
 
 
@@ -44,31 +70,100 @@ class AttentionBackend(Protocol):
         """Lay out what all layers of one forward need."""
 
 
+class Attending(Protocol):
+    """What a forward that is running attends by."""
+
+    def reach(self, mask: Tensor | None, window: int | None) -> Reach:
+        """Of the next call, which brings this mask and window."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """See `LayerAttention.attend`."""
+
+
+class Forward:
+    """The attention of one forward of a batch: its calls are the pool's layers, in order.
+
+    Not a module's `layer_idx`: some have two calls a layer, each with keys and values of its own.
+    """
+
+    def __init__(self, backend: LayerAttention, reaches: Sequence[Reach | None]) -> None:
+        """`reaches`: of every call, where the model's masks say it."""
+        self._backend, self._reaches = backend, reaches
+        self._calls = 0
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """See `LayerAttention.attend`."""
+        layer, self._calls = self._calls, self._calls + 1
+        return self._backend.attend(layer, query, key, value, rule)
+
+    def reach(self, mask: Tensor | None, window: int | None) -> Reach:
+        """As the model's mask was seen to say, else as the call does."""
+        seen = self._reaches[self._calls] if self._calls < len(self._reaches) else None
+        return seen or Reach(window=window)
+
+
+_running: ContextVar[Attending | None] = ContextVar("running forward", default=None)
+
+
+@contextmanager
+def attending(forward: Attending) -> Iterator[None]:
+    """Let a model that is called meanwhile attend by `forward`."""
+    token = _running.set(forward)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def running() -> Attending | None:
+    """What the forward that is running attends by."""
+    return _running.get()
+
+
 def ragged_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None = None,
     *,
-    paceline: LayerAttention,
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    **unused: Any,
+    s_aux: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that `transformers.AttentionInterface` calls in every layer.
 
-    query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim] ->
-    [1, rows, heads, head_dim].
+    query [1, heads, rows, head_dim], key [1, kv_heads, rows, head_dim] and value [1, kv_heads, rows,
+    value_dim] -> [1, rows, heads, value_dim]. `s_aux` and `key_bias`: see `Rule`.
+
+    Raises `AttentionError` naming an argument that asks for what is not computed here.
     """
-    result = paceline.attend(
-        int(module.layer_idx),  # type: ignore[arg-type]
-        query[0],
-        key[0],
-        value[0],
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+    _refuse(module, others)
+    forward = _running.get()
+    if forward is None:
+        raise AttentionError("a model attends outside of the engine's forward")
+    rule = Rule(
+        scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         softcap=softcap,
-        window=sliding_window,
+        reach=forward.reach(attention_mask, sliding_window),
+        sinks=None if s_aux is None else s_aux.detach().float().reshape(-1),
+        bias=key_bias,
     )
-    return result[None], None
+    width, value_width = query.shape[-1], value.shape[-1]
+    if width != value_width:
+        filled = max(width, value_width)
+        query, key, value = (F.pad(rows, (0, filled - rows.shape[-1])) for rows in (query, key, value))
+    result = forward.attend(query[0], key[0], value[0], rule)
+    return result[None, ..., :value_width], None
+
+
+def _refuse(module: nn.Module, others: dict[str, Any]) -> None:
+    asking = type(module).__name__
+    if others.get("is_causal") is False:
+        raise AttentionError(f"{asking} attends to what is behind a row (is_causal=False)")
+    for name, asked in others.items():
+        if asked is not None and asked is not False and name not in _IGNORED:
+            raise AttentionError(f"{asking} attends with {name}, which is not served")

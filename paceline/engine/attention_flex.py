@@ -7,13 +7,16 @@ the same call runs as plain operators, which know the mask function only; so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from paceline.engine.attention import Reach, Rule
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import RaggedBatch
 
@@ -64,60 +67,74 @@ class _Forward:
             made.to(device) for made in (owner, chunk_of, ancestors, depths, prefixes, hidden)
         )
         self._kv_indices, self._kv_counts = kv_indices.to(device), kv_counts.to(device)
-        self._masks: dict[int | None, BlockMask] = {}
+        self._masks: dict[Reach, BlockMask] = {}
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See `LayerAttention.attend`."""
-        pool = self._pool
+        pool, width = self._pool, query.shape[-1]
+        # Layers with narrower heads than others.
+        if width != pool.head_dim:
+            query, key, value = (F.pad(rows, (0, pool.head_dim - width)) for rows in (query, key, value))
         pool.write(layer, self._slots, key, value)
         keys, values = (kept[layer].flatten(1, 2)[None].to(query.dtype) for kept in (pool.keys, pool.values))
-        if window not in self._masks:
-            self._masks[window] = self._mask(window)
-
-        def capped(score: Tensor, *_: Tensor) -> Tensor:
-            return softcap * torch.tanh(score / softcap) if softcap is not None else score
-
+        if rule.reach not in self._masks:
+            self._masks[rule.reach] = self._mask(rule.reach)
         attended = _compiled(query.device.type)(
             query[None],
             keys,
             values,
-            score_mod=capped if softcap is not None else None,
-            block_mask=self._masks[window],
-            scale=scale,
+            score_mod=self._score(rule),
+            block_mask=self._masks[rule.reach],
+            scale=rule.scale,
             enable_gqa=True,
+            return_lse=rule.sinks is not None,
         )
-        result: Tensor = attended[0].transpose(0, 1)
+        if rule.sinks is not None:
+            attended, sums = attended
+            # The share of the weights that the sink leaves.
+            attended = attended * torch.sigmoid(sums - rule.sinks[:, None])[..., None].to(attended.dtype)
+        result: Tensor = attended[0].transpose(0, 1)[..., :width]
         return result
 
-    def _mask(self, window: int | None) -> BlockMask:
-        size = self._pool.block_size
-        owner, chunk_of, ancestors = self._owner, self._chunk_of, self._ancestors
-        depths, prefixes, positions = self._depths, self._prefixes, self._positions
-        hidden = self._hidden
-        last = ancestors.shape[1] - 1
+    def _score(self, rule: Rule) -> Callable[..., Tensor] | None:
+        """What becomes of a score before the softmax; None where nothing does."""
+        softcap, bias = rule.softcap, rule.bias
+        if softcap is None and bias is None:
+            return None
+
+        def score_mod(score: Tensor, _batch: Tensor, head: Tensor, row: Tensor, slot: Tensor) -> Tensor:
+            if softcap is not None:
+                score = softcap * torch.tanh(score / softcap)
+            if bias is not None:
+                _, place, _ = self._place(row, slot)
+                score = score + bias[head, place.clamp(0, bias.shape[1] - 1)]
+            return score
+
+        return score_mod
+
+    def _place(self, row: Tensor, slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether a slot is of a row's text, its position, and whether it is on the row's path."""
+        owner, size, last = self._owner, self._pool.block_size, self._ancestors.shape[1] - 1
+        # Kernels ask for rows behind the last one too; nobody reads what comes of them.
+        row = row.clamp(max=len(owner) - 1)
+        chunk = self._chunk_of[owner[row], slot // size]
+        key = chunk * size + slot % size
+        node = key - self._prefixes[row]
+        near = node.clamp(0, last)
+        place = torch.where(node < 0, key, self._depths[owner[row], near])
+        return chunk >= 0, place, (node < 0) | ((node <= last) & self._ancestors[row, near])
+
+    def _mask(self, reach: Reach) -> BlockMask:
+        size, owner, positions, hidden = self._pool.block_size, self._owner, self._positions, self._hidden
 
         def visible(_batch: Tensor, _head: Tensor, row: Tensor, slot: Tensor) -> Tensor:
-            # Kernels ask for rows behind the last one too; nobody reads what comes of them.
-            row = row.clamp(max=len(owner) - 1)
-            chunk = chunk_of[owner[row], slot // size]
-            key = chunk * size + slot % size
-            node = key - prefixes[row]
-            near = node.clamp(0, last)
-            seen = (node < 0) | ((node <= last) & ancestors[row, near])
-            if window is not None:
-                place = torch.where(node < 0, key, depths[owner[row], near])
-                seen = seen & (place > positions[row] - window)
-            return (chunk >= 0) & seen & ~hidden[slot]
+            own, place, seen = self._place(row, slot)
+            position = positions[row.clamp(max=len(owner) - 1)]
+            if reach.window is not None:
+                seen = seen & (place > position - reach.window)
+            if reach.chunk is not None:
+                seen = seen & (place // reach.chunk == position // reach.chunk)
+            return own & seen & ~hidden[slot]
 
         return BlockMask.from_kv_blocks(
             self._kv_counts[None, None],

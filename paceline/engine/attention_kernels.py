@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from paceline.engine.attention import Rule
 from paceline.engine.kernels import amx
 from paceline.engine.kernels import attention as kernels
 from paceline.engine.kernels.attention_task import ROW, TASK, TILE
@@ -154,21 +155,9 @@ class PagedForward:
         tasks["keys"], tasks["values"] = self._keys + offsets, self._values + offsets
         return tasks
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See `LayerAttention.attend`."""
         pool, task = self._pool, self._task
-        if window and self._hides:
-            raise ValueError("a sliding window counts positions, and keys are hidden from this batch's rows")
         _, rows, head_dim = query.shape
         out = torch.empty(rows, self._heads, head_dim, dtype=pool.dtype)
         # Kept until the kernels are done with their memory.
@@ -184,13 +173,26 @@ class PagedForward:
         task["out"] = out.data_ptr()
         task["keys"] = self._keys + layer * self._layer_bytes
         task["values"] = self._values + layer * self._layer_bytes
-        task["scale"] = scale if softcap else scale * LOG2_E
-        task["softcap"] = softcap or 0.0
-        task["window"] = window or 0
+        kept = self._set_rule(rule)
         task["next_tile"] = task["next_thread"] = task["next_share"] = 0
         write_rows(self._address, self._threads if rows > FEW_ROWS else 1)
         attend(self._address, min(self._threads, int(task["num_tiles"])))
+        del kept
         return out.to(query.dtype)
+
+    def _set_rule(self, rule: Rule) -> tuple[Tensor | None, Tensor | None]:
+        """Note what the layer's rule says; the task points into what this returns."""
+        task, reach = self._task, rule.reach
+        if self._hides and (reach.window or reach.chunk or rule.bias is not None):
+            raise ValueError("the layer counts positions, and keys are hidden from this batch's rows")
+        task["scale"] = rule.scale if rule.softcap else rule.scale * LOG2_E
+        task["softcap"] = rule.softcap or 0.0
+        task["window"], task["chunk"] = reach.window or 0, reach.chunk or 0
+        sinks, bias = (None if kept is None else kept.contiguous() for kept in (rule.sinks, rule.bias))
+        task["sinks"] = 0 if sinks is None else sinks.data_ptr()
+        task["bias"] = 0 if bias is None else bias.data_ptr()
+        task["bias_stride"] = 0 if bias is None else bias.shape[-1]
+        return sinks, bias
 
     def _set_strides(
         self, head_dim: int, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,23 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
-from paceline.engine.attention import NAME, AttentionBackend, ragged_attention
+from paceline.engine.attention import (
+    NAME,
+    AttentionBackend,
+    AttentionError,
+    Forward,
+    attending,
+    ragged_attention,
+)
 from paceline.engine.attention_flex import FlexAttention
 from paceline.engine.attention_kernels import KernelAttention, kv_layout
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.linear import pack_linears
+from paceline.engine.own_attention import OWN_ATTENTION, adopt
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
+from paceline.engine.shape import ModelShape, context_of, hold_rotation, look, watched_mask
 
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 128
@@ -34,55 +42,29 @@ class ModelError(ValueError):
     """The model cannot be served; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What the engine must know of a model beside its weights; heads are those this process has."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_context: int
-    # Processes over which the weights are divided.
-    ranks: int = 1
-
-
 def _text_config(path: str | Path, trust_remote_code: bool) -> Any:
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     return config.get_text_config(decoder=True)
 
 
-def _shape(config: Any) -> ModelShape:
-    heads = config.num_attention_heads
-    return ModelShape(
-        layers=config.num_hidden_layers,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocab_size=config.vocab_size,
-        max_context=config.max_position_embeddings,
-    )
-
-
-def _share(config: Any, ranks: int) -> ModelShape:
-    """The shape of each rank's share of a model. Raises `ModelError` where it cannot be divided."""
+def _check_division(config: Any, ranks: int) -> None:
+    """Raises `ModelError` where a model cannot be divided, before gigabytes are loaded."""
     plan = config.base_model_tp_plan
     if not plan:
         raise ModelError(
             f"transformers has no tensor parallel plan for {config.model_type} models; "
             "serve it with one process"
         )
-    shape = replace(_shape(config), ranks=ranks)
     # Some plans gather the heads before they attend, so that every rank has all of them.
     if not any(name.endswith("k_proj") and style == "colwise" for name, style in plan.items()):
-        return shape
-    if shape.heads % ranks or shape.kv_heads % ranks:
+        return
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if heads % ranks or kv_heads % ranks:
         raise ModelError(
-            f"{shape.heads} heads and {shape.kv_heads} key heads cannot be divided by {ranks} ranks; "
+            f"{heads} heads and {kv_heads} key heads cannot be divided by {ranks} ranks; "
             "start a number of processes that divides both (torchrun --nproc-per-node)"
         )
-    return replace(shape, heads=shape.heads // ranks, kv_heads=shape.kv_heads // ranks)
 
 
 def load_weights(
@@ -101,17 +83,18 @@ def load_weights(
     Raises `ModelError` where transformers cannot load it as a causal decoder, or not divide it.
     """
     AttentionInterface.register(NAME, ragged_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
+    AttentionMaskInterface.register(NAME, watched_mask)
     division: dict[str, Any] = {}
     try:
+        config = _text_config(path, trust_remote_code)
+        own = config.model_type in OWN_ATTENTION
         if ranks > 1:
-            # Said before gigabytes are loaded.
-            _share(_text_config(path, trust_remote_code), ranks)
+            _check_division(config, ranks)
             division["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto")
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype or "auto",
-            attn_implementation=NAME,
+            attn_implementation="eager" if own else NAME,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             **division,
@@ -121,8 +104,13 @@ def load_weights(
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
     model.eval().requires_grad_(False).to(device)
-    config = _text_config(path, trust_remote_code)
-    return model, _shape(config) if ranks == 1 else _share(config, ranks)
+    hold_rotation(model)
+    if own:
+        adopt(model, context_of(config))
+    try:
+        return model, look(model, config, ranks=ranks)
+    except (AttentionError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{config.model_type} models are not served: {error}") from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -230,13 +218,13 @@ class Decoder:
         """Logits [logit rows, vocab] of `batch.logit_rows`, in the model's own type; fills the pool."""
         if self._fused is not None:
             return self._fused.forward(batch, pool)
-        output = self.model(
-            input_ids=batch.token_ids[None],
-            position_ids=batch.positions[None],
-            use_cache=False,
-            logits_to_keep=batch.logit_rows,
-            paceline=self._attention.begin(batch, pool),
-        )
+        with attending(Forward(self._attention.begin(batch, pool), self.shape.reaches)):
+            output = self.model(
+                input_ids=batch.token_ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                logits_to_keep=batch.logit_rows,
+            )
         return output.logits[0]  # type: ignore[no-any-return]
 
     def _agreeing(self, fused: FusedDecoder | None) -> FusedDecoder | None:
@@ -251,8 +239,3 @@ class Decoder:
             got = fused.forward(batch, pool).float()
         error = (got - expected).norm() / expected.norm()
         return fused if error < _FUSED_ERROR[self.dtype] else None
-
-
-def _no_mask(*_: object, **__: object) -> None:
-    """The batch carries its own visibility; transformers need not build a mask."""
-    return

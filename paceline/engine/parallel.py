@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
-from paceline.engine.model import Decoder, ModelError, ModelShape, load_weights
+from paceline.engine.model import Decoder, ModelError, load_weights
 from paceline.engine.rows import RaggedBatch, Segment
+from paceline.engine.shape import ModelShape
 
 # A follower waits for the next call as long as nobody asks for anything: the end of a process shows by its
 # connections, not by silence.

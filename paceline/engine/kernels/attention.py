@@ -40,7 +40,7 @@ _LOG2_E = np.float32(math.log2(math.e))
 
 
 @part
-def _row_weights(task, row, start, scores):
+def _row_weights(task, row, head, start, scores):
     """Turn one row's scores by slot, from `start` on, into weights by position; returns their sum.
 
     For paired values they are bfloat16, from the same place on.
@@ -58,7 +58,13 @@ def _row_weights(task, row, start, scores):
         for key in range(start, length):
             floats[key] = np.float32(math.tanh(floats[key] * factor / cap)) * (cap * _LOG2_E)
         factor = np.float32(1.0)
-    floats[start : first_key(row, task.window)] = -np.inf
+    if task.bias != 0:
+        # In base 2, and not to be scaled again.
+        unscaled = _LOG2_E / factor
+        bias = carray(floats_at(task.bias + 4 * head * task.bias_stride), length)
+        for key in range(start, length):
+            floats[key] += bias[key] * unscaled
+    floats[start : first_key(task, row)] = -np.inf
     hidden = carray(integers_at(task.hidden), 2 * (row.first_hidden + row.num_hidden))
     for number in range(row.first_hidden, row.first_hidden + row.num_hidden):
         floats[hidden[2 * number] : hidden[2 * number + 1]] = -np.inf
@@ -66,7 +72,12 @@ def _row_weights(task, row, start, scores):
     floats[length:end] = -np.inf
     here = scores + 4 * start
     highest = operations.highest(here, end - start)
-    return operations.soften(here, end - start, highest, factor, task.paired)
+    if task.sinks == 0:
+        return operations.soften(here, end - start, highest, factor, task.paired)
+    sink = carray(floats_at(task.sinks), head + 1)[head] * (_LOG2_E / factor)
+    highest = max(highest, sink)
+    total = operations.soften(here, end - start, highest, factor, task.paired)
+    return total + np.float32(2.0 ** ((sink - highest) * factor))
 
 
 @part
@@ -134,7 +145,7 @@ def attend(address):
         blocks = task.blocks + 8 * tile.first_block
         lowest = tile.num_keys
         for row in range(tile.row, tile.row + tile.num_rows):
-            lowest = min(lowest, first_key(rows[row], task.window))
+            lowest = min(lowest, first_key(task, rows[row]))
         first_chunk = lowest // task.block_size
         if task.paired:
             attention_pairs.tile_scores(task, tile, blocks, first_chunk, scratch)
@@ -145,7 +156,9 @@ def attend(address):
             for head in range(task.group_heads):
                 place = row * task.group_heads + head
                 scores = scores_at(task, tile, scratch) + 4 * place * task.score_floats
-                total = _row_weights(task, rows[tile.row + row], first_chunk * task.block_size, scores)
+                query_head = tile.kv_head * task.group_heads + head
+                start = first_chunk * task.block_size
+                total = _row_weights(task, rows[tile.row + row], query_head, start, scores)
                 carray(floats_at(sums), 1 << 30)[place] = total
         if task.paired:
             attention_pairs.tile_values(task, tile, rows, blocks, first_chunk, scratch)

@@ -51,8 +51,14 @@ TASK = np.dtype(
             "head_dim",
             "pool_dim",
             "element",
-            # Positions that a row sees up to its own; 0 for all.
+            # Positions that a row sees up to its own, and between whose multiples it sees; 0 for all.
             "window",
+            "chunk",
+            # Float32 of every head, 0 for none: a score that takes part in each row's weights and has no
+            # value, and [heads, bias_stride] what is added to the scores of keys by their position.
+            "sinks",
+            "bias",
+            "bias_stride",
             # Float32 scratch of each thread, and of one row's scores in it.
             "scratch",
             "scratch_floats",
@@ -103,8 +109,9 @@ def scores_at(task, tile, scratch):
 
 
 @njit(inline="always")
-def first_key(row, window):
+def first_key(task, row):
     """The first position that a row sees."""
-    if window == 0:
-        return 0
-    return max(0, row.prefix + row.num_ancestors - window)
+    length = row.prefix + row.num_ancestors
+    if task.chunk > 0:
+        return (length - 1) // task.chunk * task.chunk
+    return max(0, length - task.window) if task.window > 0 else 0

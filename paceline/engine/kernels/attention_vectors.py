@@ -71,7 +71,7 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
         start = chunk * task.block_size
         # Keys of this chunk that all rows of the tile see are read once for all of them.
         shared = 0
-        if task.window == 0:
+        if task.window == 0 and task.chunk == 0:
             shared = task.block_size
             for number in range(tile.num_rows):
                 shared = min(shared, max(0, rows[tile.row + number].prefix - start))
@@ -91,7 +91,7 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
             )
         for number in range(tile.num_rows):
             row = rows[tile.row + number]
-            first = max(shared, min(first_key(row, task.window), row.prefix) - start)
+            first = max(shared, min(first_key(task, row), row.prefix) - start)
             last = min(row.prefix - start, task.block_size)
             if first < last:
                 operations.multiply(
@@ -110,7 +110,7 @@ def tile_values(task, tile, rows, blocks, first_chunk, scratch):
     for number in range(tile.num_rows):
         row = rows[tile.row + number]
         ancestors = carray(integers_at(task.ancestors), row.first_ancestor + row.num_ancestors)
-        skipped = max(0, first_key(row, task.window) - row.prefix)
+        skipped = max(0, first_key(task, row) - row.prefix)
         for depth in range(skipped, row.num_ancestors):
             slot = ancestors[row.first_ancestor + depth]
             page = (tile.kv_head * task.num_blocks + table[slot // task.block_size]) * task.block_size * dim

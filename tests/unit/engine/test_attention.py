@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paceline.engine.attention import AttentionBackend
+from paceline.engine.attention import AttentionBackend, Reach, Rule
 from paceline.engine.attention_flex import FlexAttention
 from paceline.engine.attention_kernels import KernelAttention, kv_layout, tile_counts
 from paceline.engine.kv import KVLayout, KVPool
@@ -38,17 +38,18 @@ def _batches(draw: st.DrawFn) -> RaggedBatch:
     return build_batch(segments, block_size=BLOCK, device=torch.device("cpu"))
 
 
-def _seen(placed: PlacedSegment, row: int, window: int | None) -> list[int]:
+def _seen(placed: PlacedSegment, row: int, reach: Reach) -> list[int]:
     """Places, in the order of the session's keys, that a row sees."""
     segment = placed.segment
     run = len(segment.run)
-    if row < run:
-        return _not_hidden(segment, segment.start + row + 1)[-(window or 0) :]
     path, node = [], row - run
     while node >= 0:
         path.append(segment.root_index + 1 + node)
         node = segment.tree_parents[node]
-    return [*_not_hidden(segment, segment.root_index + 1), *reversed(path)][-(window or 0) :]
+    seen = [*_not_hidden(segment, segment.start + min(row + 1, run)), *reversed(path)]
+    if reach.chunk:
+        return seen[(len(seen) - 1) // reach.chunk * reach.chunk :]
+    return seen[-(reach.window or 0) :]
 
 
 def _not_hidden(segment: Segment, keys: int) -> list[int]:
@@ -60,9 +61,7 @@ def _row_by_row(
     pool: KVPool,
     layer: int,
     query: Tensor,
-    scale: float,
-    softcap: float | None,
-    window: int | None,
+    rule: Rule,
 ) -> Tensor:
     out = torch.zeros(batch.num_rows, *query.shape[::2], dtype=torch.float64)
     group = query.shape[0] // pool.kv_heads
@@ -70,15 +69,21 @@ def _row_by_row(
     keys_at = pool.key_rows()
     for placed in batch.segments:
         for row in range(placed.segment.num_rows):
-            places = torch.tensor(_seen(placed, row, window))
+            seen = _seen(placed, row, rule.reach)
+            places = torch.tensor(seen)
+            end = int(placed.positions[row]) + 1
             blocks, offsets = torch.tensor(placed.blocks)[places // BLOCK], places % BLOCK
             for head in range(query.shape[0]):
                 keys = keys_at[layer, head // group, blocks, offsets, :dim].double()
                 values = pool.value_rows()[layer, head // group, blocks, offsets, :dim].double()
-                scores = keys @ query[head, placed.row + row].double() * scale
-                if softcap:
-                    scores = softcap * torch.tanh(scores / softcap)
-                out[placed.row + row, head] = scores.softmax(0) @ values
+                scores = keys @ query[head, placed.row + row].double() * rule.scale
+                if rule.softcap:
+                    scores = rule.softcap * torch.tanh(scores / rule.softcap)
+                if rule.bias is not None:
+                    scores = scores + rule.bias[head, end - len(seen) : end]
+                if rule.sinks is not None:
+                    scores = torch.cat([scores, rule.sinks[head : head + 1].double()])
+                out[placed.row + row, head] = scores.softmax(0)[: len(seen)] @ values
     return out
 
 
@@ -89,7 +94,9 @@ def _row_by_row(
     kv_heads=st.integers(1, 2),
     group=st.sampled_from([1, 2, 3, 7]),
     softcap=st.sampled_from([None, 5.0]),
-    window=st.sampled_from([None, 1, 5, 20]),
+    reach=st.sampled_from([Reach(), *map(Reach, (1, 5, 20)), *(Reach(chunk=size) for size in (1, 7, 40))]),
+    sinks=st.booleans(),
+    biased=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 1000),
 )
@@ -101,12 +108,14 @@ def test_equals_attention_row_by_row(
     kv_heads: int,
     group: int,
     softcap: float | None,
-    window: int | None,
+    reach: Reach,
+    sinks: bool,
+    biased: bool,
     dtype: torch.dtype,
     seed: int,
 ) -> None:
     if any(placed.segment.hidden for placed in batch.segments):
-        window = None
+        reach, biased = Reach(), False
     generator = torch.Generator().manual_seed(seed)
     kernels = backend == "kernels"
     pool_dim = -(-head_dim // 16) * 16 if kernels else head_dim
@@ -134,10 +143,15 @@ def test_equals_attention_row_by_row(
     query, key, value = rows(kv_heads * group), rows(kv_heads), rows(kv_heads)
     attention: AttentionBackend = KernelAttention(heads=kv_heads * group) if kernels else FlexAttention()
     scale = 1 / math.sqrt(head_dim)
-    got = attention.begin(batch, pool).attend(
-        1, query, key, value, scale=scale, softcap=softcap, window=window
+    rule = Rule(
+        scale=scale,
+        softcap=softcap,
+        reach=reach,
+        sinks=torch.randn(kv_heads * group, generator=generator) if sinks else None,
+        bias=torch.randn(kv_heads * group, BLOCKS * BLOCK, generator=generator) if biased else None,
     )
-    expected = _row_by_row(batch, pool, 1, query, scale, softcap, window)
+    got = attention.begin(batch, pool).attend(1, query, key, value, rule)
+    expected = _row_by_row(batch, pool, 1, query, rule)
     assert got.dtype == dtype
     tolerance = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
@@ -163,7 +177,7 @@ def test_what_nobody_sees_cannot_hurt(dtype: torch.dtype) -> None:
     value = query.clone()
     value[:, 5] = torch.inf  # of a node that its sibling does not see
     got = KernelAttention(heads=1).begin(batch, pool)
-    out = got.attend(0, query, query, value, scale=1.0, softcap=None, window=None)
+    out = got.attend(0, query, query, value, Rule(scale=1.0))
     assert out[[0, 1, 2, 3, 4, 6]].isfinite().all()
 
 
