@@ -120,7 +120,11 @@ class StepLoop:
 
     def _warm_up(self) -> None:
         self._budget.cost = warmup.measure(
-            self._decoder, self._pool, blocks=self.allocator.total, draft_rows=self._draft_rows
+            self._decoder,
+            self._pool,
+            blocks=self.allocator.total,
+            draft_rows=self._draft_rows,
+            max_context=self._decoder.shape.max_context,
         )
 
     def stop(self) -> None:

@@ -19,9 +19,13 @@ _REPEATS, _LONG_REPEATS = 3, 2
 _LONG_SECONDS = 0.05
 
 
-def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> StepCost:
-    """Time forwards on empty KV; takes a few seconds. Uses blocks that nobody may hold yet."""
-    usable = min(blocks, 1 + _MORE_BLOCKS)
+def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int, max_context: int) -> StepCost:
+    """Time forwards on empty KV; takes a few seconds. Uses blocks that nobody may hold yet.
+
+    No row stands at a position of `max_context` or more: models with learned positions have no others.
+    """
+    run = min(BLOCK_SIZE, max_context)
+    usable = min(blocks, 1 + _MORE_BLOCKS, max(1, max_context // BLOCK_SIZE))
     pool.prepare([BlockTask(block) for block in range(usable)])
 
     def fastest(steps: Mapping[str, Sequence[Segment]]) -> dict[str, float]:
@@ -40,9 +44,9 @@ def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> 
     edges = [edge for edge in EDGES if edge <= max(1, draft_rows)]
     steps: dict[str, Sequence[Segment]] = {f"{edge}": _drafted(edge) for edge in edges}
     # Of a prompt, which wants the logits of its last row only.
-    steps["prompt"] = [Segment(run=[0] * BLOCK_SIZE, start=0, blocks=(0,))]
-    drafted = f"{BLOCK_SIZE}"
-    steps.setdefault(drafted, _drafted(BLOCK_SIZE))
+    steps["prompt"] = [Segment(run=[0] * run, start=0, blocks=(0,))]
+    drafted = f"{run}"
+    steps.setdefault(drafted, _drafted(run))
     if usable > 1:
         table = tuple(range(usable))
         steps["long"] = [Segment(run=[0], start=usable * BLOCK_SIZE - 1, blocks=table)]
@@ -54,7 +58,7 @@ def measure(decoder: Decoder, pool: KVPool, *, blocks: int, draft_rows: int) -> 
     times = fastest(steps)
     # Fewer rows never take longer: where they did, something disturbed them.
     rows = {edge: min(times[f"{wider}"] for wider in edges if wider >= edge) for edge in edges}
-    per_logits = (times[drafted] - times["prompt"]) / (BLOCK_SIZE - 1)
+    per_logits = (times[drafted] - times["prompt"]) / max(1, run - 1)
     if usable < 2:
         return StepCost(rows, 0.0, 0.0, per_logits)
     per_block = max(times["long"] - times["1"], times["apart"] - times["together"]) / (usable - 1)

@@ -26,6 +26,7 @@ class Machine:
         # The first forwards of so many rows take a second more.
         self.disturbed_rows = 0
         self.disturbances = 1
+        self.highest_position = 0
 
     def batch(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         return segments
@@ -34,6 +35,9 @@ class Machine:
         """Of the pool."""
 
     def forward(self, segments: Sequence[Segment], pool: object) -> Any:
+        for segment in segments:
+            last = segment.root_index + bool(segment.tree_tokens)
+            self.highest_position = max(self.highest_position, last)
         rows = sum(segment.num_rows for segment in segments)
         logits = sum(1 + len(segment.tree_tokens) for segment in segments)
         blocks = sum(
@@ -63,9 +67,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
-def _measure(machine: Machine, *, blocks: int = 100) -> Any:
+def _measure(machine: Machine, *, blocks: int = 100, max_context: int = 8192) -> Any:
     # The machine is its own pool.
-    return warmup.measure(machine, machine, blocks=blocks, draft_rows=256)  # type: ignore[arg-type]
+    return warmup.measure(
+        machine,  # type: ignore[arg-type]
+        machine,  # type: ignore[arg-type]
+        blocks=blocks,
+        draft_rows=256,
+        max_context=max_context,
+    )
 
 
 def test_costs_are_what_steps_take(machine: Machine) -> None:
@@ -97,3 +107,11 @@ def test_a_width_that_was_always_disturbed_counts_as_the_next(machine: Machine) 
 def test_long_steps_are_timed_less_often_than_short_ones(machine: Machine) -> None:
     _measure(machine)
     assert 1 < machine.forwards[256] < machine.forwards[4]
+
+
+@pytest.mark.parametrize("max_context", [2, 64, 127, 128, 129, 1024, 2048])
+def test_no_row_stands_past_the_context(machine: Machine, max_context: int) -> None:
+    """Models with learned positions have no others: they died at the start."""
+    cost = _measure(machine, max_context=max_context)
+    assert machine.highest_position < max_context
+    assert cost.seconds(64, 1) == pytest.approx(STEP + (ROW + LOGITS) * 64)
