@@ -193,6 +193,8 @@ class Committer:
     def close(self, key: SessionKey) -> None:
         """Emit nothing more of a session. Idempotent."""
         session = self._open.pop(key, None)
+        if self._store is None:
+            return
         if session is not None and session.finish is not None and session.lacking:
             while len(self._ended) >= _MAX_ENDED:
                 del self._ended[next(iter(self._ended))]

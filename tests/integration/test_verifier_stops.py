@@ -70,3 +70,14 @@ async def test_a_session_has_its_grace(failing: Pods) -> None:
     assert await reading == undisturbed
     await wait_until(lambda: not verifier.running, "the verifier has ended")
     assert verifier.exit_code == 0
+
+
+async def test_a_verifier_without_a_store_stops_at_once(tmp_path: Path, tiny_model: Path) -> None:
+    flags = ("--grace-seconds", str(GRACE_SECONDS))
+    with Pods(tmp_path, tiny_model, "", verifier_flags=flags) as pods:
+        pods.start()
+        await told(pods, ASKED)
+        verifier = pods.pods[pods.verifier]
+        verifier.terminate()
+        await wait_until(lambda: not verifier.running, "the verifier has ended")
+        assert verifier.exit_code == 0

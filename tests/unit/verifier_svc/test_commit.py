@@ -312,3 +312,15 @@ async def test_every_session_hears_that_the_verifier_is_broken(store: Store) -> 
     committer.fail()
     assert await before.get() == Broken()
     assert await committer.open(record(TWO)).get() == Broken()
+
+
+async def test_without_a_store_nothing_is_kept_of_sessions_that_have_ended() -> None:
+    """Else they pile up, and a verifier that is to stop waits for a store that there is not."""
+    committer = relaxed(None)
+    async with committer.running():
+        events = committer.open(SessionRecord(ONE, "m", PROMPT, SamplingParams(max_tokens=1)))
+        committer.push([(ONE, StepOutcome((4,), 0, FinishReason.LENGTH, Receipt()))])
+        assert isinstance(await events.get(), Tokens)
+        assert isinstance(await events.get(), Finished)
+        committer.close(ONE)
+        assert not committer.busy
