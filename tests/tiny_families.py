@@ -169,7 +169,11 @@ OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mamba": _config("Mamba", vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2),
     "lfm2": _config("Lfm2", **_PLAIN, layer_types=["conv", "full_attention"]),
     "qwen3_next": _config(
-        "Qwen3Next", **_SIZES, layer_types=["linear_attention", "full_attention"], num_experts=2
+        "Qwen3Next",
+        **_SIZES,
+        layer_types=["linear_attention", "full_attention"],
+        num_experts=2,
+        num_experts_per_tok=1,
     ),
     "jamba": _config(
         "Jamba", **_PLAIN, attn_layer_offset=1, attn_layer_period=2, num_experts=2, use_mamba_kernels=False
