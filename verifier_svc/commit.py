@@ -31,7 +31,10 @@ _MAX_ENDED = 4096
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one step gave one session; `finish` is set with its last tokens."""
+    """What one step gave one session; `finish` is set with its last tokens.
+
+    `fault` says why a session is ended that cannot be computed, here or elsewhere.
+    """
 
     token_ids: tuple[int, ...]
     accepted: int
@@ -39,6 +42,7 @@ class StepOutcome:
     receipt: Receipt | None = None
     # Tree nodes verified.
     drafted: int = 0
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +209,6 @@ class Committer:
         session = self._open.pop(key, None)
         if session is not None:
             session.events.put_nowait(Lost("a later owner of the session is here"))
-
-    def give_up(self, key: SessionKey, message: str) -> None:
-        """End a session that cannot be computed."""
-        session = self._open.pop(key, None)
-        if session is not None:
-            session.events.put_nowait(Faulty(message))
 
     def push(self, outcomes: Iterable[tuple[SessionKey, StepOutcome]]) -> None:
         """Add what a step gave; call on the event loop."""
@@ -380,5 +378,7 @@ class Committer:
                 session.emitted += len(outcome.token_ids)
                 if not durable:
                     telemetry.UNDURABLE_TOKENS.inc(len(outcome.token_ids))
-            if outcome.finish is not None and outcome.receipt is not None:
+            if outcome.fault is not None:
+                session.events.put_nowait(Faulty(outcome.fault))
+            elif outcome.finish is not None and outcome.receipt is not None:
                 session.events.put_nowait(Finished(outcome.finish, outcome.receipt))

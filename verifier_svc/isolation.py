@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from paceline import telemetry
+from paceline.engine.blocks import BlockTask
 from paceline.engine.verify import Decision
 from paceline.tree import TokenTree
 from verifier_svc.scheduler import Plan, PlannedRows
@@ -60,29 +61,37 @@ def plan_apart(
     except Exception:
         log.exception("a step cannot be planned; session by session")
     faults: list[Fault] = []
+    # A plan that is not carried out has taken its sessions' blocks all the same.
+    block_tasks: list[BlockTask] = []
     for session in sessions:
         try:
-            plan([session])
+            block_tasks += plan([session]).block_tasks
         except Exception as error:
             faults.append(Fault(session, error))
     failed = [fault.session for fault in faults]
-    return plan([session for session in sessions if session not in failed]), faults
+    planned = plan([session for session in sessions if session not in failed])
+    return replace(planned, block_tasks=[*block_tasks, *planned.block_tasks]), faults
 
 
 def compute_apart(
     rows: Sequence[PlannedRows],
     compute: Callable[[Sequence[PlannedRows]], Drawn],
     engine_is_sound: Callable[[], bool],
+    *,
+    repeatable: bool = True,
 ) -> Computed:
     """Compute a step's rows. Where that fails: without trees, then session by session.
 
     The fault of a session is what fails alone while the engine still computes something else; that also holds
     for memory that a large tree or many sessions at once do not have. Raises what `compute` raised where the
-    engine computes nothing any more.
+    engine computes nothing any more, or is not `repeatable`: of several ranks the others may still be in the
+    step that failed.
     """
     try:
         return Computed(list(rows), compute(rows))
     except Exception:
+        if not repeatable:
+            raise
         log.exception("a step failed; once more without trees")
     plain = [
         replace(

@@ -10,11 +10,22 @@ import grpc
 
 from paceline import handshake, telemetry, wire
 from paceline.rpc import Refused, refusals
-from paceline.session import SamplingParams, SessionKey
+from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
-from verifier_svc.commit import Alive, Broken, Committer, Event, Faulty, Finished, Lost, Tokens, Unrecorded
+from verifier_svc.commit import (
+    Alive,
+    Broken,
+    Committer,
+    Event,
+    Faulty,
+    Finished,
+    Lost,
+    StepOutcome,
+    Tokens,
+    Unrecorded,
+)
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
 from verifier_svc.identity import ServedModel
 from verifier_svc.intake import Intake
@@ -69,6 +80,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
 
     def deliver(self, steps: list[SessionStep]) -> None:
         """Hand a step's results to committers and drafters; call on the event loop."""
+        # First: whatever may be wrong with what drafters are told, no token is lost by it.
+        self._committer.push((step.key, step.outcome) for step in steps)
         verdicts: dict[int, list[Verdict]] = {}
         for step in steps:
             if step.stream_id:
@@ -82,11 +95,11 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                         self._standings.verified(stream.drafter_id, verdict.accepted)
                 if stream.overrun:
                     self._disconnect(stream)
-        self._committer.push((step.key, step.outcome) for step in steps)
 
     def give_up(self, session: Session, message: str) -> None:
-        """End a session that cannot be computed; call on the event loop."""
-        self._committer.give_up(session.key, message)
+        """End a session that cannot be computed, behind what it has come to; call on the event loop."""
+        ended = StepOutcome((), 0, FinishReason.CANCELLED, fault=message)
+        self._committer.push([(session.key, ended)])
         stream = self._streams.get(session.stream_id)
         if stream is not None:
             stream.dismiss(session.key, session.length)

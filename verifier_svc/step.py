@@ -204,7 +204,10 @@ class StepLoop:
         started = time.monotonic()
         self._pool.prepare(planned.block_tasks)
         computed = compute_apart(
-            planned.rows, lambda rows: self._compute(rows, self._top_k), self._engine_is_sound
+            planned.rows,
+            lambda rows: self._compute(rows, self._top_k),
+            self._engine_is_sound,
+            repeatable=self._decoder.shape.ranks == 1,
         )
         seconds = time.monotonic() - started
         with self.lock:
@@ -261,15 +264,15 @@ class StepLoop:
         return self._feedback_top_k(session.stream_id)
 
     def _apply(self, computed: Computed) -> list[SessionStep]:
-        for row in computed.rows:
-            if row.session.blocks:
-                self._computed(row.session, row.segment.root_index + 1)
+        decisions = {row.session.key: decision for row, decision in computed.drawn}
         steps: list[SessionStep] = []
-        for row, decision in computed.drawn:
-            if row.session.finish_reason is not None:
-                continue
+        for row in computed.rows:
             try:
-                steps.append(self._advance(row, decision))
+                if row.session.blocks:
+                    self._computed(row.session, row.segment.root_index + 1)
+                decision = decisions.get(row.session.key)
+                if decision is not None and row.session.finish_reason is None:
+                    steps.append(self._advance(row, decision))
             except Exception as error:
                 self._end_faulty([Fault(row.session, error)])
         return steps

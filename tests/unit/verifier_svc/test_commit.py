@@ -11,7 +11,17 @@ from prometheus_client import REGISTRY
 from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailable
 from tests.waiting import wait_until
-from verifier_svc.commit import Broken, Committer, Event, Finished, Lost, StepOutcome, Tokens, Unrecorded
+from verifier_svc.commit import (
+    Broken,
+    Committer,
+    Event,
+    Faulty,
+    Finished,
+    Lost,
+    StepOutcome,
+    Tokens,
+    Unrecorded,
+)
 
 ONE, TWO = SessionKey("one", 1), SessionKey("two", 1)
 PROMPT = (1, 2, 3)
@@ -324,3 +334,16 @@ async def test_without_a_store_nothing_is_kept_of_sessions_that_have_ended() -> 
         assert isinstance(await events.get(), Finished)
         committer.close(ONE)
         assert not committer.busy
+
+
+async def test_a_session_that_cannot_go_on_is_told_what_it_came_to_and_is_over(store: Store) -> None:
+    """Nobody resumes it: the next verifier would fail with it, too."""
+    await store.create(record(ONE))
+    committer = relaxed(store)
+    async with committer.running():
+        events = committer.open(record(ONE))
+        committer.push([(ONE, StepOutcome((5,), 0))])
+        committer.push([(ONE, StepOutcome((), 0, FinishReason.CANCELLED, fault="no"))])
+        assert await events.get() == Tokens(3, (5,), 0, True)
+        assert await events.get() == Faulty("no")
+    assert store.finish_reason("one") is FinishReason.CANCELLED
