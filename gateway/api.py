@@ -22,7 +22,7 @@ from gateway.errors import RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.keys import ApiKeys
-from gateway.prompt import ChatTurn, Prompt, Prompts
+from gateway.prompt import ChatTurn, Prompts
 from gateway.replies import Reply
 from gateway.request import Wishes, ask, served_model
 from gateway.sessions import Sessions
@@ -101,14 +101,8 @@ class Gateway:
         """The session of a completion request. OpenAI's default of 16 tokens holds here."""
         served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
         given = asked.prompt
-        prompt: Prompt | tuple[int, ...]
-        if isinstance(given, list) and isinstance(given[0], int):
-            prompt = tuple(token for token in given if isinstance(token, int))
-        else:
-            text = given if isinstance(given, str) else str(given[0])
-            prompt = self.prompts.from_text(text)
         return ask(
-            prompt,
+            self.prompts.from_text(given) if isinstance(given, str) else tuple(given),
             _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens),
             served,
             self.prompts.stop_token_ids,
@@ -120,8 +114,8 @@ class Gateway:
 def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
     if asked.stream_options is not None and not asked.stream:
         raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
-    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return Form(kind, include_usage, int(time.time()))
+    options = asked.stream_options or schema.StreamOptions()
+    return Form(kind, options.include_usage, int(time.time()), options.continuous_usage_stats)
 
 
 def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
@@ -133,6 +127,9 @@ def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
         min_p=asked.min_p,
         seed=asked.seed,
         stops=asked.stops,
+        stop_token_ids=tuple(asked.stop_token_ids or ()),
+        ignore_eos=bool(asked.ignore_eos),
+        min_tokens=asked.min_tokens or 0,
         speculation=asked.speculation is None or asked.speculation.enabled,
     )
 

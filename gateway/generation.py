@@ -20,6 +20,8 @@ class Form:
     include_usage: bool = False
     # Unix seconds; OpenAI's bodies carry it.
     created: int = 0
+    # Usage in every chunk.
+    continuous_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

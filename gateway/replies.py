@@ -105,7 +105,8 @@ class Reply:
         else:
             choice["text"] = text or ""
         name = "chat.completion.chunk" if self.form.kind == "chat" else "text_completion"
-        return {**self._head(name), "choices": [choice]}
+        usage = {"usage": self.usage()} if self.form.continuous_usage else {}
+        return {**self._head(name), "choices": [choice], **usage}
 
 
 async def stream(

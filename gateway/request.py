@@ -15,6 +15,8 @@ from paceline.session import SamplingParams
 
 # What a prompt is charged by until it is tokenised.
 _CHARACTERS_PER_TOKEN = 4
+# JSON's numbers are doubles in JavaScript: more bits would come back rounded.
+_SEED_BITS = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Wishes:
     min_p: float | None = None
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
     speculation: bool = True
 
 
@@ -132,13 +137,23 @@ def generation(
         )
     if wishes.top_k is not None and wishes.top_k > served.vocab_size:
         raise RequestError(INVALID, f"top_k is at most the vocabulary's {served.vocab_size}", "top_k")
+    if wishes.min_tokens > max_tokens:
+        raise RequestError(INVALID, f"min_tokens is at most {max_tokens_field}'s {max_tokens}", "min_tokens")
+    if wishes.stop_token_ids and max(wishes.stop_token_ids) >= served.vocab_size:
+        raise RequestError(
+            INVALID,
+            f"token {max(wishes.stop_token_ids)} is not in the vocabulary of {served.vocab_size}",
+            "stop_token_ids",
+        )
+    stops = frozenset(wishes.stop_token_ids)
     sampling = SamplingParams(
         max_tokens=max_tokens,
         temperature=1.0 if wishes.temperature is None else wishes.temperature,
         top_k=wishes.top_k or 0,
         top_p=1.0 if wishes.top_p is None else wishes.top_p,
         min_p=wishes.min_p or 0.0,
-        seed=secrets.randbits(63) if wishes.seed is None else wishes.seed,
-        stop_token_ids=stop_token_ids,
+        seed=secrets.randbits(_SEED_BITS) if wishes.seed is None else wishes.seed,
+        stop_token_ids=stops if wishes.ignore_eos else stops | stop_token_ids,
+        stop_from=len(prompt_ids) + wishes.min_tokens if wishes.min_tokens else 0,
     )
     return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation, form or Form())

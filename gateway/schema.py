@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from gateway.errors import INVALID, TOO_LARGE, UNKNOWN_FIELD, UNSUPPORTED, RequestError
+from gateway import neutral
+from gateway.errors import INVALID, TOO_LARGE, UNSUPPORTED, RequestError
+from gateway.problems import first_problem, invalid
 
 MAX_MESSAGES = 2048
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1
-
-
-def _absent(value: Any) -> bool:
-    return value is None
-
-
-def _one_of(*neutral: Any) -> Callable[[Any], bool]:
-    return lambda value: value is None or any(value == each and type(value) is type(each) for each in neutral)
-
-
-# Fields of OpenAI's API that are not served yet, and which values of them ask for nothing.
-NOT_YET: dict[str, Callable[[Any], bool]] = {
-    "audio": _absent,
-    "best_of": _one_of(1),
-    "echo": _one_of(False),
-    "frequency_penalty": _one_of(0, 0.0),
-    "function_call": _one_of("none"),
-    "functions": _one_of([]),
-    "logit_bias": _one_of({}),
-    "logprobs": _one_of(False),
-    "metadata": _one_of({}),
-    "modalities": _one_of(["text"]),
-    "n": _one_of(1),
-    "parallel_tool_calls": _one_of(True, False),
-    "prediction": _absent,
-    "presence_penalty": _one_of(0, 0.0),
-    "reasoning_effort": _one_of("none"),
-    "response_format": _one_of({"type": "text"}),
-    "service_tier": _one_of("auto", "default"),
-    "store": _one_of(False),
-    "suffix": _one_of(""),
-    "tool_choice": _one_of("none", "auto"),
-    "tools": _one_of([]),
-    "top_logprobs": _one_of(0),
-    "verbosity": _absent,
-    "web_search_options": _absent,
-}
+MAX_STOP_IDS = 32
 
 
 class Strict(BaseModel):
@@ -63,6 +36,8 @@ class StreamOptions(Strict):
     """What a stream tells besides its text."""
 
     include_usage: bool = False
+    # vLLM's: usage in every chunk.
+    continuous_usage_stats: bool = False
 
 
 class Speculation(Strict):
@@ -75,8 +50,29 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _integral(value: Any) -> Any:
+    # Some languages have no integers.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _unless(*neutral_values: Any) -> BeforeValidator:
+    """These values are other servers' words for "not given"."""
+
+    def given(value: Any) -> Any:
+        value = _integral(value)
+        same = any(value == each and type(value) is type(each) for each in neutral_values)
+        return None if same else value
+
+    return BeforeValidator(given)
+
+
+Integral = BeforeValidator(_integral)
+Count = Annotated[int, Field(ge=1, le=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 def _above_zero(value: float) -> float:
-    # On the wire it has single precision; whatever is smaller keeps the same one token.
+    # On the wire it has single precision; whatever is smaller, 0 too, keeps the same one token.
     return max(value, 2.0**-126)
 
 
@@ -84,13 +80,16 @@ class Sampled(Strict):
     """What both request kinds share."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_tokens: Annotated[Count | None, Integral] = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1), AfterValidator(_above_zero)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1), AfterValidator(_above_zero)] | None = None
+    top_k: Annotated[Annotated[int, Field(ge=0, le=2**31)] | None, _unless(-1)] = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    seed: Annotated[Annotated[int, Field(ge=0, le=MAX_SEED)] | None, _unless(-1)] = None
+    stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, _unless("")] = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
+    min_tokens: Annotated[Annotated[int, Field(ge=0, le=2**31)] | None, Integral] = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -118,6 +117,11 @@ class Message(Strict):
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: Annotated[str, Field(max_length=64)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_sent_back(cls, fields: Any) -> Any:
+        return neutral.strip_message(fields, frozenset(cls.model_fields))
+
     @property
     def text(self) -> str:
         """The content as one string."""
@@ -127,18 +131,14 @@ class Message(Strict):
 class ChatRequest(Sampled):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_completion_tokens: Annotated[Count | None, Integral] = None
 
 
 class CompletionRequest(Sampled):
     """Body of POST /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
-    )
+    prompt: str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
@@ -158,17 +158,28 @@ def parse(body: bytes, kind: type[R]) -> R:
         raise RequestError(INVALID, f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise RequestError(INVALID, "the body must be a JSON object")
-    for name in sorted(fields.keys() & NOT_YET.keys()):
-        if not NOT_YET[name](fields[name]):
-            raise RequestError(UNSUPPORTED, f"{name} is not supported yet", name)
-        del fields[name]
-    unknown = sorted(fields.keys() - kind.model_fields.keys())
-    if unknown:
-        raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {unknown[0]}", unknown[0])
+    neutral.strip(fields, frozenset(kind.model_fields))
+    if kind is CompletionRequest:
+        fields["prompt"] = _one_prompt(fields.get("prompt"))
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise _first_problem(error) from None
+        raise first_problem(error) from None
+
+
+def _one_prompt(prompt: Any) -> Any:
+    """The prompt of a list that holds one."""
+    if prompt is None:
+        raise RequestError(
+            invalid("missing_required_parameter"), "missing required parameter: prompt", "prompt"
+        )
+    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
+        return prompt
+    if len(prompt) > 1:
+        raise RequestError(
+            UNSUPPORTED, f"one prompt per request is served, and this one has {len(prompt)}", "prompt"
+        )
+    return prompt[0]
 
 
 def too_large(limit: int) -> RequestError:
@@ -178,19 +189,3 @@ def too_large(limit: int) -> RequestError:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
-
-
-# How pydantic names the branches of a union in an error's place.
-_BRANCHES = ("function-", "list[", "constrained")
-
-
-def _first_problem(error: ValidationError) -> RequestError:
-    problems = error.errors(include_url=False, include_input=False)
-    # Of a union every branch complains; the one that got furthest is the one that was meant.
-    problem = max(
-        (each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]),
-        key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")),
-    )
-    where = [str(part) for part in problem["loc"] if part != "str" and not str(part).startswith(_BRANCHES)]
-    param = ".".join(where) or None
-    return RequestError(INVALID, f"{param or 'body'}: {problem['msg']}", param)

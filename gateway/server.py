@@ -17,7 +17,7 @@ from gateway.generation import Asked, Generation
 from gateway.key_check import as_refused, calling
 from gateway.prompt import ChatTurn, Prompt
 from gateway.request import Wishes, ask, served_model
-from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOPS
+from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOP_IDS, MAX_STOPS
 from paceline import telemetry, wire
 from paceline.rpc import refusals, write
 from paceline.v1 import gateway_pb2 as pb
@@ -176,14 +176,10 @@ def _wishes(request: pb.GenerateRequest) -> Wishes:
     def given(name: str) -> float | None:
         return getattr(request, name) if request.HasField(name) else None
 
-    def bounded(name: str, low: float, high: float, *, low_open: bool = False) -> float | None:
+    def bounded(name: str, low: float, high: float) -> float | None:
         value = given(name)
-        if value is not None and not (low < value <= high if low_open else low <= value <= high):
-            raise RequestError(
-                INVALID,
-                f"{name} must be in {'(' if low_open else '['}{low:g}, {high:g}], got {value:g}",
-                name,
-            )
+        if value is not None and not low <= value <= high:
+            raise RequestError(INVALID, f"{name} must be in [{low:g}, {high:g}], got {value:g}", name)
         return value
 
     if len(request.stop) > MAX_STOPS or any(
@@ -194,18 +190,24 @@ def _wishes(request: pb.GenerateRequest) -> Wishes:
             f"stop takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters",
             "stop",
         )
+    if len(request.stop_token_ids) > MAX_STOP_IDS:
+        raise RequestError(INVALID, f"at most {MAX_STOP_IDS} ids are taken", "stop_token_ids")
     integers = {name: given(name) for name in ("max_tokens", "top_k", "seed")}
     if integers["max_tokens"] == 0:
         raise RequestError(INVALID, "max_tokens must be at least 1", "max_tokens")
     bounded("seed", 0, MAX_SEED)
+    top_p = bounded("top_p", 0, 1)
     return Wishes(
         max_tokens=None if integers["max_tokens"] is None else int(integers["max_tokens"]),
         temperature=bounded("temperature", 0, 100),
         top_k=None if integers["top_k"] is None else int(integers["top_k"]),
-        top_p=bounded("top_p", 0, 1, low_open=True),
+        top_p=None if top_p is None else max(top_p, 2.0**-126),
         min_p=bounded("min_p", 0, 1),
         seed=None if integers["seed"] is None else int(integers["seed"]),
         stops=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        ignore_eos=request.ignore_eos,
+        min_tokens=request.min_tokens,
         speculation=request.speculation if request.HasField("speculation") else True,
     )
 

@@ -340,8 +340,11 @@ class Following:
         if not self._wanted.stops:
             return self._detokenizer.push(fresh), fresh
         text = ""
+        first = len(self._wanted.prompt_ids) + len(self._committed)
         for count, token in enumerate(fresh, 1):
-            text += self._stops.push(self._detokenizer.push((token,)))
+            new = self._detokenizer.push((token,))
+            # The text of tokens that must not end it begins no stop string either.
+            text += self._stops.push(new) if first + count > self._wanted.sampling.stop_from else new
             if self._stops.matched:
                 return text, fresh[:count]
         return text, fresh

@@ -33,6 +33,7 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
+    stop_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int)
         min_p=message.min_p,
         seed=message.seed,
         stop_token_ids=frozenset(stop),
+        stop_from=message.stop_from,
     )
 
 
@@ -106,6 +107,7 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
         seed=sampling.seed,
         max_tokens=sampling.max_tokens,
         stop_token_ids=sorted(sampling.stop_token_ids),
+        stop_from=sampling.stop_from,
     )
 
 

@@ -27,19 +27,36 @@ def targets(
 
     T = 0: the largest logit, ties to the lowest id. T > 0: the largest logit / T + Gumbel noise keyed
     by (seed, position, token) among the tokens that top_k, then top_p, then min_p leave, which draws
-    from exactly the processed distribution (Maddison et al. 2014, "A* sampling", section 2). A row
-    depends on nothing but itself. NaN counts as the lowest logit. `likeliest` [rows] are the largest
-    logits' ids, where the caller has them.
+    from exactly the processed distribution (Maddison et al. 2014, "A* sampling", section 2). Below
+    `stop_from` no id of `stop_token_ids` is drawn. A row depends on nothing but itself. NaN counts as the
+    lowest logit. `likeliest` [rows] are the largest logits' ids, where the caller has them.
     """
     sampled = [row for row, params in enumerate(sampling) if params.temperature > 0]
     if len(sampled) == len(sampling):
         drawn = [0] * len(sampled)
     else:
         drawn = (highest(logits, 1)[:, 0] if likeliest is None else likeliest).tolist()
+    for row, params in enumerate(sampling):
+        if params.temperature <= 0 and _endless(params, positions[row]):
+            drawn[row] = int(highest(_masked(logits[row], params)[None], 1)[0, 0])
     for row in sampled:
-        scores = _scores(logits[row], sampling[row].temperature)
+        endless = _endless(sampling[row], positions[row])
+        values = _masked(logits[row], sampling[row]) if endless else logits[row]
+        scores = _scores(values, sampling[row].temperature)
         drawn[row] = _draw(scores, sampling[row], positions[row])
     return drawn
+
+
+def _endless(params: SamplingParams, position: int) -> bool:
+    """Whether the text must not end at this position."""
+    return position < params.stop_from and bool(params.stop_token_ids)
+
+
+def _masked(row: Tensor, params: SamplingParams) -> Tensor:
+    """A row's logits without the ids that end a text."""
+    masked = row.clone()
+    masked[sorted(params.stop_token_ids)] = -torch.inf
+    return masked
 
 
 def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:

@@ -181,6 +181,7 @@ def _sampling_to_json(sampling: SamplingParams) -> str:
             "min_p": sampling.min_p,
             "seed": sampling.seed,
             "stop_token_ids": sorted(sampling.stop_token_ids),
+            "stop_from": sampling.stop_from,
         }
     )
 

@@ -201,6 +201,47 @@ async def test_speculation_never_changes_the_text(
     assert plain.model_dump()["paceline"]["drafted_tokens"] == 0
 
 
+@pytest.mark.parametrize("temperature", [0, 0.8])
+async def test_a_text_ends_no_earlier_than_min_tokens_drafted_or_not(
+    client: openai.AsyncOpenAI, temperature: float
+) -> None:
+    full = await client.completions.create(
+        **{**ASKED, "max_tokens": 60, "temperature": temperature, "seed": 5}
+    )
+    letter = full.choices[0].text[3]
+    asked = {**ASKED, "max_tokens": 60, "temperature": temperature, "seed": 5, "stop": letter}
+    least = {"min_tokens": 20, "ignore_eos": True}
+    quick = await client.completions.create(**asked, extra_body=least)
+    plain = await client.completions.create(**asked, extra_body={**least, **PLAIN})
+    assert quick.choices[0].text == plain.choices[0].text
+    assert quick.usage is not None
+    assert quick.usage.completion_tokens >= 20
+    short = await client.completions.create(**asked)
+    assert short.usage is not None
+    assert short.usage.completion_tokens < 20
+
+
+async def test_usage_comes_with_every_chunk_where_that_is_asked(client: openai.AsyncOpenAI) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = (await streamed(client, **ASKED, stream_options=options))[1]
+    told = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(told) == len(chunks) > 2
+    assert told == sorted(told)
+
+
+async def test_a_chat_goes_on_with_the_message_that_came(client: openai.AsyncOpenAI) -> None:
+    said: list[Any] = [{"role": "user", "content": "hello"}]
+    asked = {"model": ASKED["model"], "max_tokens": 8}
+    first = await client.chat.completions.create(messages=said, **asked)
+    said += [first.choices[0].message, {"role": "user", "content": "and?"}]
+    second = await client.chat.completions.create(messages=said, **asked)
+    said[1] = first.choices[0].message.model_dump()
+    third = await client.chat.completions.create(messages=said, **asked)
+    assert second.usage is not None
+    assert third.usage is not None
+    assert second.usage.prompt_tokens == third.usage.prompt_tokens
+
+
 async def test_speculation_happens_at_all(client: openai.AsyncOpenAI) -> None:
     answer = await client.completions.create(**{**ASKED, "max_tokens": 400})
     receipt = answer.model_dump()["paceline"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,23 @@ def test_a_row_depends_on_nothing_but_itself(data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(rows)))
     shuffled = targets(logits[order], [sampling[r] for r in order], [positions[r] for r in order])
     assert shuffled == [alone[r] for r in order]
+
+
+@given(data=st.data())
+@settings(max_examples=50)
+def test_no_stop_id_is_drawn_before_its_position_and_nothing_else_changes(data: st.DataObject) -> None:
+    """As if the vocabulary had none of them; from `stop_from` on as if it had never been set."""
+    seed, position = data.draw(st.integers(0, 2**32)), data.draw(st.integers(0, 20))
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed)) * 2
+    params, stops = data.draw(PARAMS), data.draw(st.frozensets(st.integers(0, 11), min_size=1, max_size=4))
+    held = replace(params, stop_token_ids=stops, stop_from=10)
+    without = logits.clone()
+    without[0, sorted(stops)] = -torch.inf
+    expected = targets(without if position < 10 else logits, [params], [position])
+    ranked = logits.argmax(dim=1).numpy()
+    assert targets(logits, [held], [position], ranked) == expected
+    if position < 10:
+        assert expected[0] not in stops
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])

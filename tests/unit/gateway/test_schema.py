@@ -6,9 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion
 
 from gateway.errors import RequestError
-from gateway.schema import NOT_YET, ChatRequest, CompletionRequest, parse
+from gateway.events import Done
+from gateway.generation import Form
+from gateway.neutral import NOT_YET
+from gateway.replies import Reply
+from gateway.schema import MAX_MESSAGES, ChatRequest, CompletionRequest, parse
+from paceline.session import FinishReason, Receipt
 from paceline.v1 import session_pb2
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -51,8 +59,46 @@ def text(**changes: Any) -> CompletionRequest:
     return parse(json.dumps({**TEXT, **changes}).encode(), CompletionRequest)
 
 
-def test_the_table_of_this_test_is_complete() -> None:
-    assert set(ASKS) == set(NOT_YET)
+# What clients and bench tools of other servers send.
+OTHERS: dict[str, tuple[Any, list[Any]]] = {
+    "add_generation_prompt": (False, [True]),
+    "allowed_token_ids": ([1], [[]]),
+    "bad_words": (["x"], [[]]),
+    "cache_salt": ("x", []),
+    "chat_template": ("x", []),
+    "chat_template_kwargs": ({"a": 1}, [{}]),
+    "continue_final_message": (True, [False]),
+    "detokenize": (False, [True]),
+    "documents": ([{}], [[]]),
+    "early_stopping": (True, [False]),
+    "guided_json": ({}, []),
+    "guided_regex": ("x", []),
+    "include_stop_str_in_output": (True, [False]),
+    "length_penalty": (0.5, [1, 1.0]),
+    "logits_processors": (["x"], [[]]),
+    "priority": (1, [0]),
+    "prompt_logprobs": (1, []),
+    "repetition_penalty": (1.1, [1, 1.0]),
+    "repeat_penalty": (1.1, [1, 1.0]),
+    "request_id": (5, ["abc"]),
+    "return_token_ids": (True, [False]),
+    "skip_special_tokens": (False, [True]),
+    "spaces_between_special_tokens": (False, [True]),
+    "structured_outputs": ({}, []),
+    "truncate_prompt_tokens": (5, []),
+    "typical_p": (0.5, [1.0]),
+    "use_beam_search": (True, [False]),
+}
+ASKS.update(OTHERS)
+
+
+def test_the_table_of_this_test_knows_only_what_is_not_served() -> None:
+    assert set(ASKS) <= set(NOT_YET)
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_null_asks_for_nothing(name: str) -> None:
+    assert chat(**{name: None}) == chat()
 
 
 @pytest.mark.parametrize("name", ASKS)
@@ -73,7 +119,7 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
     assert text(**{name: value}) == text()
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("best_of", 1.0)])
+@pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("priority", False)])
 def test_a_look_alike_of_another_type_is_not_neutral(name: str, value: Any) -> None:
     with pytest.raises(RequestError, match=name):
         text(**{name: value})
@@ -94,7 +140,11 @@ def test_an_unknown_field_is_refused_by_name(name: str) -> None:
         ("model", ""),
         ("model", None),
         ("max_tokens", "5"),
-        ("max_tokens", 5.0),
+        ("max_tokens", 5.5),
+        ("min_tokens", -1),
+        ("ignore_eos", 1),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", 5),
         ("max_tokens", True),
         ("max_tokens", 0),
         ("max_tokens", -1),
@@ -104,16 +154,15 @@ def test_an_unknown_field_is_refused_by_name(name: str) -> None:
         ("temperature", "1"),
         ("temperature", True),
         ("temperature", 101),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
-        ("top_k", -1),
+        ("top_k", -2),
         ("top_k", 1.5),
         ("min_p", -0.1),
         ("min_p", 2),
-        ("seed", -1),
+        ("seed", -2),
         ("seed", 2**63),
         ("seed", 1.5),
-        ("stop", ""),
         ("stop", ["a", ""]),
         ("stop", ["a"] * 5),
         ("stop", "x" * 257),
@@ -134,7 +183,7 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
     for ask in (chat, text):
         with pytest.raises(RequestError) as caught:
             ask(**{name: value})
-        assert (caught.value.param or "").split(".")[0] == name
+        assert (caught.value.param or "").split(".")[0].split("[")[0] == name
         assert name in caught.value.message
         assert caught.value.kind.status == 400
 
@@ -145,15 +194,16 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
         (None, "messages"),
         ("hi", "messages"),
         ([], "messages"),
-        (["hi"], "messages.0"),
-        ([{"role": "user"}], "messages.0.content"),
-        ([{"content": "hi"}], "messages.0.role"),
-        ([{"role": "wizard", "content": "hi"}], "messages.0.role"),
-        ([{"role": "tool", "content": "hi"}], "messages.0.role"),
-        ([{"role": "user", "content": None}], "messages.0.content"),
-        ([{"role": "user", "content": []}], "messages.0.content"),
-        ([{"role": "user", "content": "hi", "tool_calls": []}], "messages.0.tool_calls"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages.0.content"),
+        (["hi"], "messages[0]"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"content": "hi"}], "messages[0].role"),
+        ([{"role": "wizard", "content": "hi"}], "messages[0].role"),
+        ([{"role": "tool", "content": "hi"}], "messages[0].role"),
+        ([{"role": "user", "content": None}], "messages[0].content"),
+        ([{"role": "user", "content": []}], "messages[0].content"),
+        ([{"role": "user", "content": "hi", "tool_calls": [{"id": "x"}]}], "messages[0].tool_calls"),
+        ([{"role": "assistant", "content": "hi", "refusal": "no"}], "messages[0].refusal"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content"),
     ],
 )
 def test_a_bad_message_is_refused_with_its_place(messages: Any, param: str) -> None:
@@ -162,7 +212,9 @@ def test_a_bad_message_is_refused_with_its_place(messages: Any, param: str) -> N
     assert (caught.value.param or "").startswith(param)
 
 
-@pytest.mark.parametrize("prompt", [None, 5, [], ["a", "b"], [1, "a"], [1.5], [-1], [[1, 2]], [True], {}])
+@pytest.mark.parametrize(
+    "prompt", [None, 5, [], ["a", "b"], [1, "a"], [1.5], [-1], [[1, 2], [3]], [[]], [True], {}]
+)
 def test_a_bad_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(RequestError) as caught:
         text(prompt=prompt)
@@ -170,19 +222,97 @@ def test_a_bad_prompt_is_refused(prompt: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "message", "code"),
     [
-        ({"prompt": []}, "prompt: List should have at least 1 item after validation, not 0"),
-        ({"prompt": [1, "a"]}, "prompt.1: Input should be a valid integer"),
-        ({"stop": ["a"] * 5}, "stop: List should have at most 4 items after validation, not 5"),
-        ({"stop": ""}, "stop: String should have at least 1 character"),
-        ({"stop": 5}, "stop: Input should be a valid string"),
+        ({"prompt": []}, "prompt must have at least 1 items", "empty_array"),
+        ({"prompt": [1, "a"]}, "prompt[1] must be an integer, not a string", "invalid_type"),
+        ({"prompt": 5}, "prompt must be a string or an array, not an integer", "invalid_type"),
+        (
+            {"prompt": ["a", "b"]},
+            "one prompt per request is served, and this one has 2",
+            "unsupported_parameter",
+        ),
+        (
+            {"prompt": [[1], [2], [3]]},
+            "one prompt per request is served, and this one has 3",
+            "unsupported_parameter",
+        ),
+        ({"stop": ["a"] * 5}, "stop must have at most 4 items", "array_above_max_length"),
+        ({"stop": ["a", ""]}, "stop[1] must have at least 1 characters", "empty_string"),
+        ({"stop": 5}, "stop must be a string or an array, not an integer", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1", "integer_below_min_value"),
+        ({"max_tokens": "5"}, "max_tokens must be an integer, not a string", "invalid_type"),
+        ({"max_tokens": True}, "max_tokens must be an integer, not a boolean", "invalid_type"),
+        ({"temperature": 100.5}, "temperature must be at most 100", "decimal_above_max_value"),
+        ({"seed": 1.5}, "seed must be an integer, not a decimal", "invalid_type"),
+        ({"model": None}, "model must be a string, not null", "invalid_type"),
+        ({"stream_options": True}, "stream_options must be an object, not a boolean", "invalid_type"),
+        (
+            {"stream_options": {"x": 1}},
+            "unrecognized request argument: stream_options.x",
+            "unknown_parameter",
+        ),
     ],
 )
-def test_of_several_forms_the_one_that_was_meant_is_explained(changes: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_is_said_in_a_sentence(changes: dict[str, Any], message: str, code: str) -> None:
     with pytest.raises(RequestError) as caught:
         text(**changes)
     assert caught.value.message == message
+    assert caught.value.kind.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": -1}, {}),
+        ({"seed": -1.0}, {}),
+        ({"seed": 7.0}, {"seed": 7}),
+        ({"top_k": -1}, {}),
+        ({"n": 1.0}, {}),
+        ({"max_tokens": 5.0}, {"max_tokens": 5}),
+        ({"min_tokens": 5.0}, {"min_tokens": 5}),
+        ({"stop": ""}, {}),
+        ({"top_p": 0}, {"top_p": 2.0**-126}),
+    ],
+)
+def test_values_mean_what_they_mean_to_other_servers(changes: dict[str, Any], same: dict[str, Any]) -> None:
+    assert text(**changes) == text(**same)
+
+
+def test_a_list_of_one_prompt_is_that_prompt() -> None:
+    assert text(prompt=["a"]).prompt == "a"
+    assert text(prompt=[[1, 2]]).prompt == [1, 2]
+
+
+NEUTRAL: st.SearchStrategy[Any] = st.sampled_from([None, "", [], {}])
+NAMES = st.sampled_from(
+    ["refusal", "annotations", "audio", "tool_calls", "function_call", "name", "reasoning_content", "x"]
+)
+
+
+@given(st.dictionaries(NAMES.filter(lambda name: name != "name"), NEUTRAL))
+def test_null_and_empty_fields_of_a_message_ask_for_nothing(extra: dict[str, Any]) -> None:
+    said = {"role": "assistant", "content": "hi"}
+    assert chat(messages=[{**said, **extra, "name": None}]).messages == chat(messages=[said]).messages
+
+
+@given(st.text())
+def test_a_reply_is_taken_back_as_the_sdk_dumps_it(answer: str) -> None:
+    reply = Reply(Form("chat"), "m", text=answer, done=Done(FinishReason.STOP, Receipt())).whole()
+    said = ChatCompletion.model_validate(reply).choices[0].message
+    for message in (
+        reply["choices"][0]["message"],
+        said.model_dump(),
+        said.model_dump(exclude_unset=True),
+        said.model_dump(mode="json", exclude_none=True),
+    ):
+        assert chat(messages=[message]).messages[0].text == answer
+
+
+def test_a_message_list_stops_at_its_first_fault() -> None:
+    with pytest.raises(RequestError) as caught:
+        chat(messages=[{"role": "user", "content": "hi"}, *[5] * (MAX_MESSAGES - 1)])
+    assert caught.value.param == "messages[1]"
 
 
 @pytest.mark.parametrize("name", ["model", "messages"])

@@ -37,6 +37,7 @@ SAMPLINGS = st.builds(
     min_p=float32(0, 1),
     seed=st.integers(0, 2**64 - 1),
     stop_token_ids=st.frozensets(IDS, max_size=wire.MAX_STOP_TOKENS),
+    stop_from=st.integers(0, 2**32 - 1),
 )
 TREES = st.lists(st.tuples(COUNT, st.integers(-1, 40), float32(-50, 0)), max_size=40).map(
     lambda nodes: TokenTree(*(tuple(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()

@@ -1,0 +1,135 @@
+"""Fields that are known and not served, and which of their values ask for nothing.
+
+OpenAI's, and those that clients and bench tools of vLLM, SGLang and llama.cpp send with their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway.errors import UNKNOWN_FIELD, UNSUPPORTED, RequestError
+
+
+def _nothing(_: Any) -> bool:
+    return False
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 512
+
+
+def _one_of(*neutral: Any) -> Callable[[Any], bool]:
+    """Equal to one of them: 1 is 1.0, but True is not 1."""
+    return lambda value: any(
+        value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral
+    )
+
+
+_EMPTY = _one_of({}, [])
+
+# Null asks for nothing in each of them.
+NOT_YET: dict[str, Callable[[Any], bool]] = {
+    "audio": _nothing,
+    "best_of": _one_of(1),
+    "echo": _one_of(False),
+    "frequency_penalty": _one_of(0),
+    "function_call": _one_of("none"),
+    "functions": _one_of([]),
+    "logit_bias": _one_of({}),
+    "logprobs": _one_of(False),
+    "metadata": _one_of({}),
+    "modalities": _one_of(["text"]),
+    "n": _one_of(1),
+    "parallel_tool_calls": _one_of(True, False),
+    "prediction": _nothing,
+    "presence_penalty": _one_of(0),
+    "prompt_cache_key": _text,
+    "reasoning_effort": _one_of("none"),
+    "response_format": _one_of({"type": "text"}),
+    "safety_identifier": _text,
+    "service_tier": _one_of("auto", "default"),
+    "store": _one_of(False),
+    "suffix": _one_of(""),
+    "tool_choice": _one_of("none", "auto"),
+    "tools": _one_of([]),
+    "top_logprobs": _one_of(0),
+    "verbosity": _nothing,
+    "web_search_options": _nothing,
+    # vLLM's and SGLang's.
+    "add_generation_prompt": _one_of(True),
+    "allowed_token_ids": _one_of([]),
+    "bad_words": _one_of([]),
+    "cache_salt": _nothing,
+    "chat_template": _nothing,
+    "chat_template_kwargs": _one_of({}),
+    "continue_final_message": _one_of(False),
+    "detokenize": _one_of(True),
+    "documents": _one_of([]),
+    "early_stopping": _one_of(False),
+    "ebnf": _nothing,
+    "guided_choice": _EMPTY,
+    "guided_decoding_backend": _nothing,
+    "guided_grammar": _nothing,
+    "guided_json": _nothing,
+    "guided_regex": _nothing,
+    "guided_whitespace_pattern": _nothing,
+    "include_stop_str_in_output": _one_of(False),
+    "kv_transfer_params": _one_of({}),
+    "length_penalty": _one_of(1),
+    "logits_processors": _one_of([]),
+    "lora_path": _nothing,
+    "mm_processor_kwargs": _one_of({}),
+    "no_stop_trim": _one_of(False),
+    "priority": _one_of(0),
+    "prompt_logprobs": _nothing,
+    "regex": _nothing,
+    "repetition_penalty": _one_of(1),
+    "request_id": _text,
+    "return_token_ids": _one_of(False),
+    "return_tokens_as_token_ids": _one_of(False),
+    "skip_special_tokens": _one_of(True),
+    "spaces_between_special_tokens": _one_of(True),
+    "structured_outputs": _nothing,
+    "truncate_prompt_tokens": _nothing,
+    "use_beam_search": _one_of(False),
+    "vllm_xargs": _one_of({}),
+    # llama.cpp's.
+    "cache_prompt": _one_of(True, False),
+    "dry_multiplier": _one_of(0),
+    "dynatemp_range": _one_of(0),
+    "grammar": _one_of(""),
+    "json_schema": _nothing,
+    "mirostat": _one_of(0),
+    "n_probs": _one_of(0),
+    "post_sampling_probs": _one_of(False),
+    "repeat_penalty": _one_of(1),
+    "return_tokens": _one_of(False),
+    "samplers": _nothing,
+    "timings_per_token": _one_of(False),
+    "top_n_sigma": _one_of(-1, 0),
+    "typical_p": _one_of(1),
+    "xtc_probability": _one_of(0),
+}
+
+
+def strip(fields: dict[str, Any], known: frozenset[str]) -> None:
+    """Take out what asks for nothing. Raises `RequestError` that names a field that asks for more."""
+    for name in sorted(fields.keys() - known):
+        value = fields[name]
+        if value is not None:
+            if name not in NOT_YET:
+                raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
+            if not NOT_YET[name](value):
+                raise RequestError(UNSUPPORTED, f"{name} is not supported yet", name)
+        del fields[name]
+
+
+def strip_message(fields: Any, known: frozenset[str]) -> Any:
+    """A message without its unknown fields that are null or empty, as SDKs send replies back."""
+    if not isinstance(fields, dict):
+        return fields
+    kept = {name: value for name, value in fields.items() if name in known or value not in (None, "", [], {})}
+    if kept.get("role") == "assistant" and kept.get("content", "") is None:
+        kept["content"] = ""
+    return kept

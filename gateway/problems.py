@@ -1,0 +1,109 @@
+"""What is wrong with a body, in OpenAI's codes and in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from gateway.errors import INVALID, UNKNOWN_FIELD, Kind, RequestError
+
+# How pydantic names the branches of a union in an error's place.
+_BRANCHES = ("function-", "list[", "constrained", "int", "str")
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+    "list_type": "an array",
+    "model_type": "an object",
+    "dict_type": "an object",
+    "model_attributes_type": "an object",
+}
+_GOT = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+_LENGTHS = {
+    "too_short": ("empty_array", "at least {min_length} items"),
+    "too_long": ("array_above_max_length", "at most {max_length} items"),
+    "string_too_short": ("empty_string", "at least {min_length} characters"),
+    "string_too_long": ("string_above_max_length", "at most {max_length} characters"),
+}
+_BOUNDS = {
+    "greater_than_equal": ("below_min", "at least {ge}"),
+    "greater_than": ("below_min", "more than {gt}"),
+    "less_than_equal": ("above_max", "at most {le}"),
+    "less_than": ("above_max", "less than {lt}"),
+}
+
+
+def invalid(code: str) -> Kind:
+    """An invalid request with OpenAI's code."""
+    return Kind(400, INVALID.type, code, INVALID.grpc)
+
+
+def first_problem(error: ValidationError) -> RequestError:
+    """The error that names the first field at fault."""
+    problems = error.errors(include_url=False)
+    # Of a union every branch complains; the one that got furthest is the one that was meant.
+    same = [each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]]
+    problem = max(same, key=lambda each: (len(_place(each["loc"])), not each["type"].endswith("_type")))
+    param = place(_place(problem["loc"]))
+    kind, why, context = problem["type"], problem["msg"], problem.get("ctx", {})
+    if kind == "missing":
+        return RequestError(
+            invalid("missing_required_parameter"), f"missing required parameter: {param}", param
+        )
+    if kind == "extra_forbidden":
+        return RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {param}", param)
+    if kind in _EXPECTED:
+        here = _place(problem["loc"])
+        forms = [
+            _EXPECTED[each["type"]]
+            for each in same
+            if _place(each["loc"]) == here and each["type"] in _EXPECTED
+        ]
+        expected = " or ".join(dict.fromkeys(forms))
+        return RequestError(
+            invalid("invalid_type"), f"{param} must be {expected}, not {_got(problem['input'])}", param
+        )
+    if kind == "literal_error":
+        return RequestError(invalid("invalid_value"), f"{param} must be {context['expected']}", param)
+    if kind in _LENGTHS:
+        code, bound = _LENGTHS[kind]
+        return RequestError(invalid(code), f"{param} must have {bound.format(**context)}", param)
+    if kind in _BOUNDS:
+        side, bound = _BOUNDS[kind]
+        limits = {
+            name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()
+        }
+        number = "integer" if isinstance(problem["input"], int) else "decimal"
+        return RequestError(
+            invalid(f"{number}_{side}_value"), f"{param} must be {bound.format(**limits)}", param
+        )
+    return RequestError(invalid("invalid_value"), f"{param or 'the body'}: {why}", param)
+
+
+def place(parts: Sequence[int | str]) -> str | None:
+    """A field's name as OpenAI writes it: `messages[1].content`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".") or None
+
+
+def _place(loc: tuple[int | str, ...]) -> list[int | str]:
+    return [
+        part
+        for index, part in enumerate(loc)
+        if index == 0 or not str(part).startswith(_BRANCHES) or isinstance(part, int)
+    ]
+
+
+def _got(value: Any) -> str:
+    return _GOT.get(type(value), "null")
