@@ -13,6 +13,7 @@ from gateway.caller import Caller
 from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
 from gateway.events import Allowance
 from gateway.limits import Account, Ask, Ledger, LedgerUnavailable, Limits, Outcome, Settlement, Verdict
+from gateway.limits.base import LEASE_SECONDS
 from paceline import telemetry
 from paceline.tasks import cancel_and_wait
 
@@ -42,6 +43,7 @@ class Place:
     # When its session began, on the monotonic clock; 0 where it has not.
     began: float = 0.0
     ended: bool = False
+    ended_at: float = 0.0
     # What the ledger has been told of: tokens, and the end.
     charged: int = 0
     freed: bool = False
@@ -210,7 +212,7 @@ class Admission:
         return RequestError(kind, message, retry_after=seconds)
 
     def _leave(self, place: Place) -> None:
-        place.ended = True
+        place.ended, place.ended_at = True, time.monotonic()
         if place.ask.accounts:
             self._ended.append(place)
             self._wake.set()
@@ -251,7 +253,7 @@ class Admission:
         try:
             await self._ledger.settle(settlements)
         except BaseException:
-            self._ended = [*ended, *self._ended]
+            self._ended = [*(place for place in ended if _matters(place)), *self._ended]
             raise
         for place, tokens in charges:
             place.charged += tokens
@@ -284,6 +286,11 @@ def _by_account(
             )
         )
     return settlements
+
+
+def _matters(place: Place) -> bool:
+    """Whether the ledger must still hear of an end: of a charge, or of a place whose lease may still last."""
+    return place.due != place.charged or time.monotonic() - place.ended_at < LEASE_SECONDS
 
 
 def _counts(ask: Ask, name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from redis.asyncio import RedisCluster, SentinelConnectionPool
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from paceline.redis_url import open_url
 
@@ -23,6 +24,8 @@ from paceline.redis_url import open_url
 _ATTEMPTS = 2
 # Calls under way at once, each with a connection of its own; others wait.
 _MAX_UNDER_WAY = 32
+# How a server says that a script has met a value that is none of ours. Whatever else it says is of itself.
+_BAD_VALUE = re.compile(r"WRONGTYPE|attempt to |is not an? (integer|valid)|exceeds maximum|out of range")
 _FAILURES = (RedisError, RedisClusterException, OSError)
 
 Argument = str | int | float | bytes
@@ -30,6 +33,13 @@ Argument = str | int | float | bytes
 
 class RedisUnavailable(Exception):
     """No server answered in time, or one that cannot do its work now; whether the script ran is not known."""
+
+
+class BadValue(Exception):
+    """What stands under a call's keys is none of ours: of a wrong type, or no number where there must be one.
+
+    It concerns that call alone: the server is there, and nothing was changed before the script found it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +84,17 @@ class RedisClient:
         self._unanswering: str | None = None
 
     async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Any:
-        """The script's reply. Raises `RedisUnavailable`.
+        """The script's reply. Raises `RedisUnavailable` or `BadValue`.
 
         A script whose reply is lost is run again: make it idempotent, or bear with that.
         """
         (reply,) = await self.run_each(script, [Call(keys, args)])
-        if isinstance(reply, RedisUnavailable):
+        if isinstance(reply, RedisUnavailable | BadValue):
             raise reply
         return reply
 
     async def run_each(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """Each call's reply, or the `RedisUnavailable` that `run` would raise; one round trip a server."""
+        """Each call's reply, or the exception that `run` would raise; one round trip a server."""
         replies: list[Any] = [RedisUnavailable("it took too long")] * len(calls)
         todo = list(range(len(calls)))
         with suppress(TimeoutError):
@@ -166,11 +176,17 @@ class RedisClient:
             self._unanswering = server
             raise
         for place, answer in zip(places, answers, strict=True):
-            failed = isinstance(answer, Exception)
-            replies[place] = RedisUnavailable(str(answer)) if failed else answer
+            replies[place] = _failure(answer) if isinstance(answer, Exception) else answer
 
     async def _pipe(self, command: str, script: str, calls: Sequence[Call]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:
             for call in calls:
                 pipeline.execute_command(command, script, len(call.keys), *call.keys, *call.args)
             return await pipeline.execute(raise_on_error=False)
+
+
+def _failure(error: Exception) -> RedisUnavailable | BadValue:
+    """What an error in the place of a reply is of: the server, or the values under the call's keys."""
+    text = str(error)
+    of_values = isinstance(error, ResponseError) and _BAD_VALUE.search(text)
+    return BadValue(text) if of_values else RedisUnavailable(text)

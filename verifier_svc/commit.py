@@ -13,7 +13,6 @@ from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import (
     Append,
     BaseMismatch,
-    Fenced,
     SessionRecord,
     SessionStore,
     StoreError,
@@ -310,7 +309,7 @@ class Committer:
         try:
             # Of what has come since the append, too: only its emission waits for the next one.
             await self._store.restore(session.whole())
-        except (StoreUnavailable, Fenced) as error:
+        except StoreError as error:
             return error
         log.warning("the store had lost a session, recorded anew", session=session.record.key.session_id)
         telemetry.RECORDS_RESTORED.inc()

@@ -78,10 +78,12 @@ class MemoryLedger:
         """An account's counts as of now."""
         full = float(account.limits.tokens_per_minute or 0)
         counts = self._counts.setdefault(account.name, _Counts(full, now))
-        counts.level = min(full, counts.level + (now - counts.at) * full / 60)
+        counts.level = min(full, counts.level + max(0.0, now - counts.at) * full / 60)
         counts.at = now
-        counts.running = {id: end for id, end in counts.running.items() if end > now}
-        counts.waiting = {id: end for id, end in counts.waiting.items() if end > now}
+        # No later than a lease from now, also after a clock that went back.
+        last = now + LEASE_SECONDS
+        counts.running = {id: min(end, last) for id, end in counts.running.items() if end > now}
+        counts.waiting = {id: min(end, last) for id, end in counts.waiting.items() if end > now}
         return counts
 
 

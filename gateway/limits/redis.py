@@ -8,6 +8,7 @@ is let in under every limit that concerns it or under none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.limits.base import (
@@ -19,10 +20,17 @@ from gateway.limits.base import (
     Settlement,
     Verdict,
 )
-from paceline.redis_client import Argument, Call, RedisClient, RedisUnavailable, Script
+from paceline import telemetry
+from paceline.redis_client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
 
 _ADMIT, _SETTLE = Script.named("admit"), Script.named("settle")
 _LEASE_MS = round(LEASE_SECONDS * 1000)
+# Most ids of each kind in one run of settle.lua, and most runs in one round trip, which has its time: after
+# an outage there may be many.
+_MAX_IDS = 1000
+_MAX_CALLS = 20
+
+log = telemetry.logger(__name__)
 
 
 class RedisLedger:
@@ -45,31 +53,27 @@ class RedisLedger:
             args += [_bound(limit) for limit in bounds]
         try:
             reply = await self._client.run(_ADMIT, keys, *args)
-        except RedisUnavailable as error:
+        except (RedisUnavailable, BadValue) as error:
             raise _unavailable(error) from error
         return _verdict(ask, reply)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `Ledger.settle`."""
-        calls = [
-            Call(
-                _keys(each.account),
-                (
-                    _LEASE_MS,
-                    _bound(each.account.limits.tokens_per_minute),
-                    each.tokens,
-                    len(each.running),
-                    len(each.waiting),
-                    *each.running,
-                    *each.waiting,
-                    *each.ended,
-                ),
-            )
-            for each in settlements
-        ]
+        parts = [_parts(each) for each in settlements]
+        # Those that charge tokens last, and together: what failed before is settled again as a whole.
+        calls = [_call(part) for each in parts for part in each[:-1]]
+        while calls:
+            await self._settle(calls[:_MAX_CALLS])
+            calls = calls[_MAX_CALLS:]
+        await self._settle([_call(each[-1]) for each in parts])
+
+    async def _settle(self, calls: Sequence[Call]) -> None:
         for reply in await self._client.run_each(_SETTLE, calls):
             if isinstance(reply, RedisUnavailable):
                 raise _unavailable(reply) from reply
+            if isinstance(reply, BadValue):
+                # Of one account alone.
+                log.error("limits of one account were not settled", error=str(reply))
 
     async def close(self) -> None:
         """See `Ledger.close`."""
@@ -78,6 +82,38 @@ class RedisLedger:
 
 def _keys(account: Account) -> list[str]:
     return [f"paceline:{{limits}}:{account.name}:{what}" for what in ("sessions", "waiting", "tokens")]
+
+
+def _parts(settlement: Settlement) -> list[Settlement]:
+    """A settlement as one or several of few ids each, of which the last one charges its tokens."""
+    running, waiting, ended = settlement.running, settlement.waiting, settlement.ended
+    parts = [
+        Settlement(
+            settlement.account,
+            running=running[start : start + _MAX_IDS],
+            waiting=waiting[start : start + _MAX_IDS],
+            ended=ended[start : start + _MAX_IDS],
+        )
+        for start in range(0, max(len(running), len(waiting), len(ended), 1), _MAX_IDS)
+    ]
+    return [*parts[:-1], replace(parts[-1], tokens=settlement.tokens)]
+
+
+def _call(settlement: Settlement) -> Call:
+    """What `settle.lua` takes."""
+    return Call(
+        _keys(settlement.account),
+        (
+            _LEASE_MS,
+            _bound(settlement.account.limits.tokens_per_minute),
+            settlement.tokens,
+            len(settlement.running),
+            len(settlement.waiting),
+            *settlement.running,
+            *settlement.waiting,
+            *settlement.ended,
+        ),
+    )
 
 
 def _bound(limit: int | None) -> int:

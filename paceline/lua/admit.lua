@@ -4,6 +4,8 @@
 -- ARGV: request id, ms that a place lasts, tokens to charge, 1 if others wait before it; then three for each
 -- account: most sessions, most waiting, tokens per minute; -1 does not limit.
 -- A request that runs already keeps its places and is not charged again: so it is idempotent.
+-- What stands under a key and is no count of ours counts as none, and a time that lies ahead of the server's clock,
+-- which has gone back then, as now.
 -- Replies ADMITTED and each account's tokens left ('' where not limited), QUEUED and the account (from 1 on) that is
 -- full, FULL, the account and how many wait there, or TOKENS, the account and the ms until it has enough.
 local time = redis.call('TIME')
@@ -11,9 +13,19 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local id, lease, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local accounts = #KEYS / 3
 local held = 0
+for n, key in ipairs(KEYS) do
+  local kind, ours = redis.call('TYPE', key).ok, n % 3 == 0 and 'hash' or 'zset'
+  if kind ~= ours and kind ~= 'none' then
+    redis.call('DEL', key)
+  end
+  if ours == 'zset' then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+    for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. now + lease, '+inf', 'LIMIT', 0, 1000)) do
+      redis.call('ZADD', key, now + lease, ahead)
+    end
+  end
+end
 for n = 1, accounts do
-  redis.call('ZREMRANGEBYSCORE', KEYS[3 * n - 2], '-inf', now)
-  redis.call('ZREMRANGEBYSCORE', KEYS[3 * n - 1], '-inf', now)
   redis.call('ZREM', KEYS[3 * n - 1], id)
   if redis.call('ZSCORE', KEYS[3 * n - 2], id) then
     held = held + 1
@@ -30,8 +42,14 @@ for n = 1, accounts do
   local most, rate = tonumber(ARGV[3 * n + 2]), tonumber(ARGV[3 * n + 4])
   if rate >= 0 then
     local known = redis.call('HMGET', bucket, 'level', 'at')
-    local filled = math.max(0, now - (known[2] or now)) * rate / 60000
-    level[n] = math.min(rate, (known[1] or rate) + filled)
+    local at = tonumber(known[2]) or now
+    level[n] = math.min(rate, (tonumber(known[1]) or rate) + math.max(0, now - at) * rate / 60000)
+    if level[n] ~= level[n] or level[n] == -math.huge then
+      level[n] = rate
+    end
+    if at > now then
+      redis.call('HSET', bucket, 'at', now)
+    end
     local lacking = (math.min(tokens, rate) - level[n]) * 60000 / rate
     if tokens > 0 and lacking > longest then
       longest, short = lacking, n

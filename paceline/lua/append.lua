@@ -6,7 +6,7 @@
 -- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>". A record that lost what happened since an
 -- earlier owner is as good as none, and so is half a record.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch or tonumber(epoch) < tonumber(ARGV[2]) then
+if not tonumber(epoch) or tonumber(epoch) < tonumber(ARGV[2]) then
   return 'UNKNOWN'
 end
 if epoch ~= ARGV[2] then

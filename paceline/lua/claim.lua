@@ -7,7 +7,7 @@
 -- "FENCED <text>" when the record has that epoch already, or a later one. Half a record is none.
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'claim')
 local epoch, claim = known[1], known[2]
-if not epoch then
+if not tonumber(epoch) then
   return 'UNKNOWN'
 end
 if tonumber(epoch) > tonumber(ARGV[2]) or (epoch == ARGV[2] and claim ~= ARGV[3]) then

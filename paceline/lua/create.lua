@@ -1,9 +1,12 @@
 -- Record a new session.
 -- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, model, sampling JSON, reply, prompt, committed.
 -- Replies "OK", or "EXISTS" when the session is recorded already.
-if redis.call('EXISTS', KEYS[1]) == 1 then
+-- What is of another type is no session's.
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'hash' then
   return 'EXISTS'
 end
+redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'model', ARGV[3], 'sampling', ARGV[4],
   'reply', ARGV[5], 'prompt', ARGV[6], 'finish', '')
 redis.call('SET', KEYS[2], ARGV[7], 'EX', ARGV[1])

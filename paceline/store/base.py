@@ -22,7 +22,7 @@ class BaseMismatch(StoreError):
 
 
 class UnknownSession(StoreError):
-    """No such session is recorded (any more), or only as an earlier owner left it."""
+    """No such session is recorded (any more), or only as an earlier owner left it, or not as a session."""
 
 
 class SessionExists(StoreError):

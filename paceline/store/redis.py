@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.redis_client import Argument, Call, RedisClient, RedisUnavailable, Script
+from paceline.redis_client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store.base import (
     Append,
@@ -85,8 +85,8 @@ class RedisStore:
         ]
         replies = await self._client.run_each(_APPEND, calls)
         return [
-            _unavailable(reply)
-            if isinstance(reply, RedisUnavailable)
+            _failure(append.key.session_id, reply)
+            if isinstance(reply, Exception)
             else _refusal(append.key.session_id, reply)
             for append, reply in zip(appends, replies, strict=True)
         ]
@@ -113,7 +113,7 @@ class RedisStore:
         """See `SessionStore.ping`."""
         try:
             await self._client.ping()
-        except RedisUnavailable as error:
+        except (RedisUnavailable, BadValue) as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
@@ -123,15 +123,22 @@ class RedisStore:
     async def _run(self, script: Script, session_id: str, *args: Argument) -> Any:
         try:
             reply = await self._client.run(script, _keys(session_id), self._ttl, *args)
-        except RedisUnavailable as error:
-            raise _unavailable(error) from error
+        except (RedisUnavailable, BadValue) as error:
+            raise _failure(session_id, error) from error
         refusal = _refusal(session_id, reply)
         if refusal is not None:
             raise refusal
         return reply
 
 
-def _unavailable(error: RedisUnavailable) -> StoreUnavailable:
+def _failure(session_id: str, error: Exception) -> StoreError:
+    """What kept a script from its work: a record that is none is as good as lost."""
+    if isinstance(error, BadValue):
+        return UnknownSession(f"session {session_id}: what is recorded is no session")
+    return _unavailable(error)
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"the session store does not answer: {error}")
 
 
@@ -156,19 +163,22 @@ def _fields(record: SessionRecord) -> tuple[Argument, ...]:
 
 
 def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRecord:
-    """What a script replied: the hash's names and values in turn, and the ids."""
+    """What a script replied: the hash's names and values in turn, and the ids. Raises `UnknownSession`."""
     names_and_values, ids = reply
     meta = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
-    reason = meta[b"finish"].decode()
-    return SessionRecord(
-        key=SessionKey(session_id, int(meta[b"epoch"])),
-        model_id=meta[b"model"].decode(),
-        prompt_ids=_unpack(meta[b"prompt"]),
-        sampling=_sampling_from_json(meta[b"sampling"]),
-        committed_ids=_unpack(ids),
-        reply=meta[b"reply"].decode(),
-        finish_reason=FinishReason(reason) if reason else None,
-    )
+    try:
+        reason = meta[b"finish"].decode()
+        return SessionRecord(
+            key=SessionKey(session_id, int(meta[b"epoch"])),
+            model_id=meta[b"model"].decode(),
+            prompt_ids=_unpack(meta[b"prompt"]),
+            sampling=_sampling_from_json(meta[b"sampling"]),
+            committed_ids=_unpack(ids),
+            reply=meta[b"reply"].decode(),
+            finish_reason=FinishReason(reason) if reason else None,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise _failure(session_id, BadValue()) from error
 
 
 def _sampling_to_json(sampling: SamplingParams) -> str:

@@ -293,6 +293,23 @@ async def test_without_a_ledger_nobody_new_gets_in_and_it_is_told_later(ledger: 
             pass
 
 
+async def test_what_a_ledger_need_not_hear_any_more_does_not_pile_up_while_it_is_away(
+    ledger: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "LEASE_SECONDS", 0.1)
+    monkeypatch.setattr(admission, "_SETTLE_SECONDS", 0.05)
+    refused, charged = key("a", 1, 0), key("b", None, None, 6000)
+    async with door(ledger) as doors:
+        async with asking(doors, charged, prompt=600):
+            ledger.there = False
+        for _ in range(20):
+            await refusal(doors, refused)
+        await wait_until(lambda: len(doors._ended) == 1, "only the charge is kept", 10)
+        ledger.there = True
+        await wait_until(lambda: not doors._ended, "it hears of that", 10)
+        assert 5400 <= await ledger.left(Account("key:b", charged.limits)) < 5500
+
+
 async def test_a_session_that_is_resumed_keeps_its_place_and_is_not_charged_again(ledger: Watched) -> None:
     caller = key("a", 1, 0, 6000)
     async with door(ledger) as doors:

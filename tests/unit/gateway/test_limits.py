@@ -201,6 +201,18 @@ async def test_a_ledger_that_is_back_learns_what_was_let_in_without_it() -> None
     assert await outcome(ledger, "3") is Outcome.FULL
 
 
+async def test_a_clock_that_goes_back_takes_no_tokens_and_keeps_no_place() -> None:
+    times = [1000.0]
+    ledger, account = MemoryLedger(lambda: times[0]), Account("k", Limits(1, 0, 60))
+    first = await ledger.admit(Ask("1", (account,), 30))
+    assert first.left == (30,)
+    times[0] = 100.0
+    assert (await ledger.admit(Ask("2", (account,), 30))).outcome is Outcome.FULL
+    times[0] += LEASE_SECONDS + 1
+    verdict = await ledger.admit(Ask("2", (account,), 30))
+    assert (verdict.outcome, verdict.left) == (Outcome.ADMITTED, (16,))
+
+
 @pytest.mark.parametrize("limits", [Limits(), Limits(queued_requests=3)])
 def test_a_queue_alone_is_no_limit(limits: Limits) -> None:
     assert not limits.any
