@@ -9,15 +9,13 @@ if __name__ == "__main__":
     collector.rest()
 
 import asyncio
-import logging
 import socket
-
-import uvicorn
 
 from gateway.admission import Admission
 from gateway.api import Gateway, build_app
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet
+from gateway.http_server import HttpServer
 from gateway.key_check import KeyCheck
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
@@ -30,7 +28,7 @@ from paceline.addresses import join_address, listen, why_not
 from paceline.handshake import Served
 from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role
-from paceline.rpc import CLEAN_UP_SECONDS, run_service, start_server
+from paceline.rpc import run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
 from paceline.tls import Identity
@@ -94,20 +92,12 @@ async def serve(
         interceptors=[KeyCheck(keys)],
         identity=public_identity,
     )
-    http_config = uvicorn.Config(
+    http_server = HttpServer(
         build_app(gateway),
-        # The other one answers requests that come one behind the other with errors of its own.
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
+        public_identity,
+        keep_alive_seconds=settings.keep_alive_seconds,
+        grace_seconds=settings.grace_seconds,
     )
-    if public_identity is not None:
-        http_config.load()
-        http_config.ssl = public_identity.https_context()
-    http_server = _HttpServer(http_config)
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     serving = asyncio.create_task(http_server.serve(sockets=listeners))
     http_address = join_address(settings.host, listeners[0].getsockname()[1])
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
@@ -124,27 +114,6 @@ async def serve(
     await ledger.close()
     if store is not None:
         await store.close()
-
-
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to `run_service`; when it has stopped, the requests that it has cut have ended, too."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running requests end within the grace period."""
-        await super().shutdown(sockets)
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=CLEAN_UP_SECONDS)
-
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        """Install nothing."""
-        from contextlib import nullcontext
-
-        return nullcontext()
-
-
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Not the traceback of each request that the grace has cut: how many, uvicorn says by itself."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _ledger(settings: GatewaySettings) -> Ledger:

@@ -77,6 +77,13 @@ class GatewaySettings(StoreSettings):
     client_stall_seconds: float = Field(
         60.0, ge=1, le=3600, description="A client that takes nothing of its stream for so long is let go."
     )
+    keep_alive_seconds: float = Field(
+        90.0,
+        ge=1,
+        le=3600,
+        description="How long a connection without a request stays open; longer than a proxy in front keeps "
+        "its own.",
+    )
     request_seconds: float = Field(
         0, ge=0, description="Longest time for a request over HTTP, which may ask for less; 0 sets none."
     )
