@@ -78,6 +78,7 @@ async def serve(
         max_body_bytes=settings.max_body_bytes,
         request_seconds=settings.request_seconds,
         client_stall_seconds=settings.client_stall_seconds,
+        cors_origins=settings.cors_allowed,
     )
     listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
     fleet.start()

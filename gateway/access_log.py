@@ -1,4 +1,4 @@
-"""One line in the log for every HTTP request, and its id in the response."""
+"""What is done around every HTTP request: its line in the log, its id, its path without a last slash."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ log = telemetry.logger(__name__)
 
 _REQUEST_ID = "x-request-id"
 _LONGEST_ID = 128
+# Of these only what fails is worth a line: they come every few seconds, for ever.
+_PROBES = frozenset({"/health", "/healthz", "/readyz"})
 
 
 class AccessLog:
@@ -37,7 +39,8 @@ class AccessLog:
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[_REQUEST_ID] = request_id
-                log.info(
+                quiet = scope["path"].rstrip("/") in _PROBES and message["status"] < 400
+                (log.debug if quiet else log.info)(
                     "request",
                     method=scope["method"],
                     path=scope["path"],
@@ -48,3 +51,19 @@ class AccessLog:
             await send(message)
 
         await self._app(scope, receive, observed)
+
+
+class Slashless:
+    """ASGI middleware: a path with a slash at its end is the same path without.
+
+    A redirect in its place would have no body, and many clients follow none with a POST.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on."""
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)

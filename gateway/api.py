@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from opentelemetry.trace import Span, SpanKind
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from gateway import errors, headers, openapi, replies, schema
-from gateway.access_log import AccessLog
+from gateway import body, errors, headers, openapi, replies, schema
+from gateway.access_log import AccessLog, Slashless
 from gateway.caller import Caller
 from gateway.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.errors import RequestError
@@ -26,14 +27,16 @@ from gateway.prompt import ChatTurn, Prompts
 from gateway.replies import Reply
 from gateway.request import Wishes, ask, served_model
 from gateway.sessions import Sessions
+from gateway.tokenizing import Tokenizing
 from paceline import __version__, telemetry
 from paceline.api_keys import Scope
 from paceline.store import StoreUnavailable
 
 log = telemetry.logger(__name__)
 
-# How long a request's body may take.
-_BODY_SECONDS = 30.0
+# Larger bodies are parsed beside the event loop, and wait at most so long for that.
+_LARGE_BYTES = 64 << 10
+_PARSE_SECONDS = 10.0
 # After so long without an event a stream says that it waits: silent connections are taken for dead ones.
 _IDLE_SECONDS = 5.0
 
@@ -51,6 +54,7 @@ class Gateway:
         max_body_bytes: int,
         request_seconds: float,
         client_stall_seconds: float,
+        cors_origins: Sequence[str] = (),
     ) -> None:
         """Without keys everybody is served."""
         self.prompts = prompts
@@ -60,25 +64,24 @@ class Gateway:
         self.max_body_bytes = max_body_bytes
         self.request_seconds = request_seconds
         self.client_stall_seconds = client_stall_seconds
+        self.cors_origins = cors_origins
         self.started = int(time.time())
         self.draining = False
+        self.parsing = Tokenizing()
 
-    async def body(self, request: Request) -> bytes:
-        """The request's body. Raises `RequestError` as soon as it is over the limit, or too slow."""
-        parts: list[bytes] = []
-        size = 0
+    async def asked(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
+        """What the request asks for. Raises `RequestError`."""
+        body.check_media_type(request)
+        given = await body.read(request, self.max_body_bytes)
+        if len(given) <= _LARGE_BYTES:
+            return schema.parse(given, kind)
+        until = asyncio.get_running_loop().time() + _PARSE_SECONDS
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self.max_body_bytes:
-                        raise schema.too_large(self.max_body_bytes)
-                    parts.append(part)
+            return await self.parsing.run(
+                caller.id, len(given), lambda: schema.parse(given, kind), until=until
+            )
         except TimeoutError:
-            raise RequestError(
-                errors.SLOW_BODY, f"the body has not come within {_BODY_SECONDS:g} seconds"
-            ) from None
-        return b"".join(parts)
+            raise RequestError(errors.OVERLOADED, "too many large bodies wait to be read") from None
 
     def chat(self, asked: schema.ChatRequest) -> Generation | Asked:
         """The session of a chat request."""
@@ -142,29 +145,45 @@ def build_app(gateway: Gateway) -> FastAPI:
         description="OpenAI-compatible API of a Paceline gateway.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     openapi.describe(app, schema.ChatRequest, schema.CompletionRequest)
     _add_error_handlers(app)
 
+    app.add_middleware(Slashless)
+    if gateway.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=gateway.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     app.add_middleware(AccessLog)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether a request sent now would be served."""
         problem = await _not_ready(gateway)
         return JSONResponse({"status": problem or "ok"}, 503 if problem else 200)
 
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         """The model served."""
         headers.caller(gateway.keys, request)
         return {"object": "list", "data": [_model(gateway)]}
 
+    @app.head("/v1/models/{name:path}", include_in_schema=False)
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
         """One model."""
@@ -177,14 +196,14 @@ def build_app(gateway: Gateway) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
-        asked = schema.parse(await gateway.body(request), schema.ChatRequest)
+        asked = await gateway.asked(request, caller, schema.ChatRequest)
         return await _respond(gateway, request, caller, asked, gateway.chat(asked))
 
     @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
-        asked = schema.parse(await gateway.body(request), schema.CompletionRequest)
+        asked = await gateway.asked(request, caller, schema.CompletionRequest)
         return await _respond(gateway, request, caller, asked, gateway.completion(asked))
 
     @app.get("/v1/sessions/{session_id}/events")
@@ -335,7 +354,9 @@ async def _not_ready(gateway: Gateway) -> str:
         try:
             await gateway.sessions.store.ping()
         except StoreUnavailable as error:
-            return str(error)
+            # Where it is, is for the log: anybody may ask here.
+            log.warning("the session store does not answer", why=str(error))
+            return "the session store does not answer"
     return ""
 
 
@@ -361,5 +382,5 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected error in a request", path=request.url.path, exc_info=error)
-        body = RequestError(errors.INTERNAL, "internal error; the gateway's log has the details").body()
-        return JSONResponse(body, 500)
+        told = RequestError(errors.INTERNAL, "internal error; the gateway's log has the details")
+        return JSONResponse(told.body(), 500)

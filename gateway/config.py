@@ -84,6 +84,11 @@ class GatewaySettings(StoreSettings):
         description="How long a connection without a request stays open; longer than a proxy in front keeps "
         "its own.",
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of web pages that may use the HTTP API from a browser, separated by commas; * "
+        "is all of them, empty none.",
+    )
     request_seconds: float = Field(
         0, ge=0, description="Longest time for a request over HTTP, which may ask for less; 0 sets none."
     )
@@ -111,6 +116,11 @@ class GatewaySettings(StoreSettings):
     def limits(self) -> Limits:
         """Those of everybody together."""
         return Limits(self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None)
+
+    @property
+    def cors_allowed(self) -> tuple[str, ...]:
+        """`cors_origins`, split."""
+        return tuple(part.strip() for part in self.cors_origins.split(",") if part.strip())
 
     @property
     def verifier_addresses(self) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ class EventStream(StreamingResponse):
     def __init__(self, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         """`parts`: whole events, as bytes."""
         super().__init__(
-            parts, media_type="text/event-stream", headers={"cache-control": "no-cache", **headers}
+            parts,
+            media_type="text/event-stream",
+            # nginx would hold events back until its buffer is full.
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers},
         )
         self._parts = parts
 

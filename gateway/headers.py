@@ -15,6 +15,8 @@ from paceline.api_keys import Scope
 
 _TIMEOUT = "x-request-timeout"
 _EVENT_IDS = "x-event-ids"
+# Longer than any session; a deadline beyond is none. gRPC's clock overflows at some 292 years.
+_LONGEST_SECONDS = 30 * 86400.0
 # What a client is told that may try again where nobody knows when.
 _RETRY_SECONDS = 1.0
 
@@ -39,7 +41,7 @@ def deadline(request: Request, most_seconds: float) -> float | None:
         if not asked > 0:
             raise RequestError(INVALID, "must be a number of seconds above 0", _TIMEOUT)
         seconds = min(seconds, asked)
-    return None if seconds == math.inf else time.monotonic() + seconds
+    return None if seconds >= _LONGEST_SECONDS else time.monotonic() + seconds
 
 
 def wants_event_ids(request: Request) -> bool:

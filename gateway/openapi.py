@@ -29,6 +29,67 @@ _ERROR = {
         }
     },
 }
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+_USAGE = {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT}
+_FINISH = {"type": ["string", "null"], "description": "Why it ended: stop, length, cancelled."}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": sorted(properties), "properties": properties}
+
+
+def _answer(name: str, **choice: Any) -> dict[str, Any]:
+    """The whole or a piece of a completion."""
+    one = _object(index=_COUNT, finish_reason=_FINISH, **choice)
+    made = _object(
+        id=_TEXT,
+        object={"const": name},
+        created=_COUNT,
+        model=_TEXT,
+        choices={"type": "array", "items": one},
+    )
+    extension = {"type": "object", "description": "What the session cost and what speculation gave it."}
+    made["properties"] |= {"usage": _object(**_USAGE), "paceline": extension, "system_fingerprint": _TEXT}
+    return made
+
+
+_MESSAGE = _object(role=_TEXT, content=_TEXT)
+_DELTA = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}}
+_MODEL = _object(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT)
+_ANSWERS = {
+    "Error": _ERROR,
+    "Status": _object(status={**_TEXT, "description": "ok, or what is wrong."}),
+    "Model": _MODEL,
+    "ModelList": _object(
+        object={"const": "list"}, data={"type": "array", "items": {"$ref": _REFERENCE.format(model="Model")}}
+    ),
+    "ChatCompletion": _answer("chat.completion", message=_MESSAGE),
+    "ChatCompletionChunk": _answer("chat.completion.chunk", delta=_DELTA),
+    "Completion": _answer("text_completion", text=_TEXT),
+    "SessionEnd": _object(id=_TEXT, object={"const": "session"}, finish_reason=_TEXT),
+}
+# What a route answers with: the whole, and each event of a stream.
+_OF_ROUTE: dict[str, tuple[str | None, str | None]] = {
+    "/health": ("Status", None),
+    "/healthz": ("Status", None),
+    "/readyz": ("Status", None),
+    "/v1/models": ("ModelList", None),
+    "/v1/models/{name}": ("Model", None),
+    "/v1/chat/completions": ("ChatCompletion", "ChatCompletionChunk"),
+    "/v1/completions": ("Completion", "Completion"),
+    "/v1/sessions/{session_id}/events": (None, "ChatCompletionChunk"),
+    "/v1/sessions/{session_id}": ("SessionEnd", None),
+}
+_REFUSALS = {
+    "400": "The request is wrong; `param` names the field.",
+    "401": "No API key, or one that is not known.",
+    "403": "The API key lacks the scope.",
+    "404": "There is no such model, session or route.",
+    "429": "Over a limit; `Retry-After` says when to try again.",
+    "503": "Cannot be served now; `Retry-After` says when to try again.",
+}
+_BEARER = "bearer"
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -53,12 +114,37 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for name in _FASTAPIS_OWN:
         schemas.pop(name, None)
-    schemas |= {**definitions["$defs"], "Error": _ERROR}
-    for operations in made["paths"].values():
+    schemas |= {**definitions["$defs"], **_ANSWERS}
+    made["components"]["securitySchemes"] = {
+        _BEARER: {"type": "http", "scheme": "bearer", "description": "An API key, where keys are demanded."}
+    }
+    for path, operations in made["paths"].items():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = {"description": "Refused", "content": _json("Error")}
+            operation["responses"] = _responses(path)
+            if path.startswith("/v1/"):
+                operation["security"] = [{_BEARER: []}, {}]
     return made
+
+
+def _responses(path: str) -> dict[str, Any]:
+    whole, event = _OF_ROUTE[path]
+    content = {} if whole is None else _json(whole)
+    if event is not None:
+        content["text/event-stream"] = {
+            "schema": {
+                "type": "string",
+                "description": f"With `stream: true`: events whose data are each a {event}, then `[DONE]`.",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": _REFERENCE.format(model=event)},
+            }
+        }
+    told: dict[str, Any] = {"200": {"description": "Served", "content": content}}
+    if path.startswith("/v1/"):
+        told |= {status: {"description": why, "content": _json("Error")} for status, why in _REFUSALS.items()}
+    elif path != "/healthz":
+        told["503"] = {"description": "A request sent now would not be served", "content": _json("Status")}
+    told["default"] = {"description": "Refused", "content": _json("Error")}
+    return told
 
 
 def _json(name: str) -> dict[str, Any]:

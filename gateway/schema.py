@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -16,7 +15,8 @@ from pydantic import (
 )
 
 from gateway import neutral
-from gateway.errors import INVALID, TOO_LARGE, UNSUPPORTED, RequestError
+from gateway.body import fields_of
+from gateway.errors import UNSUPPORTED, RequestError
 from gateway.problems import first_problem, invalid
 
 MAX_MESSAGES = 2048
@@ -114,7 +114,7 @@ class Message(Strict):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="before")
@@ -146,18 +146,7 @@ R = TypeVar("R", ChatRequest, CompletionRequest)
 
 def parse(body: bytes, kind: type[R]) -> R:
     """The request in a body. Raises `RequestError` that names the first thing wrong."""
-    try:
-        fields = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-        if b"\\u" in body:
-            json.dumps(fields, ensure_ascii=False).encode()  # finds halves of surrogate pairs
-    except UnicodeDecodeError as error:
-        raise RequestError(INVALID, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
-    except UnicodeEncodeError:
-        raise RequestError(INVALID, "the body holds half a surrogate pair, which is no text") from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(INVALID, f"the body is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise RequestError(INVALID, "the body must be a JSON object")
+    fields = fields_of(body)
     neutral.strip(fields, frozenset(kind.model_fields))
     if kind is CompletionRequest:
         fields["prompt"] = _one_prompt(fields.get("prompt"))
@@ -180,12 +169,3 @@ def _one_prompt(prompt: Any) -> Any:
             UNSUPPORTED, f"one prompt per request is served, and this one has {len(prompt)}", "prompt"
         )
     return prompt[0]
-
-
-def too_large(limit: int) -> RequestError:
-    """The error for a body over the limit."""
-    return RequestError(TOO_LARGE, f"the body is larger than {limit} bytes")
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

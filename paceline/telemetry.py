@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -153,6 +154,7 @@ def _setup_logs(service: str, level: str, form: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
+            printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -160,6 +162,26 @@ def _setup_logs(service: str, level: str, form: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+# Whatever a terminal may take for an order, and what it may take for the end of a line.
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+_CONTROL_OF_TEXTS = re.compile("(?![\n\t])" + _CONTROL.pattern)
+# Of lines that are several by themselves.
+_TEXTS = frozenset({"exception", "stack"})
+
+
+def _escape(found: re.Match[str]) -> str:
+    return repr(found[0])[1:-1]
+
+
+def printable(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor of structlog: control characters, which may be a client's, as their escapes."""
+
+    for key, value in line.items():
+        if isinstance(value, str):
+            line[key] = (_CONTROL_OF_TEXTS if key in _TEXTS else _CONTROL).sub(_escape, value)
+    return line
 
 
 def logger(name: str) -> Any:

@@ -23,7 +23,7 @@ from tests.pods import MODEL
 
 ANSWER_SECONDS = 60.0
 _SILENCE_SECONDS = 0.2
-_DOCUMENTED = {200, 400, 404, 405, 408, 413, 429}
+_DOCUMENTED = {200, 400, 404, 405, 408, 413, 415, 429, 431}
 _STATUS_LINES = re.compile(rb"^HTTP/1\.1 (\d{3})", re.MULTILINE)
 _PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60)
 

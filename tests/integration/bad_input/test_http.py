@@ -103,9 +103,9 @@ def test_a_bad_chat(fleet: Pods, changes: dict[str, Any], param: str) -> None:
         (b'{"model": "tiny", "prompt": "\xff\xfe"}', 400, "not UTF-8"),
         (b'{"model": "tiny", "prompt": "\\ud800"}', 400, "surrogate"),
         (b'{"model": "\\ud800", "prompt": "x"}', 400, "surrogate"),
-        (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', 400, "not a JSON number"),
+        (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', 400, "not JSON"),
         (b'{"model": "tiny", "prompt": "' + b"x" * 70_000 + b'"}', 413, "larger than 65536 bytes"),
-        (b"[" * 60_000, 400, "not JSON"),
+        (b"[" * 10_000, 400, "not JSON"),
     ],
     ids=["empty", "torn", "list", "bytes", "surrogate", "surrogate model", "nan", "large", "deep"],
 )

@@ -1,0 +1,108 @@
+"""A request's body: who may send it, how it is read, and the JSON in it, with bounds before any work."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from pydantic_core import from_json
+
+from gateway.errors import INVALID, MEDIA_TYPE, SLOW_BODY, TOO_LARGE, RequestError
+
+# How long a request's body may take.
+_BODY_SECONDS = 30.0
+# Of a body's JSON. A prompt of ids is the longest list that asks for something; all else is far smaller.
+MAX_VALUES = 1 << 18
+MAX_CONTAINERS = 1 << 14
+MAX_KEYS = 1 << 15
+# Items of any field but the prompt.
+MAX_ITEMS = 4096
+# Smaller ones cannot hold more than that: some milliseconds of work.
+_SMALL_BYTES = 1 << 14
+
+
+def check_media_type(request: Request) -> None:
+    """Refuse with 415 what a form or a script of a foreign web page can send without asking first.
+
+    Browsers ask (a preflight) before they send JSON by that name to another origin. Clients that are no
+    browsers may leave the name out.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given == "application/json" or (given.startswith("application/") and given.endswith("+json")):
+        return
+    if not given and {"origin", "sec-fetch-site"}.isdisjoint(request.headers):
+        return
+    was = f", not {given[:100]!r}" if given else ""
+    raise RequestError(MEDIA_TYPE, f"content-type must be application/json{was}", "Content-Type")
+
+
+async def read(request: Request, most_bytes: int) -> bytes:
+    """The request's body. Raises `RequestError` as soon as it is over the limit, or too slow."""
+    too_large = RequestError(TOO_LARGE, f"the body is larger than {most_bytes} bytes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most_bytes:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most_bytes:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        raise RequestError(SLOW_BODY, f"the body has not come within {_BODY_SECONDS:g} seconds") from None
+    return b"".join(parts)
+
+
+def fields_of(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises `RequestError`.
+
+    Of a name that stands twice the last counts, as it does for OpenAI.
+    """
+    _bound(body)
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(INVALID, f"the body is not JSON: {_why(body, error)}") from None
+    if not isinstance(fields, dict):
+        raise RequestError(INVALID, "the body must be a JSON object")
+    for name, value in fields.items():
+        if name != "prompt" and isinstance(value, list | dict) and len(value) > MAX_ITEMS:
+            raise RequestError(INVALID, f"{name[:100]}: more than {MAX_ITEMS} items", name[:100])
+    return fields
+
+
+def _why(body: bytes, error: ValueError) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"it is not UTF-8: {wrong.reason} at byte {wrong.start}"
+    said = str(error)
+    return f"half a surrogate pair is no text ({said})" if "hex escape" in said else said
+
+
+def _bound(body: bytes) -> None:
+    """Refuse more values, keys or containers than any request has, by counting the signs between strings."""
+    if len(body) <= _SMALL_BYTES:
+        return
+    signs = (body.count(b","), body.count(b":"), body.count(b"[") + body.count(b"{"))
+    if not _beyond(*signs):
+        return
+    # Perhaps they stand in strings, where they are text.
+    flat = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    inside = np.bitwise_xor.accumulate((flat == ord('"')).view(np.uint8))
+    count = np.bincount(flat[inside == 0], minlength=256)
+    if what := _beyond(int(count[ord(",")]), int(count[ord(":")]), int(count[ord("[")] + count[ord("{")])):
+        raise RequestError(INVALID, f"the body holds more than {what}")
+
+
+def _beyond(values: int, keys: int, containers: int) -> str:
+    if values > MAX_VALUES:
+        return f"{MAX_VALUES} values"
+    if keys > MAX_KEYS:
+        return f"{MAX_KEYS} keys"
+    return f"{MAX_CONTAINERS} lists and objects" if containers > MAX_CONTAINERS else ""
