@@ -66,6 +66,11 @@ class Detokenizer:
         # Whether any text is out: a tokenizer may drop a text's first space, and only that.
         self._begun = False
 
+    def follow(self, prompt_ids: Sequence[int]) -> None:
+        """Continue a prompt's text, so that it and the new text are that of all ids: the first space, too."""
+        texts = self._texts
+        self._begun = any(token < texts.size and token not in texts.silent for token in prompt_ids)
+
     def push(self, token_ids: Sequence[int]) -> str:
         """New text; empty while a character is incomplete."""
         texts = self._texts

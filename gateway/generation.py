@@ -14,7 +14,7 @@ from paceline.store import SessionRecord
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an HTTP reply is written. Sessions begun over gRPC have the default."""
+    """How an HTTP reply is written; `kind` says of a session begun over gRPC, too, what its prompt was."""
 
     kind: Literal["chat", "text"] = "text"
     include_usage: bool = False

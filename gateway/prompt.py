@@ -16,7 +16,10 @@ from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import CONTEXT_LENGTH, INVALID, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
 from gateway.tokenizing import Tokenizing
+from paceline import telemetry
 from paceline.handshake import vocab_fingerprint
+
+log = telemetry.logger(__name__)
 
 # Longer texts are tokenised on a thread and in turn, so that they hold up nobody.
 _SHORT_CHARACTERS = 2000
@@ -121,7 +124,10 @@ class Prompt:
 
 
 def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[int]:
-    """Ids that end a text: of the generation config, the model's config and the tokenizer."""
+    """Ids that end a text: of the generation config, the model's config and the tokenizer.
+
+    Some models name ids that they have no logit for; these are never drawn, and verifiers refuse them.
+    """
     found: set[int] = set()
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     sources: list[Any] = [getattr(config, "eos_token_id", None), tokenizer.eos_token_id]
@@ -134,4 +140,8 @@ def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[
             found.add(source)
         elif source is not None:
             found.update(source)
-    return frozenset(found)
+    vocab_size = config.get_text_config(decoder=True).vocab_size
+    foreign = sorted(token for token in found if not 0 <= token < vocab_size)
+    if foreign:
+        log.warning("stop ids outside the vocabulary are left out", ids=foreign, vocab_size=vocab_size)
+    return frozenset(found.difference(foreign))

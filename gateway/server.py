@@ -13,7 +13,7 @@ import grpc
 from gateway.api import Gateway, observed
 from gateway.errors import CONTEXT_LENGTH, INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
-from gateway.generation import Asked, Generation
+from gateway.generation import Asked, Form, Generation
 from gateway.key_check import as_refused, calling
 from gateway.prompt import ChatTurn, Prompt
 from gateway.request import Wishes, ask, served_model
@@ -129,7 +129,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             prompt = _ids(request.tokens, served.max_context)
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
-        return ask(prompt, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind)
+        form = Form("chat" if kind == "chat" else "text")
+        return ask(prompt, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind, form=form)
 
 
 @contextmanager

@@ -97,6 +97,8 @@ class Following:
         self._wanted = wanted
         self._caller = caller
         self._detokenizer = detokenizer
+        if wanted.form.kind == "text":
+            detokenizer.follow(wanted.prompt_ids)
         self._stops = StopStrings(wanted.stops)
         self._committed: list[int] = []
         self._durable = True

@@ -177,6 +177,59 @@ def test_chunks_add_up_with_word_pieces(ids: list[int], sizes: list[int]) -> Non
     assert "".join(stream(WORDS, ids, sizes)) == whole(WORDS, ids)
 
 
+def metaspace(prepend_scheme: str) -> PreTrainedTokenizerFast:
+    """As Unigram models of SentencePiece come: a space begins a piece, and a text's first one is dropped."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), *((piece, -1.0) for piece in PIECES)]
+    made = Tokenizer(models.Unigram(pieces, unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme)
+    made.decoder = decoders.Metaspace(prepend_scheme=prepend_scheme)
+    made.add_special_tokens([AddedToken("<unk>", special=True), AddedToken("<s>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>")
+
+
+def byte_level(*, add_prefix_space: bool) -> PreTrainedTokenizerFast:
+    """As GPT-2 and GPT-NeoX come: every byte has a character, and a space is one of them."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|endoftext|>"]
+    made = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
+
+
+KINDS = {
+    "byte fallback": FALLBACK,
+    "word pieces": WORDS,
+    "unigram, first": metaspace("first"),
+    "unigram, always": metaspace("always"),
+    "byte level": byte_level(add_prefix_space=False),
+    "byte level, prefix space": byte_level(add_prefix_space=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(prompt=st.text("a bthe.\n", max_size=12), text=st.text("a bthe.\n", max_size=12), sizes=CUTS)
+@example(prompt="a the", text=" the a", sizes=[])
+def test_a_continuation_and_its_prompt_are_the_text_of_all_ids(
+    kind: str, prompt: str, text: str, sizes: list[int]
+) -> None:
+    """The first space, too, which tokenizers of some kinds drop from the beginning of a text."""
+    tokenizer = KINDS[kind]
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = tokenizer("a" + text, add_special_tokens=False)["input_ids"]
+    detokenizer = Detokenizer(TokenTexts.of(tokenizer))
+    detokenizer.follow(prompt_ids)
+    told = "".join([*(detokenizer.push(piece) for piece in cut(ids, sizes)), detokenizer.flush()])
+    assert whole(tokenizer, prompt_ids) + told == whole(tokenizer, [*prompt_ids, *ids])
+
+
+def test_a_text_behind_special_tokens_only_is_at_its_beginning() -> None:
+    detokenizer = Detokenizer(TokenTexts.of(FALLBACK))
+    detokenizer.follow([1])
+    ids = FALLBACK("a", add_special_tokens=False)["input_ids"]
+    assert detokenizer.push(ids) + detokenizer.flush() == whole(FALLBACK, [1, *ids]) == "a"
+
+
 def test_a_step_decodes_no_more_as_the_text_grows(tokenizer: Any) -> None:
     texts = TokenTexts.of(tokenizer)
     decoded: list[int] = []
