@@ -31,7 +31,7 @@ def main(folders: list[str]) -> None:
     ranks = Ranks.launched()
     device = ranks.join(torch.device("cpu"))
     for folder in folders:
-        model, shape = load_weights(folder, device=device, dtype=torch.float32, ranks=ranks.size)
+        model, shape, _ = load_weights(folder, device=device, dtype=torch.float32, ranks=ranks.size)
         if ranks.leads:
             leader = LeadingDecoder(model, shape, device, ranks=ranks)
             print(json.dumps(texts(leader)), flush=True)

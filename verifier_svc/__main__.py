@@ -17,8 +17,9 @@ import torch
 
 from paceline import telemetry
 from paceline.engine import parallel
+from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
-from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, choose_device
+from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
 from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role

@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError
+from paceline.engine.loading import ModelError
+from paceline.engine.model import BLOCK_SIZE, Decoder
 
 # Share of what is free after the weights were loaded. A CPU's memory also serves everybody else.
 CPU_SHARE = 0.4

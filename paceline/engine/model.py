@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, PreTrainedModel
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -22,24 +22,18 @@ from paceline.engine.attention import (
 )
 from paceline.engine.attention_flex import FlexAttention
 from paceline.engine.attention_kernels import KernelAttention, kv_layout
+from paceline.engine.check import LONGEST, NotServedError, OwnLogits, Report, check
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.linear import pack_linears
+from paceline.engine.loading import ModelError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
-from paceline.engine.shape import ModelShape, context_of, hold_rotation, look, watched_mask
+from paceline.engine.shape import ModelShape, check_layer_kinds, context_of, hold_rotation, look, watched_mask
 
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 128
-
-
-# By how much two ways to compute the same logits may differ, relative to them.
-_FUSED_ERROR = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-
-class ModelError(ValueError):
-    """The model cannot be served; the message says why and what to do."""
 
 
 def _text_config(path: str | Path, trust_remote_code: bool) -> Any:
@@ -74,43 +68,48 @@ def load_weights(
     dtype: torch.dtype | None,
     ranks: int = 1,
     trust_remote_code: bool = False,
-) -> tuple[PreTrainedModel, ModelShape]:
+    longest: int = LONGEST,
+) -> tuple[PreTrainedModel, ModelShape, OwnLogits]:
     """A model from a folder or hub id, or this rank's share of it; dtype None keeps the checkpoint's own.
 
     Weights are read from safetensors only: other files are pickles, which run code as they are read.
     `trust_remote_code`: run Python that comes with the model, where transformers has none for it.
+    What the model says of the check's texts (`engine.check`, `longest` too) is asked before the engine's
+    attention takes the place of its own.
 
     Raises `ModelError` where transformers cannot load it as a causal decoder, or not divide it.
     """
     AttentionInterface.register(NAME, ragged_attention)
     AttentionMaskInterface.register(NAME, watched_mask)
-    division: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     try:
         config = _text_config(path, trust_remote_code)
-        own = config.model_type in OWN_ATTENTION
+        check_layer_kinds(config)
+        attends_itself = config.model_type in OWN_ATTENTION
         if ranks > 1:
             _check_division(config, ranks)
-            division["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto")
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype or "auto",
-            attn_implementation="eager" if own else NAME,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            **division,
-        )
+            options["distributed_config"] = DistributedConfig(tp_size=ranks, tp_plan="auto")
+        model = load_causal(path, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+        model.eval().requires_grad_(False).to(device)
+        own = OwnLogits.of(model, context=context_of(config), longest=longest)
+        if attends_itself:
+            # Its mask, which nobody reads then, is the simplest.
+            model.set_attn_implementation("eager")
+            adopt(model, context_of(config))
+        else:
+            model.set_attn_implementation(NAME)
+        hold_rotation(model)
+        shape = look(model, config, ranks=ranks)
     except ModelError:
         raise
+    except (AttentionError, NotServedError) as error:
+        raise ModelError(f"{config.model_type} models are not served: {one_line(error)}") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a causal language model from {path}: {error}") from error
-    model.eval().requires_grad_(False).to(device)
-    hold_rotation(model)
-    if own:
-        adopt(model, context_of(config))
-    try:
-        return model, look(model, config, ranks=ranks)
-    except (AttentionError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise ModelError(f"{config.model_type} models are not served: {error}") from error
+        raise ModelError(f"cannot load a causal language model from {path}: {one_line(error)}") from error
+    except Exception as error:
+        # Whatever a model's code raises is for its maintainers; a user needs to know that it is not served.
+        raise ModelError(f"{path} is not served: {one_line(error)}") from error
+    return model, shape, own
 
 
 def choose_device(name: str) -> torch.device:
@@ -139,11 +138,10 @@ class Decoder:
         self._attention: AttentionBackend = attention
         # A share's layers are transformers' own: collectives are part of them.
         packed = on_cpu and shape.ranks == 1 and pack_linears(model)
-        # Whether a token's bits are its own: known of the CPU's kernels, not claimed for others.
-        self.exact = packed and self._kernels
+        # Whether a token's bits are meant to be its own: of the CPU's kernels, not claimed for others.
+        self._meant_exact = packed and self._kernels
         self._fused: FusedDecoder | None = None
-        if isinstance(attention, KernelAttention):
-            self._fused = self._agreeing(fuse(model, attention))
+        self.report = Report(())
 
     @classmethod
     def load(
@@ -154,10 +152,44 @@ class Decoder:
         dtype: torch.dtype | None,
         kernels: bool | None = None,
         trust_remote_code: bool = False,
+        longest: int = LONGEST,
     ) -> Decoder:
-        """`load_weights` behind one call; `kernels`: see above. Raises `ModelError`."""
-        model, shape = load_weights(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        return cls(model, shape, device, kernels=kernels)
+        """A checked decoder: `load_weights` and `verify` behind one call. Raises `ModelError`."""
+        model, shape, own = load_weights(
+            path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, longest=longest
+        )
+        decoder = cls(model, shape, device, kernels=kernels)
+        decoder.verify(own)
+        return decoder
+
+    def verify(self, own: OwnLogits) -> None:
+        """Hold all ways to serve against the model's own logits; take the fused forward if it passes.
+
+        Raises `ModelError` where the engine does not compute the model.
+        """
+        kind = self.model.config.model_type
+        try:
+            if isinstance(self._attention, KernelAttention):
+                self._fused = fuse(self.model, self._attention)
+            self.report = check(self, own)
+            if self._fused is not None and not self.report.ok:
+                self._fused = None
+                self.report = check(self, own)
+        except NotServedError as error:
+            raise ModelError(f"{kind} models are not served: {error}") from error
+        except Exception as error:
+            raise ModelError(f"{kind} models are not served: {one_line(error)}") from error
+        finally:
+            if self.device.type == "cuda":
+                # What the check's pool took is counted when the pool that serves is sized.
+                torch.cuda.empty_cache()
+        if not self.report.ok:
+            raise ModelError(f"{kind} models are not served: {self.report.complaint()}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether a token's bits are its own: meant to be, and seen by the check in every case."""
+        return self._meant_exact and bool(self.report.cases) and self.report.bitwise
 
     def close(self) -> None:
         """Let go of who computes with it: nobody, as long as it is whole."""
@@ -166,6 +198,11 @@ class Decoder:
     def fused(self) -> bool:
         """Whether it runs without transformers' modules."""
         return self._fused is not None
+
+    @property
+    def block_size(self) -> int:
+        """Positions of a KV block."""
+        return BLOCK_SIZE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,16 +263,3 @@ class Decoder:
                 logits_to_keep=batch.logit_rows,
             )
         return output.logits[0]  # type: ignore[no-any-return]
-
-    def _agreeing(self, fused: FusedDecoder | None) -> FusedDecoder | None:
-        """The fused forward if it gives what the model's modules give, but for rounding."""
-        if fused is None:
-            return None
-        pool = self.kv_pool(1)
-        tokens = [number * 7919 % self.shape.vocab_size for number in range(12)]
-        batch = self.batch([Segment(tokens[:9], 0, (0,), tokens[9:], (-1, 0, -1))])
-        expected = self.forward(batch, pool).float()
-        with torch.inference_mode():
-            got = fused.forward(batch, pool).float()
-        error = (got - expected).norm() / expected.norm()
-        return fused if error < _FUSED_ERROR[self.dtype] else None

@@ -22,8 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from paceline.engine.blocks import BlockTask
+from paceline.engine.check import blocks_for
 from paceline.engine.kv import KVPool
-from paceline.engine.model import Decoder, ModelError, load_weights
+from paceline.engine.loading import ModelError
+from paceline.engine.model import Decoder, load_weights
 from paceline.engine.rows import RaggedBatch, Segment
 from paceline.engine.shape import ModelShape
 
@@ -215,12 +217,19 @@ def load(
     if ranks.size == 1:
         return Decoder.load(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     device = ranks.join(device)
-    model, shape = load_weights(
+    model, shape, own = load_weights(
         path, device=device, dtype=dtype, ranks=ranks.size, trust_remote_code=trust_remote_code
     )
     decoder = (
         LeadingDecoder(model, shape, device, ranks=ranks) if ranks.leads else Decoder(model, shape, device)
     )
+    if ranks.leads:
+        try:
+            decoder.verify(own)
+        finally:
+            decoder.close()
+    else:
+        follow(ranks, decoder, decoder.kv_pool(blocks_for(own, decoder.block_size)))
     ranks.wait_for_all()
     return decoder
 

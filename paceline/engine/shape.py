@@ -62,6 +62,15 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return [part for part in (rope, *rope.values()) if isinstance(part, dict)]
 
 
+def check_layer_kinds(config: Any) -> None:
+    """Raises `AttentionError` where some layers keep other states than keys and values."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENDING
+    if kinds:
+        raise AttentionError(
+            f"it has layers of kind {', '.join(sorted(kinds))}, whose states the engine does not keep"
+        )
+
+
 def hold_rotation(model: PreTrainedModel) -> None:
     """Keep rotations that change with the batch's longest text as they are for short ones."""
     for module in model.modules():
@@ -97,11 +106,6 @@ def look(model: PreTrainedModel, config: Any, *, ranks: int) -> ModelShape:
 
     Raises `AttentionError` where it computes what the engine does not.
     """
-    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENDING
-    if kinds:
-        raise AttentionError(
-            f"it has layers of kind {', '.join(sorted(kinds))}, whose states the engine does not keep"
-        )
     context = context_of(config)
     watcher = _Watcher(context)
     rows = torch.arange(2, device=model.device)[None]

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
-from paceline.engine.model import Decoder
+from paceline.engine.attention import NAME
+from paceline.engine.check import OwnLogits
+from paceline.engine.model import Decoder, load_weights
 from paceline.engine.rows import Segment
 from tests.engine_loop import loaded
 from tests.tiny_families import make_family_model
 
+CPU = torch.device("cpu")
 TOKENS = [5, 99, 3, 120, 64, 7, 7, 31, 80]
 
 
@@ -66,9 +69,11 @@ def test_a_sliding_window_is_left_to_transformers(
 
 def test_a_model_that_only_looks_like_llama_is_noticed(tmp_path: Path) -> None:
     """Same modules, other arithmetic: what the fused forward does not know of must show in the logits."""
-    folder = make_family_model(tmp_path, "llama_mha")
-    with loaded(folder) as decoder:
-        fused, decoder._fused = decoder._fused, None
-        decoder.model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: out * 0.5)
-        assert fused is not None
-        assert decoder._agreeing(fused) is None
+    model, shape, _ = load_weights(make_family_model(tmp_path, "llama_mha"), device=CPU, dtype=torch.float32)
+    model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: out * 0.5)
+    model.set_attn_implementation("eager")
+    own = OwnLogits.of(model, context=shape.max_context)
+    model.set_attn_implementation(NAME)
+    decoder = Decoder(model, shape, CPU)
+    decoder.verify(own)
+    assert not decoder.fused

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from paceline.engine import memory
-from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError
+from paceline.engine.loading import ModelError
+from paceline.engine.model import BLOCK_SIZE, Decoder
 from tests.engine_loop import loaded
 
 

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from paceline.engine.blocks import BlockTask
-from paceline.engine.model import BLOCK_SIZE, ModelError, load_weights
+from paceline.engine.loading import ModelError
+from paceline.engine.model import BLOCK_SIZE, load_weights
 from paceline.engine.parallel import Call, LeadingDecoder, Ranks, follow
 from paceline.engine.rows import Segment
 from tests.engine_loop import loaded
@@ -34,7 +35,7 @@ class Recorded(Ranks):
 def test_a_follower_ends_with_the_leaders_kv(tiny_model: Path) -> None:
     ranks = Recorded()
     with loaded(tiny_model) as decoder:
-        model, shape = load_weights(tiny_model, device=CPU, dtype=torch.float32)
+        model, shape, _ = load_weights(tiny_model, device=CPU, dtype=torch.float32)
         leader = LeadingDecoder(model, shape, CPU, ranks=ranks)
         pool = leader.kv_pool(3)
         pool.prepare([])

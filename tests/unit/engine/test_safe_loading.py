@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gateway.prompt import Prompts
-from paceline.engine.model import ModelError, load_weights
+from paceline.engine.loading import ModelError
+from paceline.engine.model import load_weights
 
 CPU = torch.device("cpu")
 # What a model's author could run here, kept to writing a file.

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from paceline.engine.attention import AttentionError, Forward, Reach, Rule, attending, ragged_attention
-from paceline.engine.model import BLOCK_SIZE, Decoder, ModelError, load_weights
+from paceline.engine.loading import ModelError
+from paceline.engine.model import BLOCK_SIZE, Decoder, load_weights
 from paceline.engine.rows import Segment
 from paceline.engine.shape import reach_of
 from tests.engine_loop import loaded
