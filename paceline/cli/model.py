@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -18,6 +19,13 @@ _Model = Annotated[
     typer.Argument(help="A folder, a Hugging Face id, or a packaged model's name; the default when missing."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class _Dtype(StrEnum):
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
 
 
 def resolve(model: str | None) -> LocalModel:
@@ -56,6 +64,52 @@ def fetch(model: _Model = None, as_json: _Json = False) -> None:
 def path(model: _Model = None) -> None:
     """Print the folder of a model, fetching it first where needed."""
     out.file.write(f"{resolve(model).folder}\n")
+
+
+@app.command()
+def check(
+    model: _Model = None,
+    dtype: Annotated[
+        _Dtype, typer.Option(help="auto is the checkpoint's own; float32 sees most.")
+    ] = _Dtype.AUTO,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    longest: Annotated[
+        int, typer.Option(min=64, help="Positions of the longest text: windows up to so many are passed.")
+    ] = 1024,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python that comes with the model.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Say whether the engine serves a model as transformers computes it; exit with 1 where it does not."""
+    from paceline.model_check import run
+
+    report = run(
+        resolve(model).folder,
+        dtype=dtype,
+        device=device,
+        longest=longest,
+        trust_remote_code=trust_remote_code,
+    )
+    if as_json:
+        out.file.write(json.dumps(report) + "\n")
+    else:
+        for case in report["cases"]:
+            said = "ok" if case["ok"] else "DIFFERS"
+            out.print(
+                f"{said:8}{case['what']}: by {case['difference']:.1e} (rounding: {case['tolerance']:.1e})"
+            )
+        if report["window_beyond"]:
+            out.print(
+                f"a window of {report['window_beyond']} positions was not reached: "
+                f"`--longest {report['window_beyond'] + 16}` does"
+            )
+        if report["served"]:
+            out.print(f"served; exact={report['exact']}")
+        else:
+            err.print(f"refused: {report['reason']}", markup=False)
+    if not report["served"]:
+        raise typer.Exit(1)
 
 
 @app.command("list")
