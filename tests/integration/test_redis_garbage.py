@@ -138,8 +138,11 @@ def test_a_count_that_is_none_counts_as_none_and_harms_no_other(
         if first == "admit":
             await ledger.admit(Ask("old", (spoiled,), 10))
         await ledger.settle(settled)
-        for each in (spoiled, other):
-            assert (await ledger.admit(Ask("new", (each,), 1))).outcome is Outcome.ADMITTED
+        outcomes = [(await ledger.admit(Ask("new", (each,), 1))).outcome for each in (spoiled, other)]
+        # A number may stand there as a level: then it is a count, and perhaps nothing is left.
+        is_count = garbage[:2] == ("HSET", "level")
+        assert outcomes[0] in (Outcome.ADMITTED, *((Outcome.TOKENS,) if is_count else ()))
+        assert outcomes[1] is Outcome.ADMITTED
         await ledger.close()
 
     asyncio.run(play())
