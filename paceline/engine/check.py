@@ -12,7 +12,6 @@ What it costs is bounded: texts have `LONG` positions at most, or a window more 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,27 +20,16 @@ import torch
 from torch import Tensor
 
 from paceline.engine.blocks import BlockAllocator
+from paceline.engine.own_logits import BRANCH, DEPTH, FORK, NotServedError, OwnLogits, Text, median_difference
 from paceline.engine.rows import Segment
 
 if TYPE_CHECKING:
     from paceline.engine.model import Decoder
 
-# Positions of the texts; the longest is more than a KV block.
-SHORT, MIDDLE, LONG = 22, 47, 157
-# Positions of the longest text where it has to be longer than a window.
-LONGEST = 1024
-# Rows at a text's end whose logits are compared, and how many of them stand in a tree.
-TAIL, DEPTH = 8, 4
-# Where the other branch leaves a text, counted from the root, and its tokens.
-FORK, BRANCH = 2, 3
 # Differences that are rounding at least. The model's own attentions differing by more allow more, but not
 # much: those of Falcon with ALiBi compute different things.
 _ROUNDING = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 _OWN_SPREADS, _MOST = 4.0, 5.0
-# No logit that means something is larger; some models mark ids that they never draw so.
-_MEANT = 1e4
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
-
 # In the order in which they are told: a fault in one mostly shows in those that follow.
 CASES = {
     "alone": "a session alone, one chunk and then single rows",
@@ -59,60 +47,6 @@ _MEANING = {
     "moved": "it keeps more of a text than keys and values",
     "prefix": "it keeps more of a text than keys and values",
 }
-
-
-class NotServedError(ValueError):
-    """The engine does not compute this model; the message says what differs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Ids, and the model's own logits of the last rows: `logits` [rows, vocab] float32 on the CPU."""
-
-    token_ids: tuple[int, ...]
-    logits: Tensor
-    # By how much the model's own attentions differ from one another.
-    spread: float
-
-    def row(self, position: int) -> int:
-        """Index into `logits` of a position."""
-        return position - (len(self.token_ids) - len(self.logits))
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLogits:
-    """What a model says of some texts and of a branch of each, by its own forward."""
-
-    texts: tuple[Text, ...]
-    branches: tuple[Text, ...]
-    # A window that the texts do not reach, or None.
-    window_beyond: int | None = None
-
-    @classmethod
-    def of(cls, model: Any, *, context: int, longest: int = LONGEST) -> OwnLogits:
-        """Ask a model that attends by itself still. Raises `NotServedError` where it cannot be asked.
-
-        `context`: positions that a text may have; `longest`: see above.
-        """
-        config = model.config.get_text_config(decoder=True)
-        windows = [size for name in _WINDOWS if (size := getattr(config, name, None))]
-        windows = [size for size in windows if isinstance(size, int) and size < context]
-        reached = [size for size in windows if size + 2 * TAIL <= longest]
-        lengths = [SHORT, MIDDLE, max([LONG, *(size + 2 * TAIL for size in reached)])]
-        lengths = [min(length, context) for length in lengths]
-        if lengths[0] <= TAIL + BRANCH:
-            raise NotServedError(f"its context of {context} positions is too short to check")
-        random = torch.Generator().manual_seed(0)
-        # The ends of a vocabulary are special ids: padding, images.
-        low, high = config.vocab_size // 8, config.vocab_size - config.vocab_size // 8
-        texts, branches = [], []
-        for length in lengths:
-            ids = torch.randint(low, high, (length,), generator=random).tolist()
-            other = torch.randint(low, high, (BRANCH,), generator=random).tolist()
-            texts.append(_ask(model, ids, TAIL))
-            branches.append(_ask(model, [*ids[: length - TAIL + 1 + FORK], *other], BRANCH))
-        beyond = [size for size in windows if size not in reached]
-        return cls(tuple(texts), tuple(branches), max(beyond, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +101,10 @@ def check(decoder: Decoder, own: OwnLogits) -> Report:
     for name, case in _CASES.items():
         seen[name] = case(loop, own)
     alone = {(id(row.text), row.position): row.logits for row in seen["alone"]}
+    tolerance = _tolerance(decoder.dtype, own.spread)
     cases = []
     for name, rows in seen.items():
-        difference, tolerance = _difference(rows, decoder.dtype)
+        difference = _difference(rows)
         bitwise = all(
             torch.equal(row.logits, other)
             for row in rows
@@ -383,48 +318,20 @@ _CASES: dict[str, Callable[[_Loop, OwnLogits], list[_Seen]]] = {
 }
 
 
-def _difference(rows: Sequence[_Seen], dtype: torch.dtype) -> tuple[float, float]:
-    """The worst text's median difference of a case, and what is allowed of that text."""
+def _tolerance(dtype: torch.dtype, spread: float) -> float:
+    rounding = _ROUNDING[dtype]
+    return min(max(rounding, _OWN_SPREADS * spread), _MOST * rounding)
+
+
+def _difference(rows: Sequence[_Seen]) -> float:
+    """The worst text's median difference of a case."""
     by_text: dict[int, list[_Seen]] = {}
     for row in rows:
         by_text.setdefault(id(row.text), []).append(row)
-    worst = (0.0, _ROUNDING[dtype])
-    for seen in by_text.values():
-        text = seen[0].text
-        got = torch.stack([row.logits for row in seen]).float().cpu()
-        expected = text.logits[[text.row(row.position) for row in seen]]
-        rounding = _ROUNDING[dtype]
-        tolerance = min(max(rounding, _OWN_SPREADS * text.spread), _MOST * rounding)
-        difference = _median_difference(got, expected)
-        if difference / tolerance >= worst[0] / worst[1]:
-            worst = difference, tolerance
-    return worst
+    return max(_text_difference(seen) for seen in by_text.values())
 
 
-def _median_difference(got: Tensor, expected: Tensor) -> float:
-    """Of rows [rows, vocab], relative to their spread; infinite where a number is none."""
-    meant = expected.abs() < _MEANT
-    spread = torch.where(meant, expected, torch.zeros(())).std(dim=-1) * expected.shape[-1] ** 0.5
-    apart = torch.where(meant, got - expected, torch.zeros(())).norm(dim=-1)
-    relative = (apart / spread.clamp(min=1e-20)).nan_to_num(nan=torch.inf)
-    return float(relative.quantile(0.5, interpolation="higher"))
-
-
-@torch.inference_mode()
-def _ask(model: Any, token_ids: Sequence[int], rows: int) -> Text:
-    """The model's own logits of the last rows, in the first and the second of its attentions."""
-    ids = torch.tensor([token_ids], device=model.device)
-    told: dict[str, Any] = {"input_ids": ids, "use_cache": False}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        told["logits_to_keep"] = rows
-    chosen = model.config._attn_implementation
-    logits = []
-    for attention in dict.fromkeys((chosen, "eager")):
-        try:
-            model.set_attn_implementation(attention)
-        except (ValueError, ImportError):
-            continue
-        logits.append(model(**told).logits[0, -rows:].float().cpu())
-    model.set_attn_implementation(chosen)
-    spread = _median_difference(logits[-1], logits[0])
-    return Text(tuple(token_ids), logits[0], spread)
+def _text_difference(seen: Sequence[_Seen]) -> float:
+    text = seen[0].text
+    got = torch.stack([row.logits for row in seen]).float().cpu()
+    return median_difference(got, text.logits[[text.row(row.position) for row in seen]])

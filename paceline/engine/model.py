@@ -22,13 +22,14 @@ from paceline.engine.attention import (
 )
 from paceline.engine.attention_flex import FlexAttention
 from paceline.engine.attention_kernels import KernelAttention, kv_layout
-from paceline.engine.check import LONGEST, NotServedError, OwnLogits, Report, check
+from paceline.engine.check import Report, check
 from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.linear import pack_linears
 from paceline.engine.loading import ModelError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
+from paceline.engine.own_logits import LONGEST, NotServedError, OwnLogits
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 from paceline.engine.shape import ModelShape, check_layer_kinds, context_of, hold_rotation, look, watched_mask
 

@@ -17,11 +17,13 @@ from paceline.client import Chunk, Finished, GatewayClient, Generation, Started
 from tests.engine_loop import loaded
 from tests.pods import Pod, Pods
 from tests.rank import texts
-from tests.tiny_families import FAMILIES, make_family_model
+from tests.tiny_families import make_family_model
 from tests.waiting import wait_until
 
 # Less than torchrun gives a process to end by itself.
 SOON_SECONDS = 20.0
+# Families that docs/operations.md names; transformers has no plan for some others.
+DIVIDED = ("llama", "llama_mha", "qwen2", "qwen3", "gemma3", "mixtral")
 PROMPT = "the quick brown fox jumps over the lazy dog"
 ASKED = {
     "greedy": Generation(text=PROMPT, max_tokens=150, temperature=0.0, speculation=False),
@@ -76,14 +78,14 @@ async def test_trees_were_verified_by_both(two_ranks: Pods) -> None:
 
 
 def test_families_give_the_text_of_one_process(tmp_path: Path) -> None:
-    folders = [make_family_model(tmp_path / family, family) for family in FAMILIES]
+    folders = [make_family_model(tmp_path / family, family) for family in DIVIDED]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "tests.rank", *map(str, folders)]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240, check=False)
     assert not done.returncode, done.stderr[-4000:]
-    divided = dict(zip(FAMILIES, map(json.loads, done.stdout.splitlines()), strict=True))
-    for family, folder in zip(FAMILIES, folders, strict=True):
+    divided = dict(zip(DIVIDED, map(json.loads, done.stdout.splitlines()), strict=True))
+    for family, folder in zip(DIVIDED, folders, strict=True):
         with loaded(folder) as decoder:
             assert divided[family] == texts(decoder), family
 

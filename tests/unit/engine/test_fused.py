@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
 from paceline.engine.attention import NAME
-from paceline.engine.check import OwnLogits
 from paceline.engine.model import Decoder, load_weights
+from paceline.engine.own_logits import OwnLogits
 from paceline.engine.rows import Segment
 from tests.engine_loop import loaded
 from tests.tiny_families import make_family_model
