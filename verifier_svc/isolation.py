@@ -52,14 +52,14 @@ def plan_apart(
     """
     try:
         return plan(sessions), []
-    except Exception:
-        log.exception("a step cannot be planned; once more without trees")
+    except Exception as error:
+        log.warning("a step cannot be planned; once more without trees", error=type(error).__name__)
     for session in sessions:
         session.tree = None
     try:
         return plan(sessions), []
-    except Exception:
-        log.exception("a step cannot be planned; session by session")
+    except Exception as error:
+        log.warning("a step cannot be planned; session by session", error=type(error).__name__)
     faults: list[Fault] = []
     # A plan that is not carried out has taken its sessions' blocks all the same.
     block_tasks: list[BlockTask] = []
@@ -89,10 +89,10 @@ def compute_apart(
     """
     try:
         return Computed(list(rows), compute(rows))
-    except Exception:
+    except Exception as error:
         if not repeatable:
             raise
-        log.exception("a step failed; once more without trees")
+        log.warning("a step failed; once more without trees", error=type(error).__name__)
     plain = [
         replace(
             row,
@@ -104,8 +104,8 @@ def compute_apart(
     ]
     try:
         return Computed(plain, compute(plain), as_planned=False)
-    except Exception:
-        log.exception("a step failed; session by session")
+    except Exception as error:
+        log.warning("a step failed; session by session", error=type(error).__name__)
     computed = Computed([], [], as_planned=False)
     for row in plain:
         try:

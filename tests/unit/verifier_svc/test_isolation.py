@@ -22,8 +22,8 @@ from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 TOKENS = 40
 PROMPTS = {"a": [1, 5, 9], "b": [2, 6, 10, 14], "c": [3, 7]}
-# No seed is so large: drawing raises.
-BAD = SamplingParams(max_tokens=TOKENS, temperature=0.5, seed=2**80)
+# A seed that is no number: drawing raises.
+BAD = SamplingParams(max_tokens=TOKENS, temperature=0.5, seed="none")  # type: ignore[arg-type]
 ENDLESS = TokenTree((7, 8), (-1, 0), (-math.inf, -1.0))
 
 
@@ -101,8 +101,10 @@ def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World
             on_failure=failed.set,
         )
         loop.start()
-        yield World(loop, got, faults)
-        loop.stop()
+        try:
+            yield World(loop, got, faults)
+        finally:
+            loop.stop()
 
 
 async def test_parameters_that_cannot_be_drawn_with_end_their_session(
