@@ -209,6 +209,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(head + body)
         if self._answering:
             self.cycle.disconnected = True
+            # It would invite the body, behind the last byte that is written.
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         self._deaf = True
         if self.transport.can_write_eof():

@@ -183,8 +183,9 @@ def test_nothing_unexpected_is_in_a_log(fuzzed: Fuzzed, number: int) -> None:
     for pod in fuzzed.pods.pods.values():
         lines = pod.log.read_text(errors="replace").splitlines()
         for at, line in enumerate(lines):
-            assert "Traceback" not in line, "\n".join(lines[at - 1 : at + 60])
-            assert "unexpected" not in line
+            told = "\n".join(lines[max(at - 1, 0) : at + 80])
+            assert "Traceback" not in line, told
+            assert "unexpected" not in line, told
 
 
 def _as_numbers(usages: dict[str, Usage]) -> dict[str, dict[str, float]]:

@@ -165,16 +165,18 @@ async def test_a_websocket_is_a_request_like_others(raw: Raw) -> None:
         (b"POST /one HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: " + b"y" * (1 << 20), 431),
         (b"POST /one HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"x: y\r\n" * 10_000, 431),
         (b"POST /one HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"y" * (1 << 20), 431),
+        (b"POST /one HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nno size", 400),
     ],
 )
 async def test_what_is_no_request_is_refused_and_the_connection_ends(
-    raw: Raw, sent: bytes, status: int
+    raw: Raw, sent: bytes, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     await raw.send(sent)
     got, headers, body = await raw.answer()
     assert (got, headers["connection"]) == (status, "close")
     assert body["error"]["type"] == "invalid_request_error"
     assert await raw.ended()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_heads_within_the_bounds_are_served_however_many(raw: Raw) -> None:
