@@ -103,6 +103,7 @@ def _measure(
     from bench.system import BenchFailed, Plan, run
     from paceline.cli.console import cache_folder, err, out, redis_url
     from paceline.cli.model import resolve
+    from paceline.machine import usable_cores
 
     for path in (out_path, plot):
         if path is not None and not os.access(path.parent, os.W_OK):
@@ -119,7 +120,7 @@ def _measure(
     if load_before > _QUIET_LOAD:
         err.print(f"warning: load {load_before:.1f}: something else runs here, so the figures mean nothing")
     logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
     try:
         with _shown_progress() as progress:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.system import Plan
 from paceline import __version__
+from paceline.machine import usable_cores
 
 Document = dict[str, Any]
 
@@ -27,7 +28,7 @@ def machine() -> dict[str, object]:
     device = choose_device("auto")
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "device": str(device),
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
         "system": platform.platform(),

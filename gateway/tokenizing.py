@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from gateway.line import Line
+from paceline.machine import usable_cores
 
 T = TypeVar("T")
 
 # Some 50 ms of one core's work. Prompts above it never take the last thread.
 _LARGE_CHARACTERS = 32_768
-_THREADS = max(2, min(8, os.cpu_count() or 2))
+_THREADS = max(2, min(8, usable_cores()))
 
 
 class Tokenizing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import socket
 import sys
@@ -15,6 +14,7 @@ from paceline import local_redis
 from paceline.addresses import is_loopback, join_address, parse_address, reachable
 from paceline.local_process import Service
 from paceline.local_redis import LocalRedis
+from paceline.machine import usable_cores
 from paceline.model_store import LocalModel
 from paceline.readiness import grpc_serving, http_ok
 
@@ -102,7 +102,7 @@ def plan_fleet(
 def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) -> list[Service]:
     flags: tuple[str, ...] = ("--model", str(model.folder), "--model-name", model.name)
     if len(addresses) > 1:  # they share the cores; a single one takes them all by itself
-        flags += ("--threads", str(max(1, len(os.sched_getaffinity(0)) // len(addresses))))
+        flags += ("--threads", str(max(1, usable_cores() // len(addresses))))
     return [
         Service(
             f"verifier-{number}",

@@ -21,6 +21,7 @@ from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
+from paceline.machine import usable_cores
 from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role
 from paceline.rpc import MAX_STREAMS, run_service, start_server
@@ -198,8 +199,8 @@ def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> No
 
 def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
     """The decoder, and how many blocks of KV every rank has room for."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    # torch counts the affinity mask and OMP_NUM_THREADS, but no quota.
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), usable_cores()))
     decoder = parallel.load(
         settings.model,
         device=choose_device(settings.device),

@@ -33,7 +33,12 @@ class VerifierSettings(StoreSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="What the weights are computed in; auto keeps the checkpoint's own."
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the forward; 0 takes all cores.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads of the forward; 0 takes the cores that affinity and cgroup allow.",
+    )
     store_patience_seconds: float = Field(
         20.0,
         ge=0,
@@ -42,7 +47,9 @@ class VerifierSettings(StoreSettings):
     )
     max_sessions: int = Field(64, ge=1, le=4096, description="Sessions open at the most; more are refused.")
     kv_tokens: int = Field(
-        0, ge=0, description="KV capacity in tokens; 0 sizes it from the memory that is free at start."
+        0,
+        ge=0,
+        description="KV capacity in tokens; 0 sizes it from what is free at start (cgroup limits count).",
     )
     prefix_cache: bool = Field(True, description="Keep the KV of past texts for those that begin alike.")
     prefill_rows: int = Field(256, ge=128, le=8192, description="Prompt rows in one step at the most.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from paceline import machine
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
 
@@ -15,10 +14,10 @@ GPU_SHARE = 0.85
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on `device` now."""
+    """Memory on `device` that this process may take now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine.free_memory()
 
 
 def kv_blocks(decoder: Decoder, *, kv_tokens: int, max_sessions: int, local_ranks: int = 1) -> int:
