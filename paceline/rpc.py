@@ -289,7 +289,7 @@ async def start_server(
     for name in ("", *services):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    _check_free(host, port)
+    check_free(host, port)
     address = join_address(host, port)
     try:
         if identity is None:
@@ -302,7 +302,7 @@ async def start_server(
     return RunningServer(server, calls, health_servicer, host, bound, identity)
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
     """Raise `SettingsError` where a port cannot be listened on: gRPC does not say why."""
     try:
         for listener in listen(host, port):

@@ -24,7 +24,7 @@ from paceline.engine.parallel import RankLostError, Ranks
 from paceline.machine import usable_cores
 from paceline.model_store import NoSuchFolder, check_model
 from paceline.roles import Role
-from paceline.rpc import MAX_STREAMS, run_service, start_server
+from paceline.rpc import MAX_STREAMS, check_free, run_service, start_server
 from paceline.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
 from paceline.tasks import let_end
@@ -163,6 +163,9 @@ def run(settings: VerifierSettings) -> None:
         check_model(settings.model)
     except NoSuchFolder as error:
         raise SettingsError(f"--model: {error}") from error
+    if ranks.leads:
+        # Before minutes are spent on loading.
+        check_free(settings.host, settings.port)
     identity = Identity.of_service(settings, Role.VERIFIER)
     # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
     # for the default 5 ms then, a sixth of a step.
