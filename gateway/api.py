@@ -25,7 +25,7 @@ from gateway.generation import Asked, Form, Generation
 from gateway.keys import ApiKeys
 from gateway.prompt import ChatTurn, Prompts
 from gateway.replies import Reply
-from gateway.request import Wishes, ask, served_model
+from gateway.request import Terms, Wishes, served_model
 from gateway.sessions import Sessions
 from gateway.tokenizing import Tokenizing
 from paceline import __version__, telemetry
@@ -90,33 +90,25 @@ class Gateway:
         turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
         limit = asked.max_completion_tokens
         field = "max_tokens" if limit is None else "max_completion_tokens"
-        return ask(
-            self.prompts.from_chat(turns),
-            _wishes(asked, asked.max_tokens if limit is None else limit),
-            served,
-            self.prompts.stop_token_ids,
-            prompt_field="messages",
-            max_tokens_field=field,
-            form=_form(asked, "chat"),
-        )
+        wishes = _wishes(asked, asked.max_tokens if limit is None else limit)
+        form = _form(asked, "chat")
+        terms = Terms(wishes, served, self.prompts.stop_token_ids, form, "messages", field)
+        return terms.ask(self.prompts.from_chat(turns))
 
     def completion(self, asked: schema.CompletionRequest) -> Generation | Asked:
         """The session of a completion request. OpenAI's default of 16 tokens holds here."""
         served = served_model(self.sessions.fleet.verifier_views(), self.model_name, asked.model)
         given = asked.prompt
-        return ask(
-            self.prompts.from_text(given) if isinstance(given, str) else tuple(given),
-            _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens),
-            served,
-            self.prompts.stop_token_ids,
-            prompt_field="prompt",
-            form=_form(asked, "text"),
-        )
+        wishes = _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens)
+        terms = Terms(wishes, served, self.prompts.stop_token_ids, _form(asked, "text"), "prompt")
+        return terms.ask(self.prompts.from_text(given) if isinstance(given, str) else tuple(given))
 
 
 def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
     if asked.stream_options is not None and not asked.stream:
-        raise RequestError(errors.INVALID, "stream_options is only taken with stream=true", "stream_options")
+        raise RequestError(
+            errors.invalid("invalid_value"), "stream_options is only taken with stream=true", "stream_options"
+        )
     options = asked.stream_options or schema.StreamOptions()
     return Form(kind, options.include_usage, int(time.time()), options.continuous_usage_stats)
 
@@ -212,7 +204,9 @@ def build_app(gateway: Gateway) -> FastAPI:
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
         mark = _mark(request) or Mark(session_id)
         if mark.session_id != session_id:
-            raise RequestError(errors.INVALID, "Last-Event-ID is of another session", "Last-Event-ID")
+            raise RequestError(
+                errors.invalid("invalid_value"), "Last-Event-ID is of another session", "Last-Event-ID"
+            )
         return await _resume(gateway, request, caller, mark)
 
     @app.delete("/v1/sessions/{session_id}")

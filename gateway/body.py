@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import Request
 from pydantic_core import from_json
 
-from gateway.errors import INVALID, MEDIA_TYPE, SLOW_BODY, TOO_LARGE, RequestError
+from gateway.errors import INVALID, MEDIA_TYPE, SLOW_BODY, TOO_LARGE, RequestError, invalid
 
 # How long a request's body may take.
 _BODY_SECONDS = 30.0
@@ -72,7 +72,9 @@ def fields_of(body: bytes) -> dict[str, Any]:
         raise RequestError(INVALID, "the body must be a JSON object")
     for name, value in fields.items():
         if name != "prompt" and isinstance(value, list | dict) and len(value) > MAX_ITEMS:
-            raise RequestError(INVALID, f"{name[:100]}: more than {MAX_ITEMS} items", name[:100])
+            raise RequestError(
+                invalid("array_above_max_length"), f"{name[:100]}: more than {MAX_ITEMS} items", name[:100]
+            )
     return fields
 
 

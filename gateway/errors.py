@@ -44,6 +44,11 @@ TIMEOUT = Kind(504, "server_error", "timeout", grpc.StatusCode.DEADLINE_EXCEEDED
 INTERNAL = Kind(500, "server_error", "internal_error", grpc.StatusCode.INTERNAL)
 
 
+def invalid(code: str) -> Kind:
+    """An invalid request with OpenAI's code."""
+    return Kind(400, INVALID.type, code, INVALID.grpc)
+
+
 class RequestError(Exception):
     """A request that is answered with an error.
 

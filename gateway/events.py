@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from gateway.errors import INVALID, RequestError
+from gateway.errors import RequestError, invalid
 from paceline.session import FinishReason, Receipt
 
 
@@ -81,7 +81,9 @@ class Mark:
         parts = text.split(":")
         if len(parts) != 3 or not all(_NUMBER.fullmatch(part) for part in parts[1:]):
             raise RequestError(
-                INVALID, "Last-Event-ID must be the id of an event of the stream that broke", "Last-Event-ID"
+                invalid("invalid_value"),
+                "Last-Event-ID must be the id of an event of the stream that broke",
+                "Last-Event-ID",
             )
         return cls(parts[0], int(parts[1]), int(parts[2]))
 

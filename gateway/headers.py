@@ -8,7 +8,7 @@ import time
 from fastapi import Request
 
 from gateway.caller import Caller
-from gateway.errors import INVALID, RequestError
+from gateway.errors import RequestError, invalid
 from gateway.events import Allowance
 from gateway.keys import ApiKeys, authenticate
 from paceline.api_keys import Scope
@@ -39,7 +39,7 @@ def deadline(request: Request, most_seconds: float) -> float | None:
         except ValueError:
             asked = math.nan
         if not asked > 0:
-            raise RequestError(INVALID, "must be a number of seconds above 0", _TIMEOUT)
+            raise RequestError(invalid("invalid_value"), "must be a number of seconds above 0", _TIMEOUT)
         seconds = min(seconds, asked)
     return None if seconds >= _LONGEST_SECONDS else time.monotonic() + seconds
 

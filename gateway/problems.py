@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.errors import INVALID, UNKNOWN_FIELD, Kind, RequestError
+from gateway.errors import UNKNOWN_FIELD, RequestError, invalid
 
 # How pydantic names the branches of a union in an error's place.
 _BRANCHES = ("function-", "list[", "constrained", "int", "str")
@@ -42,11 +42,6 @@ _BOUNDS = {
     "less_than_equal": ("above_max", "at most {le}"),
     "less_than": ("above_max", "less than {lt}"),
 }
-
-
-def invalid(code: str) -> Kind:
-    """An invalid request with OpenAI's code."""
-    return Kind(400, INVALID.type, code, INVALID.grpc)
 
 
 def first_problem(error: ValidationError) -> RequestError:

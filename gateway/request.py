@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gateway.errors import CONTEXT_LENGTH, INVALID, UNAVAILABLE, UNKNOWN_MODEL, RequestError
+from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestError, invalid
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
 from gateway.router import VerifierView
@@ -48,46 +48,103 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
     return min(serving, key=lambda pod: (not pod.healthy, pod.max_context))
 
 
-def ask(
-    prompt: Prompt | tuple[int, ...],
-    wishes: Wishes,
-    served: VerifierView,
-    stop_token_ids: frozenset[int],
-    *,
-    prompt_field: str,
-    max_tokens_field: str = "max_tokens",
-    form: Form | None = None,
-) -> Generation | Asked:
-    """What is asked for. A long prompt is tokenised only when its key's limits have let it in.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a continuation of a prompt is to keep to, and what its face calls the fields at fault."""
 
-    Raises `RequestError` as far as it is known that it does not fit the model.
-    """
+    wishes: Wishes
+    served: VerifierView
+    # Ids that end a text of this model.
+    stop_token_ids: frozenset[int]
+    form: Form
+    prompt_field: str
+    max_tokens_field: str = "max_tokens"
 
-    def of(prompt_ids: tuple[int, ...]) -> Generation:
-        return generation(
-            prompt_ids,
-            wishes,
-            served,
-            stop_token_ids,
-            prompt_field=prompt_field,
-            max_tokens_field=max_tokens_field,
-            form=form,
+    def ask(self, prompt: Prompt | tuple[int, ...]) -> Generation | Asked:
+        """What is asked for. A long prompt is tokenised only when its key's limits have let it in.
+
+        Raises `RequestError` as far as it is known that it does not fit the model.
+        """
+        if isinstance(prompt, tuple):
+            return self.generation(prompt)
+        if prompt.short:
+            return self.generation(prompt.ids())
+        context = self.served.max_context
+
+        async def in_turn(holder: str, until: float) -> Generation:
+            with _naming(self.prompt_field):
+                prompt_ids = await prompt.ids_in_turn(context, holder, until)
+            return self.generation(prompt_ids)
+
+        with _naming(self.prompt_field):
+            prompt.check(context)
+        expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, context)
+        return Asked(self.form, expected, self.wishes.max_tokens or context, in_turn)
+
+    def generation(self, prompt_ids: tuple[int, ...]) -> Generation:
+        """The session to run. Raises `RequestError` for a prompt or length that does not fit the model."""
+        wishes, served = self.wishes, self.served
+        max_tokens = self._max_tokens(prompt_ids)
+        _check_limits(wishes, served.vocab_size, max_tokens, self.max_tokens_field)
+        stops = frozenset(wishes.stop_token_ids)
+        sampling = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=1.0 if wishes.temperature is None else wishes.temperature,
+            top_k=wishes.top_k or 0,
+            top_p=1.0 if wishes.top_p is None else wishes.top_p,
+            min_p=wishes.min_p or 0.0,
+            seed=secrets.randbits(_SEED_BITS) if wishes.seed is None else wishes.seed,
+            stop_token_ids=stops if wishes.ignore_eos else stops | self.stop_token_ids,
+            stop_from=len(prompt_ids) + wishes.min_tokens if wishes.min_tokens else 0,
         )
+        return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation, self.form)
 
-    if isinstance(prompt, tuple):
-        return of(prompt)
-    if prompt.short:
-        return of(prompt.ids())
+    def _max_tokens(self, prompt_ids: tuple[int, ...]) -> int:
+        """Tokens of the answer at the most, of a prompt that fits."""
+        context, vocab_size = self.served.max_context, self.served.vocab_size
+        if not prompt_ids:
+            raise RequestError(invalid("invalid_value"), "the prompt is empty", self.prompt_field)
+        room = context - len(prompt_ids)
+        if room < 1:
+            raise RequestError(
+                CONTEXT_LENGTH,
+                f"the prompt has {len(prompt_ids)} tokens, the model's context {context}; "
+                "at least one must be left for the answer",
+                self.prompt_field,
+            )
+        if max(prompt_ids) >= vocab_size:
+            raise _foreign(max(prompt_ids), vocab_size, self.prompt_field)
+        max_tokens = room if self.wishes.max_tokens is None else self.wishes.max_tokens
+        if max_tokens > room:
+            raise RequestError(
+                CONTEXT_LENGTH,
+                f"{self.max_tokens_field} {max_tokens} does not fit: the prompt has {len(prompt_ids)} tokens "
+                f"and the model's context {context}, so at most {room} are left",
+                self.max_tokens_field,
+            )
+        return max_tokens
 
-    async def in_turn(holder: str, until: float) -> Generation:
-        with _naming(prompt_field):
-            prompt_ids = await prompt.ids_in_turn(served.max_context, holder, until)
-        return of(prompt_ids)
 
-    with _naming(prompt_field):
-        prompt.check(served.max_context)
-    expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, served.max_context)
-    return Asked(form or Form(), expected, wishes.max_tokens or served.max_context, in_turn)
+def _check_limits(wishes: Wishes, vocab_size: int, max_tokens: int, max_tokens_field: str) -> None:
+    """Raises `RequestError` where a wish goes beyond the model's vocabulary or its own length."""
+    if wishes.top_k is not None and wishes.top_k > vocab_size:
+        raise RequestError(
+            invalid("integer_above_max_value"), f"top_k is at most the vocabulary's {vocab_size}", "top_k"
+        )
+    if wishes.min_tokens > max_tokens:
+        raise RequestError(
+            invalid("integer_above_max_value"),
+            f"min_tokens is at most {max_tokens_field}'s {max_tokens}",
+            "min_tokens",
+        )
+    if wishes.stop_token_ids and max(wishes.stop_token_ids) >= vocab_size:
+        raise _foreign(max(wishes.stop_token_ids), vocab_size, "stop_token_ids")
+
+
+def _foreign(token: int, vocab_size: int, field: str) -> RequestError:
+    return RequestError(
+        invalid("invalid_value"), f"token {token} is not in the vocabulary of {vocab_size}", field
+    )
 
 
 @contextmanager
@@ -99,61 +156,3 @@ def _naming(prompt_field: str) -> Iterator[None]:
         if error.kind is CONTEXT_LENGTH:
             error.param = prompt_field
         raise
-
-
-def generation(
-    prompt_ids: tuple[int, ...],
-    wishes: Wishes,
-    served: VerifierView,
-    stop_token_ids: frozenset[int],
-    *,
-    prompt_field: str,
-    max_tokens_field: str = "max_tokens",
-    form: Form | None = None,
-) -> Generation:
-    """The session to run. Raises `RequestError` for a prompt or length that does not fit the model."""
-    context = served.max_context
-    if not prompt_ids:
-        raise RequestError(INVALID, "the prompt is empty", prompt_field)
-    room = context - len(prompt_ids)
-    if room < 1:
-        raise RequestError(
-            CONTEXT_LENGTH,
-            f"the prompt has {len(prompt_ids)} tokens, the model's context {context}; "
-            "at least one must be left for the answer",
-            prompt_field,
-        )
-    if max(prompt_ids) >= served.vocab_size:
-        raise RequestError(
-            INVALID, f"token {max(prompt_ids)} is not in the vocabulary of {served.vocab_size}", prompt_field
-        )
-    max_tokens = room if wishes.max_tokens is None else wishes.max_tokens
-    if max_tokens > room:
-        raise RequestError(
-            CONTEXT_LENGTH,
-            f"{max_tokens_field} {max_tokens} does not fit: the prompt has {len(prompt_ids)} tokens and the "
-            f"model's context {context}, so at most {room} are left",
-            max_tokens_field,
-        )
-    if wishes.top_k is not None and wishes.top_k > served.vocab_size:
-        raise RequestError(INVALID, f"top_k is at most the vocabulary's {served.vocab_size}", "top_k")
-    if wishes.min_tokens > max_tokens:
-        raise RequestError(INVALID, f"min_tokens is at most {max_tokens_field}'s {max_tokens}", "min_tokens")
-    if wishes.stop_token_ids and max(wishes.stop_token_ids) >= served.vocab_size:
-        raise RequestError(
-            INVALID,
-            f"token {max(wishes.stop_token_ids)} is not in the vocabulary of {served.vocab_size}",
-            "stop_token_ids",
-        )
-    stops = frozenset(wishes.stop_token_ids)
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=1.0 if wishes.temperature is None else wishes.temperature,
-        top_k=wishes.top_k or 0,
-        top_p=1.0 if wishes.top_p is None else wishes.top_p,
-        min_p=wishes.min_p or 0.0,
-        seed=secrets.randbits(_SEED_BITS) if wishes.seed is None else wishes.seed,
-        stop_token_ids=stops if wishes.ignore_eos else stops | stop_token_ids,
-        stop_from=len(prompt_ids) + wishes.min_tokens if wishes.min_tokens else 0,
-    )
-    return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation, form or Form())

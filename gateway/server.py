@@ -16,7 +16,7 @@ from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.key_check import as_refused, calling
 from gateway.prompt import ChatTurn, Prompt
-from gateway.request import Wishes, ask, served_model
+from gateway.request import Terms, Wishes, served_model
 from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOP_IDS, MAX_STOPS
 from paceline import telemetry, wire
 from paceline.rpc import refusals, write
@@ -130,7 +130,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
         form = Form("chat" if kind == "chat" else "text")
-        return ask(prompt, wishes, served, gateway.prompts.stop_token_ids, prompt_field=kind, form=form)
+        return Terms(wishes, served, gateway.prompts.stop_token_ids, form, kind).ask(prompt)
 
 
 @contextmanager

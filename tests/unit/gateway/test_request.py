@@ -1,0 +1,48 @@
+"""What does not fit the model is refused with OpenAI's code and the field's name at the face asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.errors import RequestError
+from gateway.generation import Form, Generation
+from gateway.request import Terms, Wishes
+from gateway.router import VerifierView
+
+SERVED = VerifierView("pod:1", True, False, "m", vocab_size=100, max_context=10, sessions=0, max_sessions=1)
+
+
+def asked(prompt_ids: tuple[int, ...], **wishes: Any) -> Generation:
+    terms = Terms(Wishes(**wishes), SERVED, frozenset({2}), Form(), "messages", "max_completion_tokens")
+    made = terms.ask(prompt_ids)
+    assert isinstance(made, Generation)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("prompt_ids", "wishes", "code", "param"),
+    [
+        ((), {}, "invalid_value", "messages"),
+        ((1, 100), {}, "invalid_value", "messages"),
+        ((1,) * 10, {}, "context_length_exceeded", "messages"),
+        ((1,) * 9, {"max_tokens": 2}, "context_length_exceeded", "max_completion_tokens"),
+        ((1,), {"top_k": 101}, "integer_above_max_value", "top_k"),
+        ((1,), {"min_tokens": 10}, "integer_above_max_value", "min_tokens"),
+        ((1,), {"min_tokens": 3, "max_tokens": 2}, "integer_above_max_value", "min_tokens"),
+        ((1,), {"stop_token_ids": (5, 100)}, "invalid_value", "stop_token_ids"),
+    ],
+)
+def test_what_does_not_fit_the_model_has_a_code_and_a_field(
+    prompt_ids: tuple[int, ...], wishes: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        asked(prompt_ids, **wishes)
+    assert (caught.value.kind.status, caught.value.kind.code, caught.value.param) == (400, code, param)
+
+
+def test_what_just_fits_is_taken() -> None:
+    made = asked((99,) * 9, top_k=100, min_tokens=1, stop_token_ids=(99,))
+    assert (made.max_tokens, made.sampling.stop_token_ids) == (1, frozenset({2, 99}))
+    assert asked((1,), ignore_eos=True).sampling.stop_token_ids == frozenset()
