@@ -56,7 +56,7 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "top_logprobs": _one_of(0),
     "verbosity": _nothing,
     "web_search_options": _nothing,
-    # vLLM's and SGLang's.
+    # vLLM's.
     "add_generation_prompt": _one_of(True),
     "allowed_token_ids": _one_of([]),
     "bad_words": _one_of([]),
@@ -67,33 +67,78 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "detokenize": _one_of(True),
     "documents": _one_of([]),
     "early_stopping": _one_of(False),
-    "ebnf": _nothing,
+    "ec_transfer_params": _one_of({}),
     "guided_choice": _EMPTY,
     "guided_decoding_backend": _nothing,
     "guided_grammar": _nothing,
     "guided_json": _nothing,
     "guided_regex": _nothing,
     "guided_whitespace_pattern": _nothing,
+    "include_reasoning": _one_of(True),
     "include_stop_str_in_output": _one_of(False),
     "kv_transfer_params": _one_of({}),
     "length_penalty": _one_of(1),
     "logits_processors": _one_of([]),
-    "lora_path": _nothing,
+    "logprob_token_ids": _nothing,
+    "media_io_kwargs": _one_of({}),
     "mm_processor_kwargs": _one_of({}),
-    "no_stop_trim": _one_of(False),
     "priority": _one_of(0),
+    "prompt_embeds": _nothing,
     "prompt_logprobs": _nothing,
-    "regex": _nothing,
+    "repetition_detection": _nothing,
     "repetition_penalty": _one_of(1),
     "request_id": _text,
+    "return_mm_kwargs": _one_of(True),
+    "return_prompt_text": _one_of(False),
     "return_token_ids": _one_of(False),
+    "return_token_offsets": _one_of(False),
     "return_tokens_as_token_ids": _one_of(False),
+    "routed_experts_prompt_start": _one_of(0),
+    "session_id": _text,
     "skip_special_tokens": _one_of(True),
     "spaces_between_special_tokens": _one_of(True),
+    "stream_interval": _one_of(1),
     "structured_outputs": _nothing,
+    "thinking_token_budget": _one_of(-1),
     "truncate_prompt_tokens": _nothing,
+    "truncation_side": _one_of("left", "right"),
     "use_beam_search": _one_of(False),
     "vllm_xargs": _one_of({}),
+    "watermarking": _one_of(False),
+    # SGLang's: a reasoning that is not told apart stays in the text, whatever they say of it.
+    "bootstrap_host": _nothing,
+    "bootstrap_port": _nothing,
+    "bootstrap_room": _nothing,
+    "custom_labels": _one_of({}),
+    "custom_logit_processor": _one_of("", []),
+    "custom_params": _one_of({}),
+    "data_parallel_rank": _nothing,
+    "disagg_prefill_dp_rank": _nothing,
+    "ebnf": _nothing,
+    "extra_key": _nothing,
+    "images_config": _one_of({}),
+    "input_ids": _nothing,
+    "lora_path": _nothing,
+    "max_dynamic_patch": _nothing,
+    "min_dynamic_patch": _nothing,
+    "ngram_corpus_id": _nothing,
+    "no_stop_trim": _one_of(False),
+    "reasoning": _one_of({}),
+    "regex": _nothing,
+    "return_cached_tokens_details": _one_of(False),
+    "return_hidden_states": _one_of(False),
+    "return_meta_info": _one_of(False),
+    "return_prompt_token_ids": _one_of(False),
+    "return_routed_experts": _one_of(False),
+    "rid": _text,
+    "routed_dp_rank": _nothing,
+    "routed_experts_start_len": _one_of(0),
+    "separate_reasoning": _one_of(True, False),
+    "session_params": _one_of({}),
+    "stop_regex": _one_of("", []),
+    "stream_reasoning": _one_of(True, False),
+    "task": _nothing,
+    "use_audio_in_video": _one_of(False),
     # llama.cpp's.
     "cache_prompt": _one_of(True, False),
     "dry_multiplier": _one_of(0),
@@ -113,14 +158,19 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def strip(fields: dict[str, Any], known: frozenset[str]) -> None:
+# Templates write the special tokens of a chat; around a plain prompt the tokenizer puts them.
+NOT_YET_OF_CHATS = NOT_YET | {"add_special_tokens": _one_of(False)}
+NOT_YET_OF_TEXTS = NOT_YET | {"add_special_tokens": _one_of(True)}
+
+
+def strip(fields: dict[str, Any], known: frozenset[str], not_yet: dict[str, Callable[[Any], bool]]) -> None:
     """Take out what asks for nothing. Raises `RequestError` that names a field that asks for more."""
     for name in sorted(fields.keys() - known):
         value = fields[name]
         if value is not None:
-            if name not in NOT_YET:
+            if name not in not_yet:
                 raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
-            if not NOT_YET[name](value):
+            if not not_yet[name](value):
                 raise RequestError(UNSUPPORTED, f"{name} is not supported yet", name)
         del fields[name]
 

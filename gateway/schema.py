@@ -16,8 +16,8 @@ from pydantic import (
 
 from gateway import neutral
 from gateway.body import fields_of
-from gateway.errors import UNSUPPORTED, RequestError
-from gateway.problems import first_problem, invalid
+from gateway.errors import UNSUPPORTED, RequestError, invalid
+from gateway.problems import first_problem
 
 MAX_MESSAGES = 2048
 MAX_STOPS = 4
@@ -147,8 +147,10 @@ R = TypeVar("R", ChatRequest, CompletionRequest)
 def parse(body: bytes, kind: type[R]) -> R:
     """The request in a body. Raises `RequestError` that names the first thing wrong."""
     fields = fields_of(body)
-    neutral.strip(fields, frozenset(kind.model_fields))
-    if kind is CompletionRequest:
+    plain = kind is CompletionRequest
+    not_yet = neutral.NOT_YET_OF_TEXTS if plain else neutral.NOT_YET_OF_CHATS
+    neutral.strip(fields, frozenset(kind.model_fields), not_yet)
+    if plain:
         fields["prompt"] = _one_prompt(fields.get("prompt"))
     try:
         return kind.model_validate(fields)

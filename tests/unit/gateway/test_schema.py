@@ -88,6 +88,26 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "truncate_prompt_tokens": (5, []),
     "typical_p": (0.5, [1.0]),
     "use_beam_search": (True, [False]),
+    "custom_labels": ({"a": "b"}, [{}]),
+    "custom_logit_processor": ("x", ["", []]),
+    "include_reasoning": (False, [True]),
+    "input_ids": ([1], []),
+    "logprob_token_ids": ([1], []),
+    "media_io_kwargs": ({"a": {}}, [{}]),
+    "reasoning": ({"effort": "high"}, [{}]),
+    "repetition_detection": ({}, []),
+    "return_hidden_states": ("last", [False]),
+    "return_prompt_text": (True, [False]),
+    "rid": (["a"], ["a"]),
+    "routed_dp_rank": (0, []),
+    "separate_reasoning": ("x", [True, False]),
+    "session_id": (5, ["a"]),
+    "stop_regex": ("a+", ["", []]),
+    "stream_interval": (2, [1]),
+    "stream_reasoning": (0, [True, False]),
+    "thinking_token_budget": (5, [-1]),
+    "truncation_side": ("x", ["left", "right"]),
+    "watermarking": (True, [False]),
 }
 ASKS.update(OTHERS)
 
@@ -117,6 +137,14 @@ def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
 def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
     assert chat(**{name: value}) == chat()
     assert text(**{name: value}) == text()
+
+
+@pytest.mark.parametrize(("ask", "neutral"), [(chat, False), (text, True)])
+def test_special_tokens_are_added_as_each_kind_of_prompt_has_them(ask: Any, neutral: bool) -> None:
+    assert ask(add_special_tokens=neutral) == ask(add_special_tokens=None) == ask()
+    with pytest.raises(RequestError, match=r"^add_special_tokens is not supported yet$") as caught:
+        ask(add_special_tokens=not neutral)
+    assert (caught.value.param, caught.value.kind.code) == ("add_special_tokens", "unsupported_parameter")
 
 
 @pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("priority", False)])
