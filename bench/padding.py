@@ -33,7 +33,8 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     import torch
 
     from bench.lockstep import Counts, Lockstep, Shape
-    from gateway.prompt import ChatTurn, Prompts
+    from gateway.chat_template import ChatTurn
+    from gateway.prompt import Prompts
     from paceline.engine.model import Decoder, choose_device
 
     arms = {

@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from gateway import body, errors, headers, openapi, replies, schema
 from gateway.access_log import AccessLog, Slashless
 from gateway.caller import Caller
+from gateway.chat_template import ChatTurn
 from gateway.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.errors import RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.keys import ApiKeys
-from gateway.prompt import ChatTurn, Prompts
+from gateway.prompt import Prompts
 from gateway.replies import Reply
 from gateway.request import Terms, Wishes, served_model
 from gateway.sessions import Sessions

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from gateway.chat_template import ChatTemplate, ChatTurn
 from gateway.detokenize import Detokenizer, TokenTexts
-from gateway.errors import CONTEXT_LENGTH, INVALID, OVERLOADED, RequestError
+from gateway.errors import CONTEXT_LENGTH, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
 from gateway.tokenizing import Tokenizing
 from paceline import telemetry
@@ -27,14 +26,6 @@ _SHORT_CHARACTERS = 2000
 _TURN_CHARACTERS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class ChatTurn:
-    """One message: role "system", "user" or "assistant", and its text."""
-
-    role: str
-    content: str
-
-
 class Prompts:
     """The model's tokenizer and chat template."""
 
@@ -46,6 +37,7 @@ class Prompts:
         self._texts = TokenTexts.of(self._tokenizer)
         self.least = LeastTokens.of(self._tokenizer)
         self.tokenizing = Tokenizing()
+        self._template = ChatTemplate(self._tokenizer)
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one session."""
@@ -58,19 +50,7 @@ class Prompts:
     def from_chat(self, turns: Sequence[ChatTurn]) -> Prompt:
         """A chat in the model's template."""
         characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
-        return Prompt(self, characters, lambda: self._render(turns), plain=False)
-
-    def _render(self, turns: Sequence[ChatTurn]) -> str:
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except (TemplateError, ValueError) as error:
-            raise RequestError(
-                INVALID, f"the model's chat template refuses this: {error}", "messages"
-            ) from error
-        return text
+        return Prompt(self, characters, lambda: self._template.render(turns), plain=False)
 
     def tokenise(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Ids of a text as it goes to the model."""

@@ -68,7 +68,9 @@ class Terms:
         if isinstance(prompt, tuple):
             return self.generation(prompt)
         if prompt.short:
-            return self.generation(prompt.ids())
+            with _naming(self.prompt_field):
+                prompt_ids = prompt.ids()
+            return self.generation(prompt_ids)
         context = self.served.max_context
 
         async def in_turn(holder: str, until: float) -> Generation:
@@ -153,6 +155,6 @@ def _naming(prompt_field: str) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        if error.kind is CONTEXT_LENGTH:
+        if error.param is None and error.kind.status == 400:
             error.param = prompt_field
         raise

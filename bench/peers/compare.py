@@ -35,7 +35,8 @@ from bench.peers.catalog import Contestant, Field, Missing
 from bench.peers.install import peers
 from bench.results import Document, per, ratio
 from bench.system import BenchFailed, Plan, Progress, system
-from gateway.prompt import ChatTurn, Prompts
+from gateway.chat_template import ChatTurn
+from gateway.prompt import Prompts
 from paceline.client import GatewayClient
 from paceline.local_process import ServiceDied
 
