@@ -144,7 +144,11 @@ def run(settings: GatewaySettings) -> None:
         raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
     try:
         check_model(settings.model)
-        prompts = Prompts(settings.model, trust_remote_code=settings.trust_remote_code)
+        prompts = Prompts(
+            settings.model,
+            trust_remote_code=settings.trust_remote_code,
+            special_tokens_in_text=settings.special_tokens_in_text,
+        )
     except NoSuchFolder as error:
         raise SettingsError(f"--model: {error}") from error
     except (OSError, ValueError) as error:

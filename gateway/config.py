@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from gateway.limits import Limits
 from paceline.addresses import parse_addresses
 from paceline.settings import StoreSettings, all_or_none
+
+SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 
 
 class GatewaySettings(StoreSettings):
@@ -33,6 +35,11 @@ class GatewaySettings(StoreSettings):
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with the tokenizer; its author owns this process.",
+    )
+    special_tokens_in_text: SpecialTokensInText = Field(
+        "plain-completions",
+        description="Where special tokens that users write are these tokens and not text: plain-completions, "
+        "everywhere (whoever writes a message can then end it and speak for others), nowhere.",
     )
     verifier_silence_seconds: float = Field(
         5.0,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from gateway.chat_template import ChatTemplate, ChatTurn
+from gateway.config import SpecialTokensInText
+from gateway.control_tokens import ControlTokens
 from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import CONTEXT_LENGTH, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
@@ -26,11 +29,31 @@ _SHORT_CHARACTERS = 2000
 _TURN_CHARACTERS = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to tokenise."""
+
+    plain: str
+    # The same with marks, in which special tokens of users are text; None where there are none.
+    marked: str | None = None
+    # Whether the plain one is known to hold a user's special token.
+    holds: bool = False
+
+
 class Prompts:
     """The model's tokenizer and chat template."""
 
-    def __init__(self, model: str, *, trust_remote_code: bool = False) -> None:
-        """`trust_remote_code`: run Python that comes with the tokenizer, if transformers has none."""
+    def __init__(
+        self,
+        model: str,
+        *,
+        trust_remote_code: bool = False,
+        special_tokens_in_text: SpecialTokensInText = "plain-completions",
+    ) -> None:
+        """`trust_remote_code`: run Python that comes with the tokenizer, if transformers has none.
+
+        `special_tokens_in_text`: where special tokens written by users are these tokens, and not text.
+        """
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         self.vocab_fingerprint = vocab_fingerprint(self._tokenizer.get_vocab())
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
@@ -38,6 +61,10 @@ class Prompts:
         self.least = LeastTokens.of(self._tokenizer)
         self.tokenizing = Tokenizing()
         self._template = ChatTemplate(self._tokenizer)
+        self._control: ControlTokens | None = None
+        if special_tokens_in_text != "everywhere":
+            self._control = ControlTokens(self._tokenizer, self._turn_tokens())
+        self._parses_plain = special_tokens_in_text != "nowhere"
 
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one session."""
@@ -45,27 +72,78 @@ class Prompts:
 
     def from_text(self, text: str) -> Prompt:
         """A plain prompt, with the special tokens that the tokenizer puts around one."""
-        return Prompt(self, len(text), lambda: text, plain=True)
+        return Prompt(self, len(text), lambda: self._plain(text), given=text)
 
     def from_chat(self, turns: Sequence[ChatTurn]) -> Prompt:
         """A chat in the model's template."""
         characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
-        return Prompt(self, characters, lambda: self._template.render(turns), plain=False)
+        return Prompt(self, characters, lambda: self._chat(turns))
 
-    def tokenise(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Ids of a text as it goes to the model."""
+    def least_of(self, text: Text) -> int:
+        """How many tokens it has at the least."""
+        least = self.least.of_text(text.plain)
+        if text.marked is None or self._control is None:
+            return least
+        # Marks are no characters of it, and a template may have taken them for some.
+        return min(least, self.least.of_text(self._control.marks.out(text.marked)))
+
+    def tokenise(self, text: Text, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Ids of a text as it goes to the model. Raises `RequestError` where it is taken for tokens."""
+        if text.marked is None or self._control is None:
+            return self._ids(text.plain, add_special_tokens=add_special_tokens)
+        ids = self._control.encode(text.marked, add_special_tokens=add_special_tokens)
+        if text.holds:
+            return ids
+        own = self._ids(text.plain, add_special_tokens=add_special_tokens)
+        return ids if self._control.more_in(own, ids) else own
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def _plain(self, text: str) -> Text:
+        if self._parses_plain or self._control is None:
+            return Text(text)
+        marked = self._control.marks.of(text)
+        return (
+            Text(text, marked.text, marked.holds) if marked.holds or self._control.normalised else Text(text)
+        )
+
+    def _chat(self, turns: Sequence[ChatTurn]) -> Text:
+        plain = self._template.render(turns)
+        if self._control is None:
+            return Text(plain)
+        marks = self._control.marks
+        marked = [marks.of(turn.content) for turn in turns]
+        holds = any(each.holds for each in marked)
+        text = plain
+        if any(each.text != turn.content for each, turn in zip(marked, turns, strict=True)):
+            text = self._template.render(
+                [ChatTurn(turn.role, each.text) for each, turn in zip(marked, turns, strict=True)]
+            )
+        if holds or self._control.normalised or marks.count(text) != marks.count(plain):
+            return Text(plain, text, holds)
+        # The marks, if any, stood at ends that complete nothing.
+        return Text(plain)
+
+    def _turn_tokens(self) -> frozenset[str]:
+        """Added tokens as good as special: those that a chat's turns are made with, or that end a text."""
+        added = self._tokenizer.added_tokens_decoder
+        found = {*self._ids(self._template.example, add_special_tokens=False), *self.stop_token_ids}
+        texts = (added[index].content for index in found if index in added)
+        return frozenset(text for text in texts if not text.isspace())
 
 
 class Prompt:
     """A text or chat that is to become token ids."""
 
-    def __init__(self, prompts: Prompts, characters: int, render: Callable[[], str], *, plain: bool) -> None:
-        """`render`: the text as the tokenizer takes it, of about so many characters. `plain`: not a chat."""
+    def __init__(
+        self, prompts: Prompts, characters: int, render: Callable[[], Text], *, given: str | None = None
+    ) -> None:
+        """`render`: the text as the tokenizer takes it, of some `characters`. `given`: a plain prompt."""
         self.characters = characters
         self._prompts = prompts
         self._render = render
-        self._plain = plain
+        self._given = given
 
     @property
     def short(self) -> bool:
@@ -76,22 +154,13 @@ class Prompt:
         """Its ids. Raises `RequestError`, of one that cannot fit `context` before it is tokenised."""
         text = self._render()
         if context is not None:
-            self._check(text, context)
-        return self._prompts.tokenise(text, add_special_tokens=self._plain)
+            _check(self._prompts.least_of(text), context)
+        return self._prompts.tokenise(text, add_special_tokens=self._given is not None)
 
     def check(self, context: int) -> None:
         """Raises `RequestError` where it is known already, without a template, that it cannot fit."""
-        if self._plain:
-            self._check(self._render(), context)
-
-    def _check(self, text: str, context: int) -> None:
-        least = self._prompts.least.of_text(text)
-        if least >= context:
-            raise RequestError(
-                CONTEXT_LENGTH,
-                f"the prompt has {least} tokens or more, the model's context {context}; "
-                "at least one must be left for the answer",
-            )
+        if self._given is not None:
+            _check(self._prompts.least.of_text(self._given), context)
 
     async def ids_in_turn(self, context: int, holder: str, until: float) -> tuple[int, ...]:
         """`ids` on a thread, once the turn of the key's holder has come: by `until` on the loop's clock."""
@@ -101,6 +170,16 @@ class Prompt:
             )
         except TimeoutError:
             raise RequestError(OVERLOADED, "too many long prompts wait to be tokenised") from None
+
+
+def _check(least: int, context: int) -> None:
+    """Raises `RequestError` where a prompt of so many tokens or more cannot fit."""
+    if least >= context:
+        raise RequestError(
+            CONTEXT_LENGTH,
+            f"the prompt has {least} tokens or more, the model's context {context}; "
+            "at least one must be left for the answer",
+        )
 
 
 def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[int]:

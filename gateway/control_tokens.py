@@ -1,0 +1,228 @@
+"""Special tokens that stand in a user's text as text: they become the ids of their characters."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from gateway.errors import UNSUPPORTED, RequestError
+from paceline import telemetry
+
+log = telemetry.logger(__name__)
+
+# Noncharacters, which stand in no text but by mistake. One before a code stands for what the code says:
+# itself, nothing, or one of the special tokens that are single characters.
+_ESCAPE, _ITSELF, _NOTHING = "\ufdd0", "\ufdd1", "\ufdd2"
+_SINGLES = "".join(map(chr, range(0xFDD3, 0xFDF0)))
+_MARK = _ESCAPE + _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text in which no special token's text stands whole; `holds`: one did before."""
+
+    text: str
+    holds: bool
+
+
+class Marks:
+    """Marks in texts, by which a special token's text in them is told from one of the template.
+
+    A mark stands behind the first character of each special token's text, and at a text's ends where what a
+    template puts beside it could complete one. `ControlTokens` takes marks out when special tokens are found
+    already.
+    """
+
+    def __init__(self, tokens: Collection[str]) -> None:
+        """`tokens`: texts of the special tokens."""
+        single = sorted(token for token in tokens if len(token) == 1)
+        if len(single) > len(_SINGLES):
+            raise ValueError(f"{len(single)} special tokens are single characters")
+        self._single = {token: _ESCAPE + code for token, code in zip(single, _SINGLES, strict=False)}
+        # By their first characters, so that most texts are searched for these few alone.
+        self._long: dict[str, list[str]] = defaultdict(list)
+        for token in sorted(tokens, key=len, reverse=True):
+            if len(token) > 1:
+                self._long[token[:2]].append(token)
+        self._longest = max(map(len, tokens), default=0)
+        longer = [token for token in tokens if len(token) > 1]
+        self._heads = frozenset(token[:end] for token in longer for end in range(1, len(token)))
+        self._tails = frozenset(token[start:] for token in longer for start in range(1, len(token)))
+        self._tokens = tuple(longer)
+
+    @property
+    def replacements(self) -> list[tuple[str, str]]:
+        """What takes marks and escapes out of a text, in this order: what is replaced, and by what."""
+        singles = [(code, token) for token, code in self._single.items()]
+        return [(_MARK, ""), *singles, (_ESCAPE + _ITSELF, _ESCAPE)]
+
+    def of(self, text: str) -> Marked:
+        """The text with marks; the same where there is nothing to mark."""
+        marked, holds = text.replace(_ESCAPE, _ESCAPE + _ITSELF), False
+        for token, code in self._single.items():
+            if token in marked:
+                marked, holds = marked.replace(token, code), True
+        for token in self._in(marked):
+            # Occurrences that overlap are left by the first turn.
+            while token in marked:
+                marked, holds = marked.replace(token, token[0] + _MARK + token[1:]), True
+        return Marked(self._at_ends(marked), holds)
+
+    def out(self, text: str) -> str:
+        """The text without marks."""
+        for old, new in self.replacements:
+            text = text.replace(old, new)
+        return text
+
+    def count(self, text: str) -> int:
+        """How many special tokens' texts stand in it."""
+        return sum(text.count(token) for token in [*self._single, *self._in(text)])
+
+    def _in(self, text: str) -> Iterable[str]:
+        for begin, tokens in self._long.items():
+            if begin in text:
+                yield from tokens
+
+    def _at_ends(self, text: str) -> str:
+        """Marks at the ends: of the text, and of what is left of it if a template strips it."""
+        starts = {0, len(text) - len(text.lstrip())}
+        ends = {len(text), len(text.rstrip())}
+        places = {end for end in ends if self._begins_one(text[max(0, end - self._longest) : end])}
+        places |= {start for start in starts if self._ends_one(text[start : start + self._longest])}
+        places |= {
+            start
+            for start in starts
+            for end in ends
+            if 0 < end - start < self._longest and any(text[start:end] in token for token in self._tokens)
+        }
+        for place in sorted(places, reverse=True):
+            text = text[:place] + _MARK + text[place:]
+        return text
+
+    def _begins_one(self, tail: str) -> bool:
+        return any(tail[start:] in self._heads for start in range(len(tail)))
+
+    def _ends_one(self, head: str) -> bool:
+        return any(head[:end] in self._tails for end in range(1, len(head) + 1))
+
+
+class ControlTokens:
+    """A tokenizer's special tokens, and a copy of it that takes marks out of a text.
+
+    The tokenizer looks for special tokens before it normalises, and the copy's normaliser takes out the
+    marks: so a marked one is text and merges over its ends like any other, and the template's are tokens.
+    """
+
+    def __init__(self, tokenizer: Any, tokens: Collection[str] = ()) -> None:
+        """`tokens`: texts of added tokens that count as special, besides those that are."""
+        added = tokenizer.added_tokens_decoder
+        self._ids = frozenset(
+            index
+            for index, token in added.items()
+            if token.content and (token.special or token.content in tokens)
+        )
+        self._texts = frozenset(added[index].content for index in self._ids)
+        self.marks = Marks(self._texts)
+        self._copy: Tokenizer | None = None
+        self._own_ids: dict[int, int] = {}
+        try:
+            self._copy, self._own_ids = _copy(tokenizer, self._texts, self.marks)
+            # Some are looked for in the normalised text: other texts may become them, and they others.
+            self.normalised = any(added[index].normalized for index in self._ids)
+            self._check(tokenizer)
+        except Exception as error:
+            # Tokenizers of Python and of unusual parts; the library raises its bare Exception.
+            self._copy = None
+            self.normalised = False
+            log.warning(
+                "text that holds special tokens is refused: this tokenizer has no copy", why=str(error)
+            )
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Ids of a marked text. Raises `RequestError` where the tokenizer has no copy."""
+        if self._copy is None:
+            raise RequestError(
+                UNSUPPORTED,
+                "there is a special token's text in it, which this model's tokenizer takes for the token",
+            )
+        # As transformers does: a batch leaves other threads the interpreter.
+        ids = self._copy.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        return tuple(self._own_ids.get(token, token) for token in ids)
+
+    def more_in(self, ids: Sequence[int], others: Sequence[int]) -> bool:
+        """Whether some special token stands oftener in `ids` than in `others`."""
+        counts = Counter(token for token in ids if token in self._ids)
+        return not counts <= Counter(token for token in others if token in self._ids)
+
+    def _check(self, tokenizer: Any) -> None:
+        """Raises `ValueError` where the copy does not do what it is made for."""
+        text = " a ".join(sorted(self._texts))
+        for add in (False, True):
+            own = tuple(tokenizer(text, add_special_tokens=add)["input_ids"])
+            if not self.normalised and self.encode(text, add_special_tokens=add) != own:
+                raise ValueError("its copy has other ids")
+        made = self._ids.intersection(self.encode(self.marks.of(text).text, add_special_tokens=False))
+        # Characters without a token of their own are unknown as ever, and some are a token themselves.
+        made -= {getattr(tokenizer, "unk_token_id", None)}
+        if any(len(tokenizer.added_tokens_decoder[token].content) > 1 for token in made):
+            raise ValueError("it makes special tokens of their characters")
+
+
+def _copy(tokenizer: Any, texts: Collection[str], marks: Marks) -> tuple[Tokenizer, dict[int, int]]:
+    """A tokenizer that finds no special token but by its whole text, and the ids that differ."""
+    if not type(tokenizer).__module__.startswith("transformers."):
+        raise ValueError("its class is not of transformers")
+    backend = tokenizer.backend_tokenizer
+    state = json.loads(backend.to_str())
+    state["truncation"] = state["padding"] = None
+    hidden = _hide(state["model"], texts)
+    own_ids = {}
+    for token in state["added_tokens"]:
+        own_ids[token["content"]] = token["id"]
+        token["normalized"] &= token["content"] not in texts
+    # What has no id of the model's gets the next one; so most get their own.
+    state["added_tokens"].sort(key=lambda token: token["content"] in hidden)
+    steps = [
+        {"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in marks.replacements
+    ]
+    if state["normalizer"] is not None:
+        steps.append(state["normalizer"])
+    state["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    copy = Tokenizer.from_str(json.dumps(state))
+    copy.encode_special_tokens = backend.encode_special_tokens
+    given = copy.get_vocab(with_added_tokens=True)
+    return copy, {given[text]: index for text, index in own_ids.items() if given[text] != index}
+
+
+def _hide(model: dict[str, Any], texts: Collection[str]) -> frozenset[str]:
+    """Rename special tokens in a model's vocabulary, which may find them in any text; those that were there.
+
+    No text has the new names: they are drawn at random. A single character keeps its own, for it has no other
+    token: as text it is the same id.
+    """
+    longer = sorted(text for text in texts if len(text) > 1)
+    names = {text: f"{_ESCAPE}{secrets.token_hex(8)}{number}" for number, text in enumerate(longer)}
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        hidden = names.keys() & vocabulary.keys()
+        model["vocab"] = {names.get(text, text): index for text, index in vocabulary.items()}
+    else:
+        hidden = names.keys() & {text for text, _ in vocabulary}
+        model["vocab"] = [[names.get(text, text), score] for text, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, hidden)]
+    return frozenset(hidden)
+
+
+def _touches(merge: list[str] | str, hidden: Collection[str]) -> bool:
+    """Whether a merge makes one of them, or is made of one."""
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first in hidden or second in hidden or first + second in hidden
