@@ -19,6 +19,7 @@ from gateway.http_server import HttpServer
 from gateway.key_check import KeyCheck
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
+from gateway.no_torch import hide_torch
 from gateway.prompt import Prompts
 from gateway.server import GatewayServicer
 from gateway.session import Policy
@@ -142,6 +143,7 @@ def run(settings: GatewaySettings) -> None:
     telemetry.setup("gateway", settings)
     if not settings.verifier_addresses:
         raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
+    hide_torch()
     try:
         check_model(settings.model)
         prompts = Prompts(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+import transformers
 
 from gateway.chat_template import ChatTemplate, ChatTurn
 from gateway.config import SpecialTokensInText
@@ -54,7 +54,9 @@ class Prompts:
 
         `special_tokens_in_text`: where special tokens written by users are these tokens, and not text.
         """
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            model, trust_remote_code=trust_remote_code
+        )
         self.vocab_fingerprint = vocab_fingerprint(self._tokenizer.get_vocab())
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
@@ -188,12 +190,12 @@ def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[
     Some models name ids that they have no logit for; these are never drawn, and verifiers refuse them.
     """
     found: set[int] = set()
-    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     sources: list[Any] = [getattr(config, "eos_token_id", None), tokenizer.eos_token_id]
     folder = Path(model)
     if not folder.is_dir() or (folder / "generation_config.json").exists():
         with suppress(OSError, json.JSONDecodeError):
-            sources.append(GenerationConfig.from_pretrained(model).eos_token_id)
+            sources.append(transformers.GenerationConfig.from_pretrained(model).eos_token_id)
     for source in sources:
         if isinstance(source, int):
             found.add(source)
