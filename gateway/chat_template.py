@@ -21,10 +21,13 @@ _CHATS = (
     ("user",),
 )
 _ROLES = frozenset({"system", "user", "assistant"})
+_SENTINEL = "pacelinesentinel"
 _WORDS = re.compile(r"\w+")
 # From how much of a text's end the word is taken that must be in the rendering.
 _END_CHARACTERS = 200
 _MOST_CHARACTERS = 1000
+# Each costs another rendering.
+_MOST_SWITCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class ChatTemplate:
         """Find the form by which all texts of the longest possible chat are in the rendering."""
         rendered = False
         for roles in _CHATS:
-            turns = [ChatTurn(role, f"paceline{number}sentinel") for number, role in enumerate(roles)]
+            turns = [ChatTurn(role, f"{number}{_SENTINEL}") for number, role in enumerate(roles)]
             for in_parts in _subsets(roles):
                 try:
                     text = self._apply(turns, in_parts, begin_answer=False)
@@ -94,7 +97,7 @@ class ChatTemplate:
             log.warning("the chat template shows no message's text; chats are refused")
 
     def _check_kept(self, turns: Sequence[ChatTurn], text: str) -> None:
-        place = 0
+        place = switches = 0
         for index, turn in enumerate(turns):
             words = _WORDS.findall(turn.content[-_END_CHARACTERS:])
             if turn.role not in self._looked_for or not words:
@@ -102,9 +105,21 @@ class ChatTemplate:
             word = max(words, key=len)
             # Most templates keep the order, and then the whole text is searched once.
             found = text.find(word, place)
-            place = text.find(word) if found < 0 else found
-            if place < 0:
+            found = text.find(word) if found < 0 else found
+            if found >= 0:
+                place = found
+            elif switches < _MOST_SWITCHES and self._is_switch(turns, index, text):
+                switches += 1
+            else:
                 raise _refused(f"the model's chat template leaves out the text of messages[{index}]")
+
+    def _is_switch(self, turns: Sequence[ChatTurn], index: int, text: str) -> bool:
+        """Whether another message there makes a difference: some templates take a word as an instruction."""
+        other = [*turns[:index], ChatTurn(turns[index].role, _SENTINEL), *turns[index + 1 :]]
+        try:
+            return self._apply(other, self._in_parts) != text
+        except Exception:
+            return True
 
     def _apply(
         self, turns: Sequence[ChatTurn], in_parts: frozenset[str], *, begin_answer: bool = True

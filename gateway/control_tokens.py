@@ -7,6 +7,7 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,7 +20,7 @@ log = telemetry.logger(__name__)
 # Noncharacters, which stand in no text but by mistake. One before a code stands for what the code says:
 # itself, nothing, or one of the special tokens that are single characters.
 _ESCAPE, _ITSELF, _NOTHING = "\ufdd0", "\ufdd1", "\ufdd2"
-_SINGLES = "".join(map(chr, range(0xFDD3, 0xFDF0)))
+_SINGLES = ["".join(pair) for pair in product(map(chr, range(0xFDD3, 0xFDF0)), repeat=2)]
 _MARK = _ESCAPE + _NOTHING
 
 
@@ -46,12 +47,11 @@ class Marks:
             raise ValueError(f"{len(single)} special tokens are single characters")
         self._single = {token: _ESCAPE + code for token, code in zip(single, _SINGLES, strict=False)}
         # By their first characters, so that most texts are searched for these few alone.
+        longer = sorted(token for token in tokens if len(token) > 1)
         self._long: dict[str, list[str]] = defaultdict(list)
-        for token in sorted(tokens, key=len, reverse=True):
-            if len(token) > 1:
-                self._long[token[:2]].append(token)
-        self._longest = max(map(len, tokens), default=0)
-        longer = [token for token in tokens if len(token) > 1]
+        for token in longer:
+            self._long[token[:2]].append(token)
+        self._longest = max(map(len, longer), default=0)
         self._heads = frozenset(token[:end] for token in longer for end in range(1, len(token)))
         self._tails = frozenset(token[start:] for token in longer for start in range(1, len(token)))
         self._tokens = tuple(longer)
@@ -122,10 +122,11 @@ class ControlTokens:
     def __init__(self, tokenizer: Any, tokens: Collection[str] = ()) -> None:
         """`tokens`: texts of added tokens that count as special, besides those that are."""
         added = tokenizer.added_tokens_decoder
+        named = set(tokenizer.all_special_ids)
         self._ids = frozenset(
             index
             for index, token in added.items()
-            if token.content and (token.special or token.content in tokens)
+            if token.content and (token.special or index in named or token.content in tokens)
         )
         self._texts = frozenset(added[index].content for index in self._ids)
         self.marks = Marks(self._texts)

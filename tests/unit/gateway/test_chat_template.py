@@ -110,3 +110,12 @@ def test_any_content_is_found_again(content: str) -> None:
     json = "{% for m in messages %}{{ m | tojson }}{{ '\\n' }}{% endfor %}"
     for template in (STRINGS, PARTS, json):
         render(template, [ChatTurn("user", content)])
+
+
+def test_a_word_that_a_template_takes_as_an_instruction_is_not_lost() -> None:
+    """As SmolLM3's `/no_think` in a system message."""
+    template = (
+        "{% set said = messages[0].content %}{{ 'brief' if '/no_think' in said }}"
+        "{{ said.replace('/no_think', '') }}{% for m in messages[1:] %}: {{ m.content }}{% endfor %}"
+    )
+    assert render(template, [ChatTurn("system", "/no_think"), TALK[1]]) == "brief: how many?"

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, LlamaConfig, PreTrainedTokenizerFast, T5Config
 
 from gateway.chat_template import ChatTurn
 from gateway.control_tokens import Marks
@@ -331,13 +331,20 @@ def test_added_tokens_that_make_turns_count_as_special(tmp_path: Path) -> None:
     assert counts == {"<user>": 1, "<think>": 2}
 
 
-def test_a_tokenizer_without_a_copy_refuses(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.control_tokens.Tokenizer", None)
-    prompts = Prompts(str(tiny_model))
-    assert prompts.from_chat([ChatTurn("user", "> a <")]).ids()
-    with pytest.raises(RequestError, match="special token's text") as caught:
-        prompts.from_chat([ChatTurn("user", "a</s>b")]).ids()
-    assert caught.value.kind.status == 400
+def test_a_tokenizer_of_python_refuses_what_it_cannot_tell(tmp_path: Path) -> None:
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    T5Config(vocab_size=384).save_pretrained(tmp_path)
+    prompts = Prompts(str(tmp_path))
+    ids = prompts.from_chat([ChatTurn("user", "> a <")]).ids()
+    assert prompts._tokenizer.decode(ids) == "user: > a <</s>"
+    for refused in ("a</s>b", "<pad>"):
+        with pytest.raises(RequestError, match="special token's text") as caught:
+            prompts.from_chat([ChatTurn("user", refused)]).ids()
+        assert caught.value.kind.status == 400
+    parsed = Prompts(str(tmp_path), special_tokens_in_text="everywhere")
+    assert prompts._tokenizer.eos_token_id in parsed.from_chat([ChatTurn("user", "a</s>b")]).ids()[:-1]
 
 
 @given(text=st.text(st.sampled_from("ab<>|\ufdd0\ufdd1\ufdd2\ufdd3 "), max_size=20))
@@ -347,6 +354,13 @@ def test_marks_come_out_again(text: str) -> None:
     assert marks.out(marked.text) == text
     assert marks.count(marked.text) == 0
     assert marked.holds == any(token in text for token in ["<a>", "a>|", "||", "b", "aa", " <a"])
+
+
+def test_many_special_tokens_may_be_single_characters() -> None:
+    characters = [chr(0x4E00 + number) for number in range(500)]
+    marks, text = Marks(characters), "".join(characters)
+    assert not set(characters) & set(marks.of(text).text)
+    assert marks.out(marks.of(text).text) == text
 
 
 @given(content=TEXTS)
