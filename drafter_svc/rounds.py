@@ -143,6 +143,8 @@ class Rounds:
             elif self._learn(seat, verdict, drafted):
                 seat.budget, seat.heard = verdict.draft_budget, now
                 touched[session_id] = seat
+            else:
+                touched.pop(session_id, None)
         for seat in touched.values():
             self._draft(seat, drafted)
         return drafted

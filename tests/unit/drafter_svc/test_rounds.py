@@ -102,6 +102,16 @@ def test_a_gap_is_asked_for_once_then_the_session_is_left(rounds: Rounds) -> Non
     assert "s" not in rounds
 
 
+def test_a_session_that_is_left_in_the_midst_of_a_message_is_drafted_for_no_more(rounds: Rounds) -> None:
+    known = hypothesis()
+    rounds.attach(known)
+    verdicts = [Verdict(known.key, base, (3,), draft_budget=8) for base in (5, 9, 10)]
+    drafted = rounds.verdicts(verdicts)
+    assert drafted.leaves == ["s"]
+    assert not drafted.trees
+    assert "s" not in rounds
+
+
 def test_a_gap_that_is_filled_goes_on(rounds: Rounds) -> None:
     known = hypothesis()
     rounds.attach(known)
