@@ -50,6 +50,8 @@ class Pod:
         self._others = 0
         self._heard = 0.0
         self._look = asyncio.Event()
+        # Of a drafter: until when verifiers do not listen to it.
+        self._aside: dict[str, float] = {}
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -78,6 +80,14 @@ class Pod:
         """It had no place for a session of ours, which has left: others have those that we do not."""
         self._others = max(self._others, self.status.max_sessions - self.ours)
         self._look.set()
+
+    def put_aside(self, verifier: str, seconds: float) -> None:
+        """A drafter is of no use at that verifier for so long."""
+        self._aside[verifier] = time.monotonic() + seconds
+
+    def is_aside(self, verifier: str) -> bool:
+        """Whether a drafter is of no use at that verifier now."""
+        return time.monotonic() < self._aside.get(verifier, 0.0)
 
     def asking(self) -> None:
         """It is asked for its status now."""
@@ -220,7 +230,6 @@ class Fleet:
         return [
             DrafterView(
                 address=pod.address,
-                drafter_id=pod.status.drafter_id,
                 healthy=pod.healthy,
                 draining=pod.status.draining,
                 sessions=pod.sessions,

@@ -27,7 +27,6 @@ class DrafterView:
     """What routing needs to know of a drafter."""
 
     address: str
-    drafter_id: str
     healthy: bool
     draining: bool
     sessions: int
@@ -61,14 +60,11 @@ def choose_drafter(
 ) -> DrafterView | None:
     """The drafter with the fewest sessions; None when none can take one more.
 
-    One whose address is in `avoid` is taken only when there is no other, one whose id is in `aside` never.
+    One whose address is in `avoid` is taken only when there is no other, one whose is in `aside` never.
     """
     able = [
         pod
         for pod in drafters
-        if pod.healthy
-        and not pod.draining
-        and pod.sessions < pod.max_sessions
-        and pod.drafter_id not in aside
+        if pod.healthy and not pod.draining and pod.sessions < pod.max_sessions and pod.address not in aside
     ]
     return min(able, key=lambda pod: (pod.address in avoid, pod.sessions, pod.address), default=None)

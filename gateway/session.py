@@ -248,13 +248,14 @@ class Following:
             metadata=self._trace,
             timeout=None if self._deadline is None else max(0.0, self._deadline - time.monotonic()),
         )
+        speculation = self._speculation(verifier)
         speculating: asyncio.Task[None] | None = None
         try:
             async for response in self._heard(call):
                 kind = response.WhichOneof("event")
                 if kind == "opened":
                     if wanted.speculation and self._fleet.drafters:
-                        speculating = asyncio.create_task(self._speculation(verifier).run())
+                        speculating = asyncio.create_task(speculation.run())
                     yield response.opened
                 elif kind == "tokens":
                     for chunk in self._take(response.tokens):
@@ -262,6 +263,8 @@ class Following:
                         if self._stops.matched:
                             yield Done(FinishReason.STOP, self._receipt)
                             return
+                elif kind == "drafter_aside":
+                    speculation.put_aside(response.drafter_aside.seconds)
                 elif kind == "finished":
                     for event in self._last_events(wire.finish_reason_from_proto(response.finished.reason)):
                         yield event

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import grpc
 
@@ -16,6 +18,11 @@ from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 log = telemetry.logger(__name__)
 
 _CALL_SECONDS = 2.0
+# A drafter that has had no stream to the session's verifier for so long cannot get one, and is not tried
+# again for a while.
+_UNCONNECTED_SECONDS, _RETRY_SECONDS = 3.0, 10.0
+# So soon after a drafter has taken another one's place the verifier may still speak of that one.
+_CROSSING_SECONDS = 2.0
 
 
 class Speculation:
@@ -41,6 +48,18 @@ class Speculation:
         self._check_seconds = check_seconds
         self._trace = tuple(trace)
         self._attached: str | None = None
+        self._attached_at = 0.0
+        # When the attached drafter was last known to be connected to the verifier, or was attached.
+        self._connected_at = 0.0
+        self._replaces_one = False
+        self._look = asyncio.Event()
+
+    def put_aside(self, seconds: float) -> None:
+        """The verifier has put the session's drafter aside for so long."""
+        crossing = self._replaces_one and time.monotonic() - self._attached_at < _CROSSING_SECONDS
+        if self._attached is not None and not crossing:
+            self._fleet.drafters[self._attached].put_aside(self._verifier_address, seconds)
+            self._look.set()
 
     async def run(self) -> None:
         """Attach, and attach anew whenever the drafter has gone; detach when cancelled."""
@@ -48,7 +67,10 @@ class Speculation:
             while True:
                 if self._attached is None or not self._of_use(self._attached):
                     await self._attach()
-                await asyncio.sleep(self._check_seconds)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._check_seconds):
+                        await self._look.wait()
+                self._look.clear()
         finally:
             if self._attached is not None:
                 self._fleet.drafters[self._attached].end()
@@ -56,12 +78,19 @@ class Speculation:
 
     def _of_use(self, address: str) -> bool:
         pod = self._fleet.drafters[address]
-        return pod.healthy and pod.status.drafter_id not in self._aside()
+        now = time.monotonic()
+        if self._verifier_address in pod.status.verifiers:
+            self._connected_at = now
+        # Its status may be as old as the time between two checks.
+        if now - self._connected_at > max(_UNCONNECTED_SECONDS, 3 * self._check_seconds):
+            pod.put_aside(self._verifier_address, _RETRY_SECONDS)
+        return pod.healthy and not pod.is_aside(self._verifier_address)
 
     def _aside(self) -> Collection[str]:
-        """Ids of drafters that the session's verifier does not listen to now."""
-        aside: Collection[str] = self._fleet.verifiers[self._verifier_address].status.drafters_aside
-        return aside
+        """Addresses of drafters that are of no use at the session's verifier now."""
+        return [
+            address for address, pod in self._fleet.drafters.items() if pod.is_aside(self._verifier_address)
+        ]
 
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
@@ -84,6 +113,8 @@ class Speculation:
         )
         # Before it is: cancelled meanwhile, the drafter may hold the session already.
         self._attached = chosen.address
+        self._attached_at = self._connected_at = time.monotonic()
+        self._replaces_one = gone is not None
         pod.begin()
         try:
             await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Attach(

@@ -140,7 +140,7 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
             f"and {len(tree.log_probs)}",
         )
     if count > max_nodes:
-        raise TreeError(TreeFault.TOO_MANY_NODES, f"{count} nodes, at most {max_nodes} are taken")
+        raise too_many_nodes(count, max_nodes)
     siblings: set[tuple[int, int]] = set()
     depths: list[int] = []
     for index, (token, parent, log_prob) in enumerate(
@@ -171,6 +171,11 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
             raise TreeError(
                 TreeFault.TOO_DEEP, f"node {index} lies at depth {depths[-1]}, at most {max_depth}"
             )
+
+
+def too_many_nodes(count: int, max_nodes: int) -> TreeError:
+    """What `check` raises of a tree that is too large; for those who need not look at it any further."""
+    return TreeError(TreeFault.TOO_MANY_NODES, f"{count} nodes, at most {max_nodes} are taken")
 
 
 class TreeBuilder:

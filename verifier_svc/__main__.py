@@ -79,6 +79,9 @@ async def serve(
     def give_up(session: Session, message: str) -> None:
         event_loop.call_soon_threadsafe(servicer.give_up, session, message)
 
+    def blame(stream_id: int) -> None:
+        event_loop.call_soon_threadsafe(servicer.blame, stream_id)
+
     def fail() -> None:
         event_loop.call_soon_threadsafe(committer.fail)
         event_loop.call_soon_threadsafe(stop.set)
@@ -100,6 +103,7 @@ async def serve(
         feedback_top_k=streams.feedback_top_k,
         deliver=deliver,
         on_fault=give_up,
+        on_harm=blame,
         on_failure=fail,
     )
     servicer = VerifierServicer(

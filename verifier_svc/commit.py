@@ -90,11 +90,18 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """The session's drafter is not listened to for so many seconds: it needs another one."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """This verifier cannot go on, with any session."""
 
 
-Event = Tokens | Finished | Lost | Unrecorded | Faulty | Alive | Broken
+Event = Tokens | Finished | Lost | Unrecorded | Faulty | Alive | Aside | Broken
 
 
 @dataclass(slots=True, eq=False)
@@ -226,6 +233,12 @@ class Committer:
         for session in self._open.values():
             if session.events.empty():
                 session.events.put_nowait(Alive())
+
+    def say_aside(self, key: SessionKey, seconds: float) -> None:
+        """Tell a session, if it is open, that its drafter is put aside."""
+        session = self._open.get(key)
+        if session is not None:
+            session.events.put_nowait(Aside(seconds))
 
     def fail(self) -> None:
         """Tell every session that no more will come."""

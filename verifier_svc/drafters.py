@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import islice
 
 from paceline.session import SessionKey
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
+from verifier_svc.ledger import Ledger
 
 # A drafter that leaves so many verdicts unread has no use for them any more.
 MAX_VERDICTS = 4096
 # What it says next is read once fewer errors than this wait to be read.
 _MAX_ERRORS = 256
+# Names that a status tells; whoever opens streams chooses them.
+MAX_TOLD = 256
 
 
 @dataclass(slots=True)
@@ -20,18 +24,24 @@ class DrafterStream:
     """One open Draft call. Lives on the event loop, save `feedback_top_k`, which never changes."""
 
     stream_id: int
+    # Who it is, as `paceline.peers` tells, and the name it gives itself, which proves nothing.
+    peer: str
     drafter_id: str
     feedback_top_k: int
+    ledger: Ledger
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     # Set when its verdicts were not read: nothing goes up or down any more.
     overrun: bool = False
+    # Set with its first session.
+    drafting: bool = False
     _taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, verdicts: list[Verdict]) -> None:
         """Queue verdicts for the next message down."""
         self.verdicts += verdicts
+        self.ledger.told(sum(not verdict.finished for verdict in verdicts))
         if len(self.verdicts) > MAX_VERDICTS:
             self.overrun = True
             self.verdicts = []
@@ -73,9 +83,9 @@ class DrafterStreams:
         self._streams: dict[int, DrafterStream] = {}
         self._next_id = 1
 
-    def open(self, drafter_id: str, feedback_top_k: int) -> DrafterStream:
+    def open(self, peer: str, drafter_id: str, feedback_top_k: int, ledger: Ledger) -> DrafterStream:
         """Register a new stream."""
-        stream = DrafterStream(self._next_id, drafter_id, feedback_top_k)
+        stream = DrafterStream(self._next_id, peer, drafter_id, feedback_top_k, ledger)
         self._next_id += 1
         self._streams[stream.stream_id] = stream
         return stream
@@ -93,6 +103,12 @@ class DrafterStreams:
         stream = self._streams.get(stream_id)
         return stream.feedback_top_k if stream else 0
 
+    def wake(self, peer: str) -> None:
+        """Have all streams of a peer look whether they may go on."""
+        for stream in self._streams.values():
+            if stream.peer == peer:
+                stream.wake.set()
+
     def ids(self) -> list[str]:
-        """Names of the connected drafters."""
-        return sorted(stream.drafter_id for stream in self._streams.values())
+        """Names of the connected drafters, `MAX_TOLD` at the most."""
+        return sorted(stream.drafter_id for stream in islice(self._streams.values(), MAX_TOLD))

@@ -13,7 +13,7 @@ def take(session: Session, room: int) -> tuple[TokenTree, bool]:
     Nodes past the session's last possible token are left out: one token of each step is the target's.
     """
     tree, base = session.tree, session.tree_base
-    session.tree = None
+    session.tree, session.offered_trees = None, 0
     if tree is None or not tree.tokens:
         return TokenTree(), False
     fitting = tree.reroot(session.token_ids[base:])
@@ -28,3 +28,4 @@ def take(session: Session, room: int) -> tuple[TokenTree, bool]:
 def put(session: Session, base: int, tree: TokenTree) -> None:
     """Keep a tree that hangs on `base` <= the session's length until the next step takes it."""
     session.tree, session.tree_base = tree, base
+    session.offered_trees += 1

@@ -1,7 +1,7 @@
 """Whose doing a failure is: what one session brings ends that session at most, and the others go on.
 
-A failure of a step that all sessions share is looked into: without trees, then one session at a time. Nothing
-here runs where nothing fails.
+A failure of a step that all sessions share is looked into: without trees, then one session at a time. Where
+it is a tree's doing, its drafter is named. Nothing here runs where nothing fails.
 """
 
 from __future__ import annotations
@@ -39,25 +39,41 @@ class Computed:
     rows: list[PlannedRows]
     drawn: Drawn
     faults: list[Fault] = field(default_factory=list)
+    # Drafter streams whose trees made the step fail.
+    harmful: list[int] = field(default_factory=list)
     # As it was planned, trees and all.
     as_planned: bool = True
 
 
-def plan_apart(
-    sessions: Sequence[Session], plan: Callable[[Sequence[Session]], Plan]
-) -> tuple[Plan, list[Fault]]:
-    """A plan for all sessions that can be planned, and those that cannot; call with the table's lock held.
+@dataclass(slots=True)
+class Planned:
+    """A step's plan; the sessions that cannot be planned; drafter streams whose trees could not be."""
 
-    Raises what `plan` raises for the rest together: then it is nobody's in particular.
+    plan: Plan
+    faults: list[Fault] = field(default_factory=list)
+    harmful: list[int] = field(default_factory=list)
+
+
+def plan_apart(
+    sessions: Sequence[Session],
+    plan: Callable[[Sequence[Session]], Plan],
+    plan_tree: Callable[[Session], None],
+) -> Planned:
+    """A plan for all sessions that can be planned; call with the table's lock held.
+
+    `plan_tree` plans one session's waiting tree and nothing else. Raises what `plan` raises for the rest
+    together: then it is nobody's in particular.
     """
+    waiting = [(session, session.tree) for session in sessions if session.tree is not None]
     try:
-        return plan(sessions), []
+        return Planned(plan(sessions))
     except Exception as error:
         log.warning("a step cannot be planned; once more without trees", error=type(error).__name__)
+    harmful = [session.stream_id for session, tree in waiting if _is_harmful(session, tree, plan_tree)]
     for session in sessions:
         session.tree = None
     try:
-        return plan(sessions), []
+        return Planned(plan(sessions), harmful=harmful)
     except Exception as error:
         log.warning("a step cannot be planned; session by session", error=type(error).__name__)
     faults: list[Fault] = []
@@ -70,7 +86,16 @@ def plan_apart(
             faults.append(Fault(session, error))
     failed = [fault.session for fault in faults]
     planned = plan([session for session in sessions if session not in failed])
-    return replace(planned, block_tasks=[*block_tasks, *planned.block_tasks]), faults
+    return Planned(replace(planned, block_tasks=[*block_tasks, *planned.block_tasks]), faults, harmful)
+
+
+def _is_harmful(session: Session, tree: TokenTree, plan_tree: Callable[[Session], None]) -> bool:
+    session.tree = tree
+    try:
+        plan_tree(session)
+    except Exception:
+        return True
+    return False
 
 
 def compute_apart(
@@ -103,9 +128,11 @@ def compute_apart(
         for row in rows
     ]
     try:
-        return Computed(plain, compute(plain), as_planned=False)
+        drawn = compute(plain)
     except Exception as error:
         log.warning("a step failed; session by session", error=type(error).__name__)
+    else:
+        return Computed(plain, drawn, harmful=_harmful(rows, compute), as_planned=False)
     computed = Computed([], [], as_planned=False)
     for row in plain:
         try:
@@ -117,6 +144,27 @@ def compute_apart(
     if computed.faults and not computed.rows and not engine_is_sound():
         raise computed.faults[0].error
     return computed
+
+
+def _harmful(rows: Sequence[PlannedRows], compute: Callable[[Sequence[PlannedRows]], Drawn]) -> list[int]:
+    """The stream of the tree that `compute` fails with, also when it is alone; found by halves.
+
+    Computing rows again changes nothing: what they would commit is thrown away, and the KV behind a
+    session's own positions is never read.
+    """
+    suspects = [row for row in rows if row.tree.tokens]
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        suspects = half if _fails(half, compute) else suspects[len(half) :]
+    return [row.stream_id for row in suspects if _fails([row], compute)]
+
+
+def _fails(rows: Sequence[PlannedRows], compute: Callable[[Sequence[PlannedRows]], Drawn]) -> bool:
+    try:
+        compute(rows)
+    except Exception:
+        return True
+    return False
 
 
 @contextmanager

@@ -22,6 +22,8 @@ class PlannedRows:
     tree: TokenTree
     # A tree was there to take nodes of, were it none.
     offered: bool
+    # The drafter stream that it came from, 0 for none.
+    stream_id: int = 0
 
     @property
     def of_decoding(self) -> bool:
@@ -83,11 +85,17 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
         taking_part.append((session, run_stop))
     trees, late = _trees([session for session, _ in taking_part if session.decoding], limits, budget)
     rows = [
-        PlannedRows(session, _segment(session, run_stop, tree), tree, offered)
+        PlannedRows(session, _segment(session, run_stop, tree), tree, offered, session.stream_id)
         for session, run_stop in taking_part
         for tree, offered in [trees.get(session.key.session_id, (TokenTree(), False))]
     ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
+
+
+def plan_tree(session: Session, limits: Limits, budget: DraftBudget) -> None:
+    """Raise what planning raises for the session's waiting tree alone; uses the tree up."""
+    if session.decoding:
+        _trees([session], limits, budget)
 
 
 def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudget) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 
 import grpc
 
 from paceline import handshake, telemetry, wire
+from paceline.peers import peer_of
 from paceline.rpc import Refused, refusals
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import SessionRecord
@@ -16,6 +18,7 @@ from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict
 from verifier_svc.commit import (
     Alive,
+    Aside,
     Broken,
     Committer,
     Event,
@@ -27,6 +30,7 @@ from verifier_svc.commit import (
     Unrecorded,
 )
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
+from verifier_svc.fairness import WorkBudget
 from verifier_svc.identity import ServedModel
 from verifier_svc.intake import Intake
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
@@ -40,6 +44,10 @@ _ALIVE_SECONDS = 1.0
 # An engine that has not gone round for so long hangs.
 _STALLED_SECONDS = 10.0
 _MAX_REPLY = 16 << 10
+# Of the event loop's time, what drafters may take that nobody has asked them for, and at once after a rest.
+_UNASKED_SHARE, _UNASKED_SECONDS = 0.05, 0.1
+# What a stream takes of it that begins.
+_HELLO_SECONDS = 1e-3
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -65,12 +73,14 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self._served = served
         self._loop = loop
         self._streams = streams
-        self._standings = Standings()
+        self._standings = Standings(on_aside=streams.wake)
         self._committer = committer
+        self._work = WorkBudget(share=_UNASKED_SHARE, burst=_UNASKED_SECONDS)
         self._intake = Intake(
             loop,
             self._streams,
             self._standings,
+            self._work,
             vocab_size=served.vocab_size,
             max_tree_nodes=max_tree_nodes,
             max_tree_depth=max_tree_depth,
@@ -92,7 +102,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                 stream.send(batch)
                 for verdict in batch:
                     if verdict.drafted:
-                        self._standings.verified(stream.drafter_id, verdict.accepted)
+                        self._standings.verified(stream.peer, verdict.accepted)
                 if stream.overrun:
                     self._disconnect(stream)
 
@@ -103,6 +113,12 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         stream = self._streams.get(session.stream_id)
         if stream is not None:
             stream.dismiss(session.key, session.length)
+
+    def blame(self, stream_id: int) -> None:
+        """A tree of that stream cannot be computed; call on the event loop."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._standings.harmed(stream.peer)
 
     async def say_alive(self) -> None:
         """Let sessions hear of the engine's progress, for ever."""
@@ -203,6 +219,10 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[verifier_pb2.DraftResponse]:
         """See verifier.proto."""
+        peer = peer_of(context)
+        # New streams are work, too.
+        await self._work.pay(peer, _HELLO_SECONDS)
+        self._check_standing(peer)
         first = await anext(aiter(request_iterator), None)
         if first is None or not first.HasField("hello"):
             raise Refused(
@@ -216,9 +236,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
             vocab_fingerprint=hello.vocab_fingerprint,
             served_fingerprint=self._served.vocab_fingerprint,
         )
-        self._check_standing(hello.drafter_id)
-        stream = self._streams.open(hello.drafter_id, hello.feedback_top_k)
-        log.info("drafter connected", drafter=hello.drafter_id, stream=stream.stream_id)
+        self._standings.named(peer, hello.drafter_id)
+        stream = self._streams.open(peer, hello.drafter_id, hello.feedback_top_k, self._intake.ledger())
         reading = asyncio.create_task(self._read_trees(first, request_iterator, stream))
         try:
             yield verifier_pb2.DraftResponse(welcome=self._welcome())
@@ -234,16 +253,16 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
                     yield verifier_pb2.DraftResponse(
                         verdicts=[wire.verdict_to_proto(verdict) for verdict in verdicts], errors=errors
                     )
+                self._check_standing(peer)
                 if reading.done():
                     reading.result()
                     return
-                self._check_standing(stream.drafter_id)
         finally:
             reading.cancel()
             self._disconnect(stream)
 
-    def _check_standing(self, drafter_id: str) -> None:
-        fault = self._standings.fault(drafter_id)
+    def _check_standing(self, peer: str) -> None:
+        fault = self._standings.fault(peer)
         if fault is not None:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {fault}")
 
@@ -263,8 +282,12 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         if self._streams.get(stream.stream_id) is None:
             return
         self._streams.close(stream)
-        self._intake.end(stream)
-        log.info("drafter disconnected", drafter=stream.drafter_id, stream=stream.stream_id)
+        held = self._intake.end(stream)
+        if stream.drafting:
+            log.info("drafter disconnected", drafter=stream.drafter_id, peer=stream.peer)
+        if seconds := self._standings.seconds_aside(stream.peer):
+            for session in held:
+                self._committer.say_aside(session.key, seconds)
 
     async def _read_trees(
         self,
@@ -273,12 +296,13 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         stream: DrafterStream,
     ) -> None:
         try:
-            self._intake.take(first, stream)
+            await self._intake.take(first, stream, first=True)
+            # The next is not read, let alone decoded, before the one before it has been taken in.
             async for request in requests:
                 await stream.room()
-                if stream.overrun:
+                if stream.overrun or not self._intake.hears(stream):
                     return
-                self._intake.take(request, stream)
+                await self._intake.take(request, stream)
         finally:
             stream.wake.set()
 
@@ -328,7 +352,7 @@ def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_con
         raise wire.WireError("committed_ids", f"{committed} ids are no fewer than max_tokens")
 
 
-def _checked(event: Event) -> Tokens | Finished | Alive:
+def _checked(event: Event) -> Tokens | Finished | Alive | Aside:
     """An event to stream. Raises `Refused` when the session is lost or cannot go on, or the engine failed."""
     if isinstance(event, Lost):
         raise Refused(grpc.StatusCode.ABORTED, event.message)
@@ -341,9 +365,13 @@ def _checked(event: Event) -> Tokens | Finished | Alive:
     return event
 
 
-def _event_to_proto(event: Tokens | Finished | Alive) -> verifier_pb2.OpenResponse:
+def _event_to_proto(event: Tokens | Finished | Alive | Aside) -> verifier_pb2.OpenResponse:
     if isinstance(event, Alive):
         return verifier_pb2.OpenResponse(alive=verifier_pb2.Alive())
+    if isinstance(event, Aside):
+        return verifier_pb2.OpenResponse(
+            drafter_aside=verifier_pb2.DrafterAside(seconds=math.ceil(event.seconds))
+        )
     if isinstance(event, Tokens):
         return verifier_pb2.OpenResponse(
             tokens=verifier_pb2.CommittedTokens(

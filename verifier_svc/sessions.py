@@ -52,6 +52,8 @@ class Session:
     # The newest tree that has arrived, and the length it hangs on.
     tree: TokenTree | None = None
     tree_base: int = 0
+    # Trees that have come since a step took one.
+    offered_trees: int = 0
     # When the last verdict went to the drafter, while its tree is awaited; 0 when none is.
     awaited_since: float = 0.0
     # When the last few trees were asked for, by the length that they hang on.
@@ -96,6 +98,8 @@ class SessionTable:
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions
         self.draining = False
+        # Sessions ever taken.
+        self.opened = 0
         self._sessions: dict[str, Session] = {}
 
     def __len__(self) -> int:
@@ -123,6 +127,7 @@ class SessionTable:
         if len(self._sessions) >= self.max_sessions:
             raise SessionRefusedError(Refusal.FULL, f"all {self.max_sessions} sessions are taken")
         self._sessions[session.key.session_id] = session
+        self.opened += 1
 
     def remove(self, session: Session) -> None:
         """Forget a session; one that has been replaced or removed already is fine."""

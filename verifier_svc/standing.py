@@ -1,4 +1,4 @@
-"""Which drafters are listened to: one that sends garbage, or never helps, is put aside for a while."""
+"""Which drafters are listened to: one that sends garbage, floods, or never helps is put aside for a while."""
 
 from __future__ import annotations
 
@@ -12,87 +12,146 @@ from paceline import telemetry
 
 log = telemetry.logger(__name__)
 
-# Trees that are judged together.
+# Trees and faults that are judged together.
 JUDGED_TREES = 32
 # Steps with a tree of its that are judged together, and the accepted tokens that they must have in all: of
 # drafters worth anything every second or third step has one.
 _STEPS = 512
 _ACCEPTED = 8
+# Trees that the engine cannot take. The first may be a fault of ours, that another drafter's would have met.
+HARMFUL_TREES = 3
 # The first time aside; each further time lasts twice as long.
 _FIRST_SECONDS = 60.0
 _LONGEST_SECONDS = 3600.0
-# Names are the drafters' own, so no more of them are remembered.
-_MAX_DRAFTERS = 1024
+# Peers make themselves known, so no more of them are remembered; and of those aside so many are told.
+_MAX_PEERS = 1024
+_MAX_TOLD = 256
+# Whoever makes new connections can be put aside often: that is logged no oftener.
+_LOG_SECONDS = 1.0
 
 
 class Fault(StrEnum):
     """Why a drafter is put aside."""
 
     GARBAGE = "most of its trees break a rule"
+    FLOOD = "most of what it says nothing has asked for"
     USELESS = "next to nothing of what it drafts is accepted"
+    HARMFUL = "the engine cannot compute its trees"
 
 
 @dataclass(slots=True)
 class _Standing:
+    name: str = ""
     sound: int = 0
     broken: int = 0
+    unasked: int = 0
     steps: int = 0
     accepted: int = 0
+    harmful: int = 0
     times: int = 0
     until: float = 0.0
     fault: Fault | None = None
 
 
 class Standings:
-    """Drafters by name. On the event loop."""
+    """Drafters by what they are known by (`paceline.peers`). On the event loop.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `on_aside` is called with each that is put aside.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, on_aside: Callable[[str], None] = lambda peer: None
+    ) -> None:
         self._clock = clock
+        self._on_aside = on_aside
         self._standings: OrderedDict[str, _Standing] = OrderedDict()
+        self._log_from = 0.0
+        self._unlogged = 0
 
-    def tree(self, drafter_id: str, *, sound: bool) -> None:
+    def named(self, peer: str, name: str) -> None:
+        """What a peer calls itself, for people."""
+        self._of(peer).name = name
+
+    def tree(self, peer: str, *, sound: bool) -> None:
         """A tree came; `sound` where it broke no rule."""
-        standing = self._of(drafter_id)
+        standing = self._of(peer)
         if sound:
             standing.sound += 1
         else:
             standing.broken += 1
-        if standing.sound + standing.broken >= JUDGED_TREES:
-            if standing.broken > standing.sound:
-                self._put_aside(drafter_id, standing, Fault.GARBAGE)
-            standing.sound = standing.broken = 0
+        self._judge(peer, standing)
 
-    def verified(self, drafter_id: str, accepted: int) -> None:
+    def unasked(self, peer: str) -> None:
+        """It said something that nothing it was told can have caused."""
+        standing = self._of(peer)
+        standing.unasked += 1
+        self._judge(peer, standing)
+
+    def verified(self, peer: str, accepted: int) -> None:
         """A step verified a tree of its, and accepted so many nodes."""
-        standing = self._of(drafter_id)
+        standing = self._of(peer)
         standing.steps += 1
         standing.accepted += accepted
         if standing.steps >= _STEPS:
             if standing.accepted < _ACCEPTED:
-                self._put_aside(drafter_id, standing, Fault.USELESS)
+                self._put_aside(peer, standing, Fault.USELESS)
             else:
-                standing.times = 0
+                standing.times = standing.harmful = 0
             standing.steps = standing.accepted = 0
 
-    def fault(self, drafter_id: str) -> Fault | None:
-        """Why the drafter is aside now; None if it is not."""
-        standing = self._standings.get(drafter_id)
+    def harmed(self, peer: str) -> None:
+        """A step failed of its tree."""
+        standing = self._of(peer)
+        standing.harmful += 1
+        if standing.harmful >= HARMFUL_TREES:
+            self._put_aside(peer, standing, Fault.HARMFUL)
+            standing.harmful = 0
+
+    def fault(self, peer: str) -> Fault | None:
+        """Why the peer is aside now; None if it is not."""
+        standing = self._standings.get(peer)
         return standing.fault if standing is not None and self._clock() < standing.until else None
 
-    def aside(self) -> list[str]:
-        """Names of the drafters that are aside now."""
-        return sorted(name for name in self._standings if self.fault(name) is not None)
+    def seconds_aside(self, peer: str) -> float:
+        """For how long it still is."""
+        standing = self._standings.get(peer)
+        return 0.0 if standing is None else max(0.0, standing.until - self._clock())
 
-    def _of(self, drafter_id: str) -> _Standing:
-        standing = self._standings.setdefault(drafter_id, _Standing())
-        self._standings.move_to_end(drafter_id)
-        if len(self._standings) > _MAX_DRAFTERS:
+    def aside(self) -> list[str]:
+        """Those that are aside now, by name and identity: a name may be another's, too."""
+        found = (f"{each.name} ({peer})" for peer, each in self._standings.items() if self.fault(peer))
+        return sorted(found)[:_MAX_TOLD]
+
+    def _of(self, peer: str) -> _Standing:
+        standing = self._standings.setdefault(peer, _Standing())
+        self._standings.move_to_end(peer)
+        if len(self._standings) > _MAX_PEERS:
             self._standings.popitem(last=False)
         return standing
 
-    def _put_aside(self, drafter_id: str, standing: _Standing, fault: Fault) -> None:
+    def _judge(self, peer: str, standing: _Standing) -> None:
+        if standing.sound + standing.broken + standing.unasked < JUDGED_TREES:
+            return
+        if standing.broken + standing.unasked > standing.sound:
+            worse = Fault.FLOOD if standing.unasked > standing.broken else Fault.GARBAGE
+            self._put_aside(peer, standing, worse)
+        standing.sound = standing.broken = standing.unasked = 0
+
+    def _put_aside(self, peer: str, standing: _Standing, fault: Fault) -> None:
         seconds = min(_FIRST_SECONDS * 2**standing.times, _LONGEST_SECONDS)
         standing.times += 1
         standing.fault, standing.until = fault, self._clock() + seconds
         telemetry.DRAFTERS_PUT_ASIDE.labels(reason=fault.name.lower()).inc()
-        log.warning("drafter put aside", drafter=drafter_id, reason=str(fault), seconds=seconds)
+        if self._clock() >= self._log_from:
+            log.warning(
+                "drafter put aside",
+                drafter=standing.name,
+                peer=peer,
+                reason=str(fault),
+                seconds=seconds,
+                unlogged=self._unlogged,
+            )
+            self._log_from, self._unlogged = self._clock() + _LOG_SECONDS, 0
+        else:
+            self._unlogged += 1
+        self._on_aside(peer)

@@ -23,7 +23,7 @@ from verifier_svc.cost import StepCost
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.isolation import Computed, Drawn, Fault, compute_apart, harmless, plan_apart
 from verifier_svc.learning import learn
-from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan
+from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan, plan_tree
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.waiting import TreeWait
 
@@ -65,8 +65,8 @@ class StepLoop:
     """Runs the engine on `thread`; other threads change sessions under `lock`.
 
     `deliver` is called on the engine's thread after every step with what each session got, `on_fault` with
-    each session that was ended because it cannot be computed and why, `on_failure` when the engine has
-    stopped for good.
+    each session that was ended because it cannot be computed and why, `on_harm` with the drafter stream of
+    each tree that cannot be, `on_failure` when the engine has stopped for good.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class StepLoop:
         feedback_top_k: Callable[[int], int],
         deliver: Callable[[list[SessionStep]], None],
         on_fault: Callable[[Session, str], None],
+        on_harm: Callable[[int], None],
         on_failure: Callable[[], None],
     ) -> None:
         self.lock = threading.Condition()
@@ -107,6 +108,7 @@ class StepLoop:
         self._feedback_top_k = feedback_top_k
         self._deliver = deliver
         self._on_fault = on_fault
+        self._on_harm = on_harm
         self._on_failure = on_failure
         self._stopping = False
         self._wait = TreeWait()
@@ -174,8 +176,10 @@ class StepLoop:
                 with harmless("waiting for trees"):
                     self._await_trees()
                 sessions = [session for session in self.table.in_order() if session.finish_reason is None]
-                planned, faults = plan_apart(sessions, self._plan)
-                self._end_faulty(faults)
+                apart = plan_apart(sessions, self._plan, self._plan_tree)
+                planned = apart.plan
+                self._end_faulty(apart.faults)
+                self._blame(apart.harmful)
                 telemetry.LATE_TREES.inc(planned.late_trees)
                 telemetry.PREEMPTIONS.inc(len(planned.preempted))
                 telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
@@ -188,6 +192,9 @@ class StepLoop:
 
     def _plan(self, sessions: Sequence[Session]) -> Plan:
         return plan(sessions, self.allocator, self._limits, self._budget)
+
+    def _plan_tree(self, session: Session) -> None:
+        plan_tree(session, self._limits, self._budget)
 
     def _await_trees(self) -> None:
         if not self._max_draft_wait:
@@ -212,6 +219,7 @@ class StepLoop:
         seconds = time.monotonic() - started
         with self.lock:
             self._end_faulty(computed.faults)
+            self._blame(computed.harmful)
             steps = self._apply(computed)
             if computed.as_planned:
                 with harmless("learning"):
@@ -255,6 +263,11 @@ class StepLoop:
             session.finish_reason = FinishReason.CANCELLED
             self._retire(session)
             self._on_fault(session, f"this session cannot be computed: {type(error).__name__}")
+
+    def _blame(self, streams: Sequence[int]) -> None:
+        for stream_id in streams:
+            telemetry.HARMFUL_TREES.inc()
+            self._on_harm(stream_id)
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""

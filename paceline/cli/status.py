@@ -81,6 +81,7 @@ def _verifiers(fleet: FleetResponse) -> Table:
     table = _table("verifier", "health", "serves", "sessions", "KV", "accept", "tokens", "drafters")
     for pod in fleet.verifiers:
         known = pod.status
+        aside = f" ({len(known.drafters_aside)} aside)" if known.drafters_aside else ""
         # Committed tokens per verify step of a session.
         acceptance = known.committed_tokens / known.session_steps if known.session_steps else None
         table.add_row(
@@ -91,7 +92,7 @@ def _verifiers(fleet: FleetResponse) -> Table:
             f"{known.kv_used / known.kv_total:.0%}" if known.kv_total else "-",
             f"{acceptance:.2f}" if acceptance else "-",
             f"{known.committed_tokens:,}",
-            str(len(known.drafters)),
+            f"{len(known.drafters)}{aside}",
         )
     return table
 

@@ -22,6 +22,7 @@ class SessionErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_ERROR_CODE_MALFORMED: _ClassVar[SessionErrorCode]
     SESSION_ERROR_CODE_BAD_BASE: _ClassVar[SessionErrorCode]
     SESSION_ERROR_CODE_NOT_JOINED: _ClassVar[SessionErrorCode]
+    SESSION_ERROR_CODE_UNASKED: _ClassVar[SessionErrorCode]
 SESSION_ERROR_CODE_UNSPECIFIED: SessionErrorCode
 SESSION_ERROR_CODE_NOT_FOUND: SessionErrorCode
 SESSION_ERROR_CODE_STALE_EPOCH: SessionErrorCode
@@ -33,6 +34,7 @@ SESSION_ERROR_CODE_TOO_DEEP: SessionErrorCode
 SESSION_ERROR_CODE_MALFORMED: SessionErrorCode
 SESSION_ERROR_CODE_BAD_BASE: SessionErrorCode
 SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
+SESSION_ERROR_CODE_UNASKED: SessionErrorCode
 
 class OpenRequest(_message.Message):
     __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply")
@@ -51,20 +53,28 @@ class OpenRequest(_message.Message):
     def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("opened", "tokens", "finished", "alive")
+    __slots__ = ("opened", "tokens", "finished", "alive", "drafter_aside")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
+    DRAFTER_ASIDE_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     tokens: CommittedTokens
     finished: Finished
     alive: Alive
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[CommittedTokens, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ...) -> None: ...
+    drafter_aside: DrafterAside
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[CommittedTokens, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., drafter_aside: _Optional[_Union[DrafterAside, _Mapping]] = ...) -> None: ...
 
 class Alive(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class DrafterAside(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: int
+    def __init__(self, seconds: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ()

@@ -69,8 +69,10 @@ class VerifierServiceServicer:
     def Draft(self, request_iterator, context):
         """One stream per drafter and verifier carries all their sessions: trees up, verdicts down.
         The first message must hold `hello`; a mismatch ends the stream with FAILED_PRECONDITION, and so does a
-        drafter's being put aside: it is not listened to for a while.
-        A bad tree or an unknown session is answered in `errors` and harms no other session.
+        drafter's being put aside: it is not listened to for a while. It is known by its certificate where it shows
+        one, else by its connection, and never by the name that it gives itself.
+        A bad tree or an unknown session is answered in `errors` and harms no other session. What a verdict or a
+        session's opening has caused is read at once, anything else as there is time: see SESSION_ERROR_CODE_UNASKED.
         INVALID_ARGUMENT: a message with more than 4096 joins, trees and leaves. RESOURCE_EXHAUSTED: the
         drafter does not read its verdicts.
         """

@@ -111,7 +111,6 @@ def send(channel: grpc.Channel, call: Call, victim: bytes) -> str:
     return str(code.name)
 
 
-# Of many names: who sends garbage is put aside.
 _HELLOS = st.builds(
     verifier_pb2.Hello,
     protocol_version=st.just(PROTOCOL_VERSION),

@@ -16,9 +16,11 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import Chunk, Finished, GatewayClient, GatewayError, GatewayUnreachable, Generation
+from paceline.handshake import PROTOCOL_VERSION
 from paceline.roles import Role
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from tests.certificates import LOCAL, Authority, Issued
+from tests.flooder import Flooder
 from tests.pods import MODEL, Pods
 from tests.secure_pods import SecurePods, dial
 from tests.waiting import wait_until
@@ -123,6 +125,49 @@ def attach(channel: grpc.Channel) -> None:
 
 def detach(channel: grpc.Channel) -> None:
     drafter_pb2_grpc.DrafterServiceStub(channel).Detach(drafter_pb2.DetachRequest(), timeout=5)
+
+
+def drafter_channel(secure: SecurePods, shown: Issued) -> grpc.aio.Channel:
+    """A new connection to the verifier."""
+    return grpc.aio.secure_channel(
+        secure.verifier,
+        grpc.ssl_channel_credentials(shown.ca, shown.key, shown.cert),
+        options=[
+            ("grpc.ssl_target_name_override", Role.VERIFIER.dns_name),
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+
+
+async def welcomed(secure: SecurePods, shown: Issued, name: str) -> bool:
+    """Whether the verifier listens to a drafter of that certificate and name."""
+    hello = verifier_pb2.Hello(protocol_version=PROTOCOL_VERSION, drafter_id=name)
+    async with drafter_channel(secure, shown) as channel:
+        call = verifier_pb2_grpc.VerifierServiceStub(channel).Draft(timeout=10)
+        try:
+            await call.write(verifier_pb2.DraftRequest(hello=hello))
+            return bool((await call.read()).HasField("welcome"))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            assert "put aside" in (await call.details())
+            return False
+
+
+async def test_a_drafter_is_known_by_its_certificate_and_not_by_its_name(secure: SecurePods) -> None:
+    async with GatewayClient(secure.grpc, secure.gateway.credentials) as client:
+        await generated(client)
+    (name,) = secure.verifier_status().drafters
+    hostile, other = secure.issue(Role.DRAFTER), secure.issue(Role.DRAFTER)
+    flooder = Flooder(lambda: drafter_channel(secure, hostile), name)
+    flooding = asyncio.create_task(flooder.run())
+    await wait_until(lambda: bool(flooder.ended), "it is sent away")
+    flooding.cancel()
+    await asyncio.wait({flooding})
+    assert not await welcomed(secure, hostile, name)
+    assert not await welcomed(secure, hostile, "another name")
+    assert await welcomed(secure, other, name)
+    assert list(secure.verifier_status().drafters) == [name]
+    (aside,) = secure.verifier_status().drafters_aside
+    assert "key" in aside
 
 
 CALLS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 from collections import Counter
@@ -57,7 +56,6 @@ class Clients:
         self._random = random.Random(seed)
         self._wishes = _wishes()
         self._texts: dict[Wish, str] = {}
-        self._numbers = itertools.count(1)
         limits = httpx.Limits(max_connections=2 * concurrency)
         self._http = httpx.AsyncClient(base_url=pods.http, timeout=_TIMEOUT_SECONDS, limits=limits)
         self._grpc = GatewayClient(pods.grpc)
@@ -190,9 +188,8 @@ class Clients:
         raise Wrong("nonsense was served")
 
     async def _nonsense_of_a_drafter(self, wish: Wish) -> None:
-        # Each time another one: a drafter of that kind is soon put aside.
-        name = f"nonsense-{next(self._numbers)}"
-        hello = verifier_pb2.Hello(protocol_version=PROTOCOL_VERSION, drafter_id=name)
+        # Each time on another connection: a drafter of that kind is soon put aside.
+        hello = verifier_pb2.Hello(protocol_version=PROTOCOL_VERSION, drafter_id="nonsense")
         async with channel(self._pods.verifier) as made:
             call = verifier_pb2_grpc.VerifierServiceStub(made).Draft(timeout=_TIMEOUT_SECONDS)
             await call.write(verifier_pb2.DraftRequest(hello=hello))

@@ -10,11 +10,12 @@ from paceline.session import SessionKey
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream
+from verifier_svc.ledger import Ledger
 
 
 @pytest.fixture
 def stream() -> DrafterStream:
-    return DrafterStream(1, "test", 0)
+    return DrafterStream(1, "peer", "test", 0, Ledger(max_sessions=1, opened=lambda: 0, clock=lambda: 0.0))
 
 
 def verdict(session_id: str, base_length: int = 2) -> Verdict:

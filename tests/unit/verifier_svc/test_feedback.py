@@ -80,6 +80,7 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
             feedback_top_k=lambda _: TOP_K,
             deliver=deliver,
             on_fault=lambda session, why: done.set(),
+            on_harm=lambda stream_id: done.set(),
             on_failure=done.set,
         )
         loop.start()

@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 from verifier_svc import compute
 from verifier_svc.scheduler import Limits
 from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.standing import HARMFUL_TREES
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 TOKENS = 40
@@ -25,6 +26,10 @@ PROMPTS = {"a": [1, 5, 9], "b": [2, 6, 10, 14], "c": [3, 7]}
 # A seed that is no number: drawing raises.
 BAD = SamplingParams(max_tokens=TOKENS, temperature=0.5, seed="none")  # type: ignore[arg-type]
 ENDLESS = TokenTree((7, 8), (-1, 0), (-math.inf, -1.0))
+# A token that is none: rows cannot be made of it.
+WORDY = TokenTree(("seven",), (-1,), (-1.0,))  # type: ignore[arg-type]
+SOUND = TokenTree((7, 8), (-1, 0), (-0.5, -0.5))
+STREAMS = {"a": 1, "b": 2, "c": 3}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +51,14 @@ def texts(decoder: Decoder) -> dict[str, list[int]]:
 class World:
     """A step loop, and what came of its sessions."""
 
-    def __init__(self, loop: StepLoop, got: dict[str, list[int]], faults: dict[str, str]) -> None:
+    def __init__(
+        self, loop: StepLoop, got: dict[str, list[int]], faults: dict[str, str], harmful: list[int]
+    ) -> None:
         self.loop = loop
         self.got = got
         self.faults = faults
+        # Streams whose trees were to blame.
+        self.harmful = harmful
 
     def add(self, name: str, prompt: Sequence[int], sampling: SamplingParams | None = None) -> Session:
         made = Session(
@@ -58,7 +67,7 @@ class World:
             token_ids=list(prompt),
             sampling=sampling or SamplingParams(max_tokens=TOKENS),
             length_limit=len(prompt) + TOKENS,
-            stream_id=1,
+            stream_id=STREAMS.get(name, 9),
         )
         with self.loop.lock:
             self.loop.table.add(made)
@@ -71,17 +80,21 @@ class World:
 
 @contextmanager
 def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World]:
-    """`offer`: a tree that comes for session "b" after each of its steps, past the checks at the door."""
+    """`offer`: a tree that comes for session "b" after each of its steps, past the checks at the door.
+
+    The others have sound ones then.
+    """
     got: dict[str, list[int]] = {}
     faults: dict[str, str] = {}
+    harmful: list[int] = []
 
     def deliver(steps: list[SessionStep]) -> None:
         for step in steps:
             got.setdefault(step.key.session_id, []).extend(step.outcome.token_ids)
             session = loop.table.get(step.key.session_id)
-            if offer is not None and step.key.session_id == "b" and session is not None:
+            if offer is not None and session is not None:
                 with loop.lock:
-                    loop.offer_tree(session, session.length, offer)
+                    loop.offer_tree(session, session.length, offer if session.stream_id == 2 else SOUND)
 
     with engine_thread() as engine:
         failed = threading.Event()
@@ -98,11 +111,12 @@ def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World
             feedback_top_k=lambda _: 0,
             deliver=deliver,
             on_fault=lambda session, why: faults.update({session.key.session_id: why}),
+            on_harm=harmful.append,
             on_failure=failed.set,
         )
         loop.start()
         try:
-            yield World(loop, got, faults)
+            yield World(loop, got, faults, harmful)
         finally:
             loop.stop()
 
@@ -133,16 +147,19 @@ async def test_a_lone_session_at_fault_ends_and_the_next_is_served(
         assert made.got == {"a": texts["a"]}
 
 
-async def test_a_tree_that_cannot_be_planned_is_dropped(
-    decoder: Decoder, texts: dict[str, list[int]]
+@pytest.mark.parametrize("tree", [ENDLESS, WORDY], ids=["in planning", "in computing"])
+async def test_a_tree_that_a_step_fails_of_is_dropped_and_its_drafter_blamed(
+    decoder: Decoder, texts: dict[str, list[int]], tree: TokenTree
 ) -> None:
-    """Its session goes on, as all others do."""
-    with world(decoder, offer=ENDLESS) as made:
+    """Its session goes on, as all others do; no other drafter is blamed."""
+    with world(decoder, offer=tree) as made:
         for name, prompt in PROMPTS.items():
             made.add(name, prompt)
         await wait_until(made.has_ended(*PROMPTS), "all have ended", 60)
         assert not made.faults
         assert made.got == texts
+        assert len(made.harmful) >= HARMFUL_TREES
+        assert set(made.harmful) == {STREAMS["b"]}
 
 
 async def test_an_engine_that_computes_nothing_more_has_failed(

@@ -38,7 +38,7 @@ def garbage(standings: Standings) -> None:
 def test_one_that_sends_garbage_is_put_aside_and_comes_back(standings: Standings, clock: Clock) -> None:
     garbage(standings)
     assert standings.fault("d") is Fault.GARBAGE
-    assert standings.aside() == ["d"]
+    assert standings.aside() == [" (d)"]
     assert seconds_aside(standings, clock) > 0
     assert standings.aside() == []
 
@@ -64,7 +64,7 @@ def test_one_that_never_helps_is_put_aside(standings: Standings) -> None:
         standings.verified("d", 0)
         standings.verified("other", 1)
     assert standings.fault("d") is Fault.USELESS
-    assert standings.aside() == ["d"]
+    assert standings.fault("other") is None
 
 
 def test_a_little_help_is_enough(standings: Standings) -> None:
@@ -73,8 +73,55 @@ def test_a_little_help_is_enough(standings: Standings) -> None:
     assert standings.fault("d") is None
 
 
-def test_names_are_not_kept_without_end(standings: Standings) -> None:
-    garbage(standings)
+def test_peers_are_not_kept_without_end(standings: Standings) -> None:
     for index in range(5000):
-        standings.tree(f"other {index}", sound=True)
+        standings.named(f"peer {index}", "d1")
+        for _ in range(32):
+            standings.unasked(f"peer {index}")
+    assert len(standings.aside()) == 256
+    assert standings.fault("peer 0") is None
+
+
+def test_one_that_says_what_nothing_asked_for_is_put_aside(standings: Standings) -> None:
+    for _ in range(32):
+        standings.unasked("d")
+    assert standings.fault("d") is Fault.FLOOD
+
+
+def test_a_flood_between_sound_trees_is_put_aside_by_its_share(standings: Standings) -> None:
+    for index in range(320):
+        standings.tree("d", sound=True)
+        if index % 2:
+            standings.unasked("d")
     assert standings.fault("d") is None
+    for _ in range(64):
+        standings.tree("d", sound=True)
+        standings.unasked("d")
+        standings.unasked("d")
+    assert standings.fault("d") is Fault.FLOOD
+
+
+def test_trees_that_cannot_be_computed_are_borne_once_or_twice(standings: Standings) -> None:
+    standings.harmed("d")
+    standings.harmed("d")
+    assert standings.fault("d") is None
+    standings.harmed("d")
+    assert standings.fault("d") is Fault.HARMFUL
+
+
+def test_a_name_is_nobodys_fault(standings: Standings) -> None:
+    """Who is put aside is told by name, and known by what it is."""
+    standings.named("one", "d1")
+    standings.named("another", "d1")
+    for _ in range(32):
+        standings.unasked("another")
+    assert standings.fault("one") is None
+    assert standings.aside() == ["d1 (another)"]
+
+
+def test_those_aside_are_told_of_as_it_happens(clock: Clock) -> None:
+    told: list[str] = []
+    standings = Standings(clock, told.append)
+    garbage(standings)
+    assert told == ["d"]
+    assert standings.seconds_aside("d") == 60

@@ -1,0 +1,143 @@
+"""A session's drafter is replaced where its verifier does not listen to it; real calls, scripted pods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.fleet import Fleet
+from gateway.speculation import Speculation
+from paceline import rpc
+from paceline.session import SamplingParams, SessionKey
+from paceline.tasks import cancel_and_wait
+from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
+from tests.waiting import wait_until
+
+POLL_SECONDS = 0.05
+
+
+class Verifier(verifier_pb2_grpc.VerifierServiceServicer):
+    """Tells of a drafter of the name that all of them have."""
+
+    async def Status(
+        self, request: verifier_pb2.VerifierStatusRequest, context: object
+    ) -> verifier_pb2.VerifierStatusResponse:
+        return verifier_pb2.VerifierStatusResponse(drafters_aside=["d", "d (another)"])
+
+
+class Drafter(drafter_pb2_grpc.DrafterServiceServicer):
+    """Takes sessions, and is connected to `verifiers`, as it says."""
+
+    def __init__(self) -> None:
+        self.verifiers: list[str] = []
+        self.sessions: set[str] = set()
+        self.attached = 0
+        self.asked = 0
+
+    async def Attach(self, request: drafter_pb2.AttachRequest, context: object) -> drafter_pb2.AttachResponse:
+        self.sessions.add(request.key.session_id)
+        self.attached += 1
+        return drafter_pb2.AttachResponse()
+
+    async def Detach(self, request: drafter_pb2.DetachRequest, context: object) -> drafter_pb2.DetachResponse:
+        self.sessions.discard(request.session_id)
+        return drafter_pb2.DetachResponse()
+
+    async def Status(
+        self, request: drafter_pb2.DrafterStatusRequest, context: object
+    ) -> drafter_pb2.DrafterStatusResponse:
+        self.asked += 1
+        return drafter_pb2.DrafterStatusResponse(
+            drafter_id="d", max_sessions=9, sessions=len(self.sessions), verifiers=self.verifiers
+        )
+
+
+@dataclass
+class World:
+    """Two drafters of one name, and a session that is drafted for at a verifier."""
+
+    speculation: Speculation
+    # The one that has the session at first, and the other.
+    first: Drafter
+    second: Drafter
+
+    async def has_been_looked_after(self) -> None:
+        """Return when the gateway has had occasion enough to replace a drafter."""
+        asked = self.first.asked
+        await wait_until(lambda: self.first.asked > asked + 4, "the drafters have been asked")
+
+
+@asynccontextmanager
+async def world(*, first_connects: bool) -> AsyncIterator[World]:
+    drafters = [Drafter(), Drafter()]
+    async with AsyncExitStack() as stack:
+
+        async def serve(add: object) -> str:
+            server = await rpc.start_server(add, services=[], host="127.0.0.1", port=0)  # type: ignore[arg-type]
+            stack.push_async_callback(server.stop, 0)
+            return server.address
+
+        verifier = await serve(
+            lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Verifier(), server)
+        )
+        by_address = {
+            await serve(
+                lambda server, each=each: drafter_pb2_grpc.add_DrafterServiceServicer_to_server(each, server)
+            ): each
+            for each in drafters
+        }
+        # The gateway tries the first address first.
+        first, second = (by_address[address] for address in sorted(by_address))
+        first.verifiers, second.verifiers = [verifier] * first_connects, [verifier]
+        fleet = Fleet([verifier], list(by_address), POLL_SECONDS)
+        fleet.start()
+        stack.push_async_callback(fleet.close)
+        await wait_until(lambda: len(fleet.drafter_views()) == 2, "both are seen")
+        speculation = Speculation(
+            fleet,
+            SessionKey("s", 1),
+            SamplingParams(max_tokens=9),
+            "",
+            verifier,
+            lambda: [1, 2],
+            POLL_SECONDS,
+            (),
+        )
+        running = asyncio.create_task(speculation.run())
+        try:
+            await wait_until(lambda: bool(first.sessions), "it is attached")
+            yield World(speculation, first, second)
+        finally:
+            await cancel_and_wait(running)
+
+
+async def test_one_that_its_verifier_puts_aside_is_replaced_at_once() -> None:
+    async with world(first_connects=True) as made:
+        made.speculation.put_aside(60)
+        await wait_until(lambda: bool(made.second.sessions), "the other has it")
+        assert not made.first.sessions
+        # What the verifier says so soon may still be of the first.
+        made.speculation.put_aside(60)
+        await made.has_been_looked_after()
+        assert made.second.sessions
+        assert (made.first.attached, made.second.attached) == (1, 1)
+
+
+async def test_names_that_a_verifier_tells_decide_nothing() -> None:
+    async with world(first_connects=True) as made:
+        await made.has_been_looked_after()
+        assert made.first.sessions
+        assert not made.second.attached
+
+
+@pytest.mark.parametrize("connects", [False, True])
+async def test_one_that_is_not_connected_to_the_verifier_is_replaced(connects: bool) -> None:
+    async with world(first_connects=connects) as made:
+        if connects:
+            made.first.verifiers.clear()
+        await wait_until(lambda: bool(made.second.sessions), "the other has it")
+        assert not made.first.sessions
