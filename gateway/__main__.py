@@ -106,7 +106,7 @@ async def serve(
     stopping = asyncio.create_task(stop.wait())
     async with admission.running():
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        gateway.draining = True
+        gateway.readiness.draining = True
         await grpc_server.not_serving()
         await asyncio.sleep(settings.drain_delay_seconds)
         http_server.should_exit = True

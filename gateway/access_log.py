@@ -14,8 +14,9 @@ log = telemetry.logger(__name__)
 
 _REQUEST_ID = "x-request-id"
 _LONGEST_ID = 128
-# Of these only what fails is worth a line: they come every few seconds, for ever.
+# They come every few seconds, for ever; what they are told is logged when it changes (`readiness.py`).
 _PROBES = frozenset({"/health", "/healthz", "/readyz"})
+_TOLD = frozenset({200, 503})
 
 
 class AccessLog:
@@ -39,7 +40,7 @@ class AccessLog:
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[_REQUEST_ID] = request_id
-                quiet = scope["path"].rstrip("/") in _PROBES and message["status"] < 400
+                quiet = scope["path"].rstrip("/") in _PROBES and message["status"] in _TOLD
                 (log.debug if quiet else log.info)(
                     "request",
                     method=scope["method"],

@@ -25,13 +25,13 @@ from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
+from gateway.readiness import Readiness
 from gateway.replies import Reply
 from gateway.request import Terms, Wishes, served_model
 from gateway.sessions import Sessions
 from gateway.tokenizing import Tokenizing
 from paceline import __version__, telemetry
 from paceline.api_keys import Scope
-from paceline.store import StoreUnavailable
 
 log = telemetry.logger(__name__)
 
@@ -67,7 +67,7 @@ class Gateway:
         self.client_stall_seconds = client_stall_seconds
         self.cors_origins = cors_origins
         self.started = int(time.time())
-        self.draining = False
+        self.readiness = Readiness(sessions)
         self.parsing = Tokenizing()
 
     async def asked(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
@@ -166,7 +166,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether a request sent now would be served."""
-        problem = await _not_ready(gateway)
+        problem = await gateway.readiness.problem()
         return JSONResponse({"status": problem or "ok"}, 503 if problem else 200)
 
     @app.head("/v1/models", include_in_schema=False)
@@ -338,21 +338,6 @@ async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGener
         raise
     finally:
         telemetry.REQUESTS.labels(face=face, outcome=outcome).inc()
-
-
-async def _not_ready(gateway: Gateway) -> str:
-    if gateway.draining:
-        return "draining"
-    if problem := gateway.sessions.fleet.not_ready():
-        return problem
-    if gateway.sessions.store is not None and gateway.sessions.policy.strict:
-        try:
-            await gateway.sessions.store.ping()
-        except StoreUnavailable as error:
-            # Where it is, is for the log: anybody may ask here.
-            log.warning("the session store does not answer", why=str(error))
-            return "the session store does not answer"
-    return ""
 
 
 def _model(gateway: Gateway) -> dict[str, Any]:

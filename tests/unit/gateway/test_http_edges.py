@@ -27,10 +27,18 @@ class Away:
         raise StoreUnavailable("the session store does not answer: redis://10.1.2.3:6379 refused")
 
 
+@pytest.fixture
+def fleet() -> SimpleNamespace:
+    """One that is not ready while it has a `problem`."""
+    made = SimpleNamespace(problem="")
+    made.not_ready = lambda: made.problem
+    return made
+
+
 @pytest.fixture(params=[""])
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+async def client(request: pytest.FixtureRequest, fleet: SimpleNamespace) -> AsyncIterator[httpx.AsyncClient]:
     sessions = SimpleNamespace(
-        fleet=SimpleNamespace(not_ready=lambda: ""),
+        fleet=fleet,
         store=Away() if request.param == "away" else None,
         policy=SimpleNamespace(strict=True),
     )
@@ -91,6 +99,21 @@ async def test_a_probe_that_is_served_is_no_line_of_the_log(client: httpx.AsyncC
         await client.get("/v1/models")
     levels = {line["path"]: line["log_level"] for line in lines}
     assert levels == {"/healthz": "debug", "/v1/models": "info"}
+
+
+async def test_readiness_is_a_line_of_the_log_where_it_changes(
+    client: httpx.AsyncClient, fleet: SimpleNamespace
+) -> None:
+    told = []
+    with capture_logs() as lines:
+        for fleet.problem in ("no verifier is up", "no verifier is up", "", "", "no verifier is up"):
+            told += [(await client.get(path)).status_code for path in ("/readyz", "/health")]
+    assert told == [503] * 4 + [200] * 4 + [503] * 2
+    assert [(line["event"], line.get("why")) for line in lines if line["log_level"] != "debug"] == [
+        ("not ready", "no verifier is up"),
+        ("ready for requests", None),
+        ("not ready", "no verifier is up"),
+    ]
 
 
 async def test_a_body_that_announces_too_much_is_not_waited_for(client: httpx.AsyncClient) -> None:

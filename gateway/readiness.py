@@ -1,0 +1,40 @@
+"""Whether a request sent now would be served; each change of it is one line of the log."""
+
+from __future__ import annotations
+
+from gateway.sessions import Sessions
+from paceline import telemetry
+from paceline.store import StoreUnavailable
+
+log = telemetry.logger(__name__)
+
+
+class Readiness:
+    """One gateway's."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        """Not draining."""
+        self.draining = False
+        self._sessions = sessions
+        self._noted: str | None = None
+
+    async def problem(self) -> str:
+        """Why not; empty where it would. Names no address, for anybody may ask."""
+        problem, why = await self._problem()
+        if problem != self._noted:
+            self._noted = problem
+            log.info("not ready" if problem else "ready for requests", **({"why": why} if why else {}))
+        return problem
+
+    async def _problem(self) -> tuple[str, str]:
+        """The same, and in the words of the log."""
+        if self.draining:
+            return "draining", "draining"
+        if problem := self._sessions.fleet.not_ready():
+            return problem, problem
+        if self._sessions.store is not None and self._sessions.policy.strict:
+            try:
+                await self._sessions.store.ping()
+            except StoreUnavailable as error:
+                return "the session store does not answer", str(error)
+        return "", ""
