@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import uvicorn
-
 from gateway.api import Gateway, build_app
+from gateway.http_server import HttpServer
 from gateway.key_check import KeyCheck
 from gateway.prompt import Prompts
 from gateway.server import GatewayServicer
@@ -49,7 +48,7 @@ async def faces(sessions: Sessions, prompts: Prompts) -> AsyncIterator[Faces]:
         interceptors=[KeyCheck(gateway.keys)],
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    http_server = uvicorn.Server(uvicorn.Config(build_app(gateway), log_config=None, lifespan="off"))
+    http_server = HttpServer(build_app(gateway), None, keep_alive_seconds=90, grace_seconds=1)
     answering = asyncio.create_task(http_server.serve(sockets=[listener]))
     try:
         yield Faces(f"http://127.0.0.1:{listener.getsockname()[1]}", server.address)

@@ -36,6 +36,9 @@ class Generation:
     min_p: float | None = None
     seed: int | None = None
     stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
     speculation: bool = True
 
     @classmethod
@@ -46,7 +49,14 @@ class Generation:
 
     def to_proto(self) -> gateway_pb2.GenerateRequest:
         """The request as it goes over the wire."""
-        request = gateway_pb2.GenerateRequest(model=self.model, stop=self.stop, speculation=self.speculation)
+        request = gateway_pb2.GenerateRequest(
+            model=self.model,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            min_tokens=self.min_tokens,
+            speculation=self.speculation,
+        )
         for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed"):
             if (value := getattr(self, name)) is not None:
                 setattr(request, name, value)

@@ -30,7 +30,15 @@ EVENTS = [
 
 async def test_both_clients_give_the_same_typed_events() -> None:
     async with scripted_gateway() as (gateway, address):
-        generation = Generation(text="once", max_tokens=5, seed=2**64 - 1, stop=["\n"])
+        generation = Generation(
+            text="once",
+            max_tokens=5,
+            seed=2**64 - 1,
+            stop=["\n"],
+            stop_token_ids=[7, 8],
+            ignore_eos=True,
+            min_tokens=3,
+        )
         async with GatewayClient(address) as client:
             assert [event async for event in client.generate(generation)] == EVENTS
 
@@ -43,6 +51,7 @@ async def test_both_clients_give_the_same_typed_events() -> None:
         assert first == second
         assert first.text == "once"
         assert (first.seed, first.max_tokens, list(first.stop)) == (2**64 - 1, 5, ["\n"])
+        assert (list(first.stop_token_ids), first.ignore_eos, first.min_tokens) == ([7, 8], True, 3)
 
 
 async def test_what_is_not_given_is_not_sent() -> None:
@@ -51,6 +60,7 @@ async def test_what_is_not_given_is_not_sent() -> None:
     for name in ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens"):
         assert not request.HasField(name)
     assert request.speculation
+    assert (request.ignore_eos, request.min_tokens, list(request.stop_token_ids)) == (False, 0, [])
     assert Generation(ids=[1, 2]).to_proto().tokens.ids == [1, 2]
     zeros = Generation.ask("hello", temperature=0.0).to_proto()
     assert zeros.HasField("temperature")
