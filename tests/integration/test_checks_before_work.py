@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +81,64 @@ def test_hundreds_of_thousands_of_messages_are_counted_and_not_touched(served: P
     ):
         list(client.generate(asked))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_ten_thousand_headers_are_refused_while_they_come(served: Pods) -> None:
+    with socket.create_connection(_address(served), timeout=20) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\n" + b"x-header: y\r\n" * 10_000)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(body)["error"]["code"] == "headers_too_large"
+    assert posted(served, "completions", prompt="and the next?").status_code == 200
+
+
+async def test_a_body_of_one_kilobyte_a_second_is_served_and_holds_up_nobody(served: Pods) -> None:
+    """And a connection that says nothing meanwhile, for longer than uvicorn's own 5 seconds, stays open."""
+    body = json.dumps({"model": MODEL, "prompt": "the quick brown fox " * 300, "max_tokens": 1}).encode()
+    pieces = [body[at : at + 1024] for at in range(0, len(body), 1024)]
+    assert len(pieces) > 5
+    quiet = Connection(*await asyncio.open_connection(*_address(served)))
+    assert await quiet.get() == 200
+    slow = Connection(*await asyncio.open_connection(*_address(served)))
+    slow.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+    async with httpx.AsyncClient(timeout=20) as client:
+        for piece in pieces:
+            slow.write(piece)
+            asked = {"model": MODEL, "prompt": "quick", "max_tokens": 1}
+            quick = client.post(f"{served.http}/v1/completions", json=asked)
+            answer, _ = await asyncio.gather(quick, asyncio.sleep(1))
+            assert answer.status_code == 200
+    assert await slow.status() == 200
+    assert await quiet.get() == 200
+    slow.close()
+    quiet.close()
+
+
+class Connection:
+    """A client that sends bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.write, self.close = writer.write, writer.close
+
+    async def get(self) -> int:
+        """Ask for the models."""
+        self.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        return await self.status()
+
+    async def status(self) -> int:
+        """The status of the next answer, which is read."""
+        async with asyncio.timeout(20):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = head.partition("content-length: ")[2].split()[0]
+            await self._reader.readexactly(int(length))
+        return int(head.split()[1])
+
+
+def _address(served: Pods) -> tuple[str, int]:
+    host, _, port = served.http.removeprefix("http://").rpartition(":")
+    return host, int(port)
 
 
 def test_a_crowd_of_short_requests_is_served_over_both_faces(served: Pods) -> None:

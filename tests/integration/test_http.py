@@ -148,6 +148,12 @@ async def test_events_have_ids_for_clients_that_ask_for_them(headers: dict[str, 
         assert mark.startswith(f"id: {session_id}:")
 
 
+@pytest.mark.parametrize(("route", "asked"), [("completions", ASKED), ("chat/completions", CHAT)])
+def test_proxies_are_told_to_hold_no_stream_back(fleet: Pods, route: str, asked: dict[str, Any]) -> None:
+    answer = httpx.post(f"{fleet.http}/v1/{route}", json={**asked, "stream": True})
+    assert (answer.headers["x-accel-buffering"], answer.headers["cache-control"]) == ("no", "no-cache")
+
+
 async def _events_on_the_wire(fleet: Pods, headers: dict[str, str]) -> list[str]:
     asked = {**ASKED, "stream": True}
     async with httpx.AsyncClient() as client:
@@ -186,6 +192,19 @@ async def test_a_seed_repeats_the_text_and_another_changes_it(client: openai.Asy
 
     assert await text(7) == await text(7)
     assert len({await text(seed) for seed in range(4)}) == 4
+
+
+async def test_a_seed_of_the_servers_own_choice_replays_where_numbers_are_doubles(
+    client: openai.AsyncOpenAI,
+) -> None:
+    asked = {**ASKED, "max_tokens": 16, "temperature": 1}
+    for _ in range(3):
+        first = await client.completions.create(**asked)
+        # As JavaScript reads it and writes it back.
+        seed = int(float(first.model_dump()["paceline"]["seed"]))
+        again = await client.completions.create(**asked, seed=seed)
+        assert again.model_dump()["paceline"]["seed"] == first.model_dump()["paceline"]["seed"] < 2**53
+        assert again.choices[0].text == first.choices[0].text
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])

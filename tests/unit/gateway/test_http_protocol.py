@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,23 @@ def nodelay(scope: Scope) -> bytes:
 _servers: list[Any] = []
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    server = HttpServer(echo, None, keep_alive_seconds=60, grace_seconds=1)
+@asynccontextmanager
+async def serving(*, keep_alive_seconds: float = 60) -> AsyncIterator[int]:
+    """A server on the port that this gives."""
+    server = HttpServer(echo, None, keep_alive_seconds=keep_alive_seconds, grace_seconds=1)
     listener = socket.create_server(("127.0.0.1", 0))
     _servers.append(server)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    running = asyncio.create_task(server.serve(sockets=[listener]))
     yield listener.getsockname()[1]
     server.should_exit = True
-    await serving
+    await running
     _servers.remove(server)
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with serving() as chosen:
+        yield chosen
 
 
 class Raw:
@@ -216,6 +224,20 @@ async def test_a_head_that_does_not_come_is_waited_for_no_longer(
     assert (status, body["error"]["code"]) == (408, "request_timeout")
     assert await client.ended()
     client.close()
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["after-a-request", "from-the-beginning"])
+async def test_a_connection_without_a_request_is_closed_after_the_set_time(asks: bool) -> None:
+    clock = asyncio.get_running_loop().time
+    async with serving(keep_alive_seconds=0.3) as port:
+        began = clock()
+        client = Raw(*await asyncio.open_connection("127.0.0.1", port))
+        if asks:
+            await client.send(GET)
+            assert (await client.answer())[0] == 200
+        assert await client.ended()
+        assert clock() - began >= 0.3
+        client.close()
 
 
 async def test_nothing_is_written_amid_anothers_answer(raw: Raw) -> None:

@@ -44,3 +44,28 @@ def test_a_refusal_is_described_as_it_is_written(document: dict[str, Any]) -> No
         for operation in operations.values():
             assert "422" not in operation["responses"]
             assert "default" in operation["responses"]
+
+
+def test_every_route_says_what_it_answers_with(document: dict[str, Any]) -> None:
+    answers = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            content = operation["responses"]["200"]["content"]
+            assert content, (method, path)
+            for described in content.values():
+                schema = described["schema"]
+                assert schema.get("$ref") or schema["contentSchema"], (method, path)
+            answers[method, path] = set(content)
+    whole, streamed = "application/json", "text/event-stream"
+    assert answers["post", "/v1/chat/completions"] == answers["post", "/v1/completions"] == {whole, streamed}
+    assert answers["get", "/v1/sessions/{session_id}/events"] == {streamed}
+    assert answers["get", "/readyz"] == {whole}
+
+
+def test_keys_are_described_where_they_are_asked_for(document: dict[str, Any]) -> None:
+    [(name, scheme)] = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            needed = [[name], []] if path.startswith("/v1/") else []
+            assert [list(each) for each in operation.get("security", [])] == needed, path
