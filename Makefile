@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit chaos fuzz soak check format protos protos-check bench peers clean clean-kernels
+.PHONY: help setup run test test-unit chaos fuzz soak clients check format protos protos-check bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7"
 
 soak: setup  ## Serve 16 clients for 20 minutes and see that nothing grows; ARGS="--minutes 60"
 	@$(BIN)/python -m tests.soak.run $(ARGS)
+
+clients: setup  ## Try every client of docs/clients.md, also those that take minutes to install; ARGS="-k litellm"
+	@$(BIN)/python -m pytest tests/clients --all-clients -rs --timeout 1200 $(ARGS)
 
 check: setup protos-check  ## Lint, format, types, import contracts, generated code
 	@$(BIN)/ruff check .
