@@ -119,7 +119,7 @@ class FusedDecoder:
                 part.describe(task)
             for task, linear in zip(self._products[number], layer.linears, strict=True):
                 linear.describe(task)
-        weights = [*self._products["weight"].flat, head.weight.data_ptr()]
+        weights = [*self._products["weight"].flat, head.packed.data_ptr()]
         self._products["following"] = np.reshape(weights[1:], self._products.shape)
         self._steps = self._program()
 

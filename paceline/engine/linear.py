@@ -25,7 +25,7 @@ multiply = Kernel(kernels.multiply.address)
 class PackedLinear(nn.Module):
     """A linear layer by `kernels.products`, its weight laid out once as that reads it."""
 
-    weight: Tensor
+    packed: Tensor
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -37,23 +37,30 @@ class PackedLinear(nn.Module):
         # Inputs of a row as the kernel reads it: filled up to whole tiles or steps.
         self.inputs = _whole(self.in_features, amx.DEPTH if self.tiled else panels.STEP)
         laid_out = _tiles(weight) if self.tiled else _columns(weight)
-        self.register_buffer("weight", laid_out, persistent=False)
+        self.register_buffer("packed", laid_out, persistent=False)
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
         self.register_buffer("bias", bias, persistent=False)
 
     @property
+    def weight(self) -> Tensor:
+        """[out_features, in_features], laid out anew: for modules that multiply by it themselves."""
+        order = (0, 2, 4, 1, 3, 5) if self.tiled else (0, 2, 1, 3)
+        whole = self.packed.permute(order).reshape(-1, self.inputs)
+        return whole[: self.out_features, : self.in_features]
+
+    @property
     def row_dtype(self) -> torch.dtype:
         """Of the rows that the kernel reads."""
-        return self.weight.dtype if self.tiled else torch.float32
+        return self.packed.dtype if self.tiled else torch.float32
 
     def describe(self, task: NDArray[np.void]) -> None:
         """Fill in what a kernel's TASK says of this layer."""
         for name, number in (
             ("inputs", self.inputs),
             ("outputs", self.out_features),
-            ("element", ELEMENTS[self.weight.dtype]),
+            ("element", ELEMENTS[self.packed.dtype]),
             ("tiled", self.tiled),
-            ("weight", self.weight.data_ptr()),
+            ("weight", self.packed.data_ptr()),
             ("following", 0),
             ("bias", 0 if self.bias is None else self.bias.data_ptr()),
         ):
@@ -61,9 +68,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features], in the weight's dtype. Raises `ValueError`."""
-        if x.shape[-1] != self.in_features or x.dtype != self.weight.dtype or x.device.type != "cpu":
+        if x.shape[-1] != self.in_features or x.dtype != self.packed.dtype or x.device.type != "cpu":
             raise ValueError(
-                f"a layer of {self.in_features} inputs in {self.weight.dtype} on the CPU got "
+                f"a layer of {self.in_features} inputs in {self.packed.dtype} on the CPU got "
                 f"{tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         rows = x.reshape(-1, self.in_features)

@@ -44,6 +44,7 @@ def test_gives_the_product_rounded_once(
 ) -> None:
     plain = _plain(inputs, outputs, dtype, bias=bias)
     packed = PackedLinear(plain)
+    assert torch.equal(packed.weight, plain.weight)
     assert packed.tiled == (dtype is torch.bfloat16 and units == "as the machine has it" and matrix_unit())
     for shape in ((1,), (2, 5), (1, 33), (70,), (0,)):
         x = torch.randn(*shape, inputs).to(dtype)
