@@ -97,7 +97,12 @@ class Forward:
         return self._backend.attend(layer, query, key, value, rule)
 
     def reach(self, mask: Tensor | None, window: int | None) -> Reach:
-        """As the model's mask was seen to say, else as the call does."""
+        """As the model's mask was seen to say, else as the call does.
+
+        Raises `AttentionError` for a mask that the model made beside the one that it was given.
+        """
+        if mask is not None:
+            raise AttentionError("its layers make masks of their own, which the engine does not read")
         seen = self._reaches[self._calls] if self._calls < len(self._reaches) else None
         return seen or Reach(window=window)
 

@@ -25,6 +25,15 @@ class ModelError(ValueError):
     """The model cannot be served; the message says why and what to do."""
 
 
+class RefusedError(ModelError):
+    """The engine does not compute models of this kind; `reason` says what they have that it lacks."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """`kind`: of the model, as its configuration names it."""
+        super().__init__(f"{kind} models are not served: {reason}")
+        self.reason = reason
+
+
 def load_causal(
     path: str | Path, *, dtype: torch.dtype | None, trust_remote_code: bool, **options: Any
 ) -> PreTrainedModel:

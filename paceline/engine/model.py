@@ -27,11 +27,19 @@ from paceline.engine.fused import FusedDecoder, fuse
 from paceline.engine.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.linear import pack_linears
-from paceline.engine.loading import ModelError, load_causal, one_line
+from paceline.engine.loading import ModelError, RefusedError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
 from paceline.engine.own_logits import LONGEST, NotServedError, OwnLogits
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
-from paceline.engine.shape import ModelShape, check_layer_kinds, context_of, hold_rotation, look, watched_mask
+from paceline.engine.shape import (
+    ModelShape,
+    check_layer_kinds,
+    context_of,
+    hold_rotation,
+    is_told_positions,
+    look,
+    watched_mask,
+)
 
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 128
@@ -104,7 +112,7 @@ def load_weights(
     except ModelError:
         raise
     except (AttentionError, NotServedError) as error:
-        raise ModelError(f"{config.model_type} models are not served: {one_line(error)}") from error
+        raise RefusedError(config.model_type, one_line(error)) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {one_line(error)}") from error
     except Exception as error:
@@ -176,8 +184,8 @@ class Decoder:
             if self._fused is not None and not self.report.ok:
                 self._fused = None
                 self.report = check(self, own)
-        except NotServedError as error:
-            raise ModelError(f"{kind} models are not served: {error}") from error
+        except (AttentionError, NotServedError) as error:
+            raise RefusedError(kind, one_line(error)) from error
         except Exception as error:
             raise ModelError(f"{kind} models are not served: {one_line(error)}") from error
         finally:
@@ -185,7 +193,10 @@ class Decoder:
                 # What the check's pool took is counted when the pool that serves is sized.
                 torch.cuda.empty_cache()
         if not self.report.ok:
-            raise ModelError(f"{kind} models are not served: {self.report.complaint()}")
+            reason = self.report.complaint()
+            if not is_told_positions(self.model):
+                reason = "it counts its rows' positions by itself, and a batch's rows are those of many texts"
+            raise RefusedError(kind, reason)
 
     @property
     def exact(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,11 @@ def check_layer_kinds(config: Any) -> None:
         raise AttentionError(
             f"it has layers of kind {', '.join(sorted(kinds))}, whose states the engine does not keep"
         )
+
+
+def is_told_positions(model: PreTrainedModel) -> bool:
+    """Whether a model's forward takes the positions of its rows, and does not count them."""
+    return "position_ids" in inspect.signature(type(model).forward).parameters
 
 
 def hold_rotation(model: PreTrainedModel) -> None:
