@@ -338,6 +338,7 @@ def _hand_on(name: str, help_text: str) -> None:
 
 _hand_on("acceptance", "Acceptance lengths of drafting methods on recorded answers, without the system.")
 _hand_on("tables", "Write texts with a model and keep what drafters learn from them.")
+_hand_on("models", "Which architectures are served as transformers computes them: docs/models.md.")
 
 
 if __name__ == "__main__":

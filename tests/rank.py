@@ -7,11 +7,11 @@ import sys
 
 import torch
 
+from bench.engine_loop import EngineLoop, Running, generate
 from paceline.engine.model import Decoder, load_weights
 from paceline.engine.parallel import LeadingDecoder, Ranks, follow
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, generate
 
 COUNT = 32
 BLOCKS = 4

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.engine_loop import loaded
+from bench.families import make_family_model
 from paceline.client import Chunk, Finished, GatewayClient, Generation, Started
-from tests.engine_loop import loaded
 from tests.pods import Pod, Pods
 from tests.rank import texts
-from tests.tiny_families import make_family_model
 from tests.waiting import wait_until
 
 # Less than torchrun gives a process to end by itself.

@@ -16,7 +16,7 @@ from paceline.engine.attention_kernels import KernelAttention, kv_layout, tile_c
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
 from paceline.engine.tiles import matrix_unit
-from tests.engine_loop import spoil
+from tests.spoiled import spoil
 
 BLOCK = 32
 BLOCKS = 24

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
+from bench.engine_loop import loaded
+from bench.families import make_family_model
 from paceline.engine.attention import ragged_attention
 from paceline.engine.check import CASES
 from paceline.engine.loading import ModelError
 from paceline.engine.model import Decoder, load_weights
-from tests.engine_loop import loaded
-from tests.tiny_families import make_family_model
 
 CPU = torch.device("cpu")
 
@@ -89,13 +89,6 @@ def test_a_rope_that_depends_on_the_longest_text_of_a_batch_is_not_served_wrong(
     )
     with loaded(_saved(tmp_path, config)) as decoder:
         assert decoder.shape.max_context == 40, "up to there it is as without"
-
-
-def test_a_model_without_attention_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    folder = _saved(tmp_path, MambaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=2))
-    with pytest.raises(ModelError, match="not served") as refused, loaded(folder):
-        pass
-    assert "\n" not in str(refused.value)
 
 
 def test_attention_arguments_that_are_dropped_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.engine_loop import EngineLoop, Running, loaded
+from bench.families import make_family_model
+from bench.tiny_sizes import VOCAB
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, loaded, spoil
-from tests.tiny_families import VOCAB, make_family_model
+from tests.spoiled import spoil
 
 # Length of each text; two of them cross the edge of a block, one of those by its prompt alone.
 LENGTHS = (20, 60, BLOCK_SIZE + 12, BLOCK_SIZE + 40)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
+from bench.engine_loop import loaded
+from bench.families import make_family_model
 from paceline.engine.attention import NAME
 from paceline.engine.model import Decoder, load_weights
 from paceline.engine.own_logits import OwnLogits
 from paceline.engine.rows import Segment
-from tests.engine_loop import loaded
-from tests.tiny_families import make_family_model
 
 CPU = torch.device("cpu")
 TOKENS = [5, 99, 3, 120, 64, 7, 7, 31, 80]

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.families import make_family_model
 from paceline.engine.loading import ModelError
 from paceline.engine.model import load_weights
-from tests.tiny_families import make_family_model
 
 CPU = torch.device("cpu")
 Weights = dict[str, Tensor]

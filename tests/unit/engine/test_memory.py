@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from bench.engine_loop import loaded
 from paceline.engine import memory
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from tests.engine_loop import loaded
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
+from bench.engine_loop import loaded
 from paceline.engine.blocks import BlockTask
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, load_weights
 from paceline.engine.parallel import Call, LeadingDecoder, Ranks, follow
 from paceline.engine.rows import Segment
-from tests.engine_loop import loaded
 
 CPU = torch.device("cpu")
 

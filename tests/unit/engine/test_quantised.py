@@ -9,10 +9,10 @@ import torch
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
+from bench.engine_loop import loaded
+from bench.families import make_family_model
 from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
-from tests.engine_loop import loaded
-from tests.tiny_families import make_family_model
 
 TOKENS = [5, 99, 3, 120, 64, 7, 7, 31, 80]
 

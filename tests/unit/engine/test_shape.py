@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import masking_utils
 
+from bench.engine_loop import loaded
+from bench.families import SHORT_CONTEXT, make_family_model
+from bench.tiny_sizes import VOCAB
 from paceline.engine.attention import AttentionError, Forward, Reach, Rule, attending, ragged_attention
-from paceline.engine.loading import ModelError
-from paceline.engine.model import BLOCK_SIZE, Decoder, load_weights
+from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.shape import reach_of
-from tests.engine_loop import loaded
-from tests.tiny_families import VOCAB, make_family_model
 
 CPU = torch.device("cpu")
 
@@ -73,21 +73,6 @@ def test_an_argument_that_is_not_served_is_refused_by_name(argument: dict[str, A
             ragged_attention(nn.Module(), rows, rows, rows, None, **argument)
 
 
-@pytest.mark.parametrize(
-    ("family", "message"),
-    [
-        ("mamba", "mamba models are not served"),
-        ("lfm2", "lfm2 models are not served: it has layers of kind conv"),
-        ("qwen3_next", "qwen3_next models are not served: it has layers of kind linear_attention"),
-        ("jamba", "jamba models are not served"),
-    ],
-)
-def test_models_with_states_of_their_own_are_refused(family: str, message: str, tmp_path: Path) -> None:
-    make_family_model(tmp_path, family)
-    with pytest.raises(ModelError, match=message):
-        load_weights(tmp_path, device=CPU, dtype=None)
-
-
 def _last_logits(decoder: Decoder, texts: list[list[int]]) -> Tensor:
     """Of the last row of each text, all in one batch."""
     pool = decoder.kv_pool(len(texts))
@@ -100,9 +85,11 @@ def test_another_session_s_length_changes_no_rotation(family: str, tmp_path: Pat
     """Not even rows that are behind the context: nodes of a tree at a text's end."""
     make_family_model(tmp_path, family)
     generator = torch.Generator().manual_seed(1)
-    short, long = (torch.randint(VOCAB, (length,), generator=generator).tolist() for length in (20, 40))
+    short, long = (
+        torch.randint(VOCAB, (length,), generator=generator).tolist() for length in (20, SHORT_CONTEXT + 20)
+    )
     with loaded(tmp_path) as decoder:
-        assert decoder.shape.max_context == 32 < BLOCK_SIZE
+        assert decoder.shape.max_context == SHORT_CONTEXT < BLOCK_SIZE
         beside, after = _last_logits(decoder, [short, long])[0], _last_logits(decoder, [short])[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.inference_mode():

@@ -22,11 +22,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine import verify
 from paceline.engine.sampling import targets
 from paceline.session import SamplingParams
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, generate, loaded
 from tests.tiny import make_enumerable_model
 
 VOCAB = 6

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from bench.engine_loop import EngineLoop, Running, loaded
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, loaded
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.sessions import Session
 

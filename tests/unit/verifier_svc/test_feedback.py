@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine.model import BLOCK_SIZE
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Verdict
-from tests.engine_loop import EngineLoop, Running, generate, loaded
 from verifier_svc import warmup
 from verifier_svc.cost import StepCost
 from verifier_svc.scheduler import Limits

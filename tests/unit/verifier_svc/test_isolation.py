@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.session import SamplingParams, SessionKey
 from paceline.tree import TokenTree
-from tests.engine_loop import EngineLoop, Running, generate, loaded
 from tests.waiting import wait_until
 from verifier_svc import compute
 from verifier_svc.scheduler import Limits

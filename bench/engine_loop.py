@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from paceline.engine.blocks import BlockAllocator
-from paceline.engine.kv import KVLayout, KVPool
+from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
@@ -127,10 +127,3 @@ def generate(
     return [
         session.token_ids[length : length + count] for session, length in zip(sessions, lengths, strict=True)
     ]
-
-
-def spoil(pool: KVPool) -> None:
-    """Fill a pool with infinities and NaNs, and values in pairs, which are never such, with huge numbers."""
-    # Two bfloat16 infinities, where keys lie in pairs.
-    pool.keys.fill_(torch.inf if pool.keys.is_floating_point() else 0x7F807F80)
-    pool.values.fill_(3e38 if pool.layout is KVLayout.PAIRS else torch.nan)
