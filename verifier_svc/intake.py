@@ -100,8 +100,8 @@ class Intake:
                 await self._pause(stream, unasked)
                 unasked = 0.0
             if not self.hears(stream):
-                # It may come back on a new connection.
-                self._work.owe(stream.peer, unasked)
+                # It may come back on a new connection. The rest of the message was decoded in vain.
+                self._work.owe(stream.peer, unasked + request.ByteSize() * _BYTE_SECONDS)
                 return
         if unasked:
             await self._pause(stream, unasked)
