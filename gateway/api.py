@@ -38,8 +38,8 @@ log = telemetry.logger(__name__)
 # Larger bodies are parsed beside the event loop, and wait at most so long for that.
 _LARGE_BYTES = 64 << 10
 _PARSE_SECONDS = 10.0
-# After so long without an event a stream says that it waits: silent connections are taken for dead ones. As often
-# as HTML's standard advises; oftener would fail benchmarks that take every line for an event.
+# After so long without an event a stream says that it waits: silent connections are taken for dead ones. As
+# often as HTML's standard advises; oftener would fail benchmarks that take every line for an event.
 _IDLE_SECONDS = 15.0
 
 
