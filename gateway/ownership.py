@@ -1,0 +1,109 @@
+"""A session's record in the store, and the epoch that says who may extend it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
+from paceline import telemetry
+from paceline.session import FinishReason, SessionKey
+from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+
+log = telemetry.logger(__name__)
+
+# How often a store that is away is asked for a session that waits for it to move.
+_CLAIM_SECONDS = 0.2
+
+
+class Ownership:
+    """One session's, for the gateway that follows it."""
+
+    def __init__(
+        self,
+        store: SessionStore | None,
+        key: SessionKey,
+        known: Callable[[SessionKey], SessionRecord],
+        *,
+        strict: bool,
+    ) -> None:
+        """`known`: the session as its client knows it. `strict`: nothing goes on that is not recorded."""
+        self._store = store
+        self._strict = strict
+        self._known = known
+        self.key = key
+
+    def record(self) -> SessionRecord:
+        """The session as its client knows it."""
+        return self._known(self.key)
+
+    async def create(self) -> None:
+        """Record a new session. Raises `RequestError` where it must be recorded and cannot be."""
+        if self._store is None:
+            return
+        try:
+            await self._store.create(self.record())
+        except StoreUnavailable as error:
+            log.warning("session not recorded", session=self.key.session_id, error=str(error))
+            if self._strict:
+                raise RequestError(
+                    UNAVAILABLE, "the session cannot be recorded now; try again later"
+                ) from error
+
+    async def claim(self, deadline: float) -> SessionRecord:
+        """Fence the last verifier out, and what it had committed; or how a later owner has ended it.
+
+        Raises `RequestError`.
+        """
+        try:
+            return await self._claimed(deadline)
+        except Fenced as error:
+            return await self.ended_elsewhere(error)
+
+    async def ended_elsewhere(self, error: Exception) -> SessionRecord:
+        """The record of a session that a later owner has ended. Raises `RequestError` while it goes on."""
+        record = None
+        if self._store is not None:
+            with suppress(StoreUnavailable):
+                record = await self._store.get(self.key.session_id)
+        if record is None or record.finish_reason is None:
+            raise RequestError(TAKEN_OVER, "the session goes on in another stream") from error
+        return record
+
+    async def abandon(self) -> None:
+        """Let nobody resume the session."""
+        if self._store is not None:
+            key = replace(self.key, epoch=self.key.epoch + 1)
+            with suppress(StoreUnavailable, UnknownSession, Fenced):
+                await self._store.claim(key, finish=FinishReason.CANCELLED)
+
+    async def _claimed(self, deadline: float) -> SessionRecord:
+        """The record under an epoch that no verifier has had. Raises `Fenced` or `RequestError`.
+
+        Without a store that knows the session it is what the client knows: tokens that only the lost
+        verifier had are drawn again, and come out the same. Strict durability waits for a store that is away.
+        """
+        while True:
+            # Another one each time: a claim that went unanswered may have taken effect, or still may.
+            self.key = replace(self.key, epoch=self.key.epoch + 1)
+            if self._store is None:
+                return self.record()
+            try:
+                try:
+                    return await self._store.claim(self.key)
+                except UnknownSession:
+                    log.warning("the store had lost the session", session=self.key.session_id)
+                await self._store.restore(self.record())
+                return self.record()
+            except StoreUnavailable as error:
+                log.warning("session not claimed", session=self.key.session_id, error=str(error))
+                if not self._strict:
+                    return self.record()
+                if time.monotonic() > deadline:
+                    raise RequestError(
+                        UNAVAILABLE, "the session cannot be moved now; try again later"
+                    ) from error
+            await asyncio.sleep(_CLAIM_SECONDS)

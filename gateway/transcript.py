@@ -1,0 +1,136 @@
+"""What a session has come to and what its client is told of it: tokens in, chunks of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gateway.detokenize import Detokenizer, StopStrings
+from gateway.errors import INTERNAL, RequestError
+from gateway.events import Chunk, Done
+from gateway.generation import Generation
+from paceline.session import FinishReason, Receipt
+from paceline.store import SessionRecord
+
+Told = Chunk | Done
+
+
+class Transcript:
+    """One session's tokens and text. Nothing follows `Done`."""
+
+    def __init__(self, wanted: Generation, detokenizer: Detokenizer) -> None:
+        """`detokenizer`: a fresh one."""
+        self._wanted = wanted
+        self._detokenizer = detokenizer
+        if wanted.form.kind == "text":
+            detokenizer.follow(wanted.prompt_ids)
+        self._stops = StopStrings(wanted.stops)
+        self._committed: list[int] = []
+        self._durable = True
+        self._receipt = Receipt()
+        self._ended = False
+
+    @property
+    def committed_ids(self) -> Sequence[int]:
+        """Ids that the client has been told."""
+        return self._committed
+
+    @property
+    def ended(self) -> bool:
+        """Whether `Done` has been told."""
+        return self._ended
+
+    @property
+    def position(self) -> int:
+        """Of the next id: an index in prompt + committed ids."""
+        return len(self._wanted.prompt_ids) + len(self._committed)
+
+    def ids(self) -> list[int]:
+        """The prompt's and the committed ones."""
+        return [*self._wanted.prompt_ids, *self._committed]
+
+    def take(
+        self, position: int, token_ids: Sequence[int], *, accepted: int, drafted: int, durable: bool
+    ) -> list[Told]:
+        """What a step's tokens give: a drafter's and the target's own apart, so each text has one origin.
+
+        `accepted`: how many of them, the first ones, a drafter guessed, of `drafted` verified nodes. Those
+        that are known already, as after a move, are left out. Raises `RequestError` for a gap.
+        """
+        known = self.position - position
+        if known < 0:
+            raise RequestError(INTERNAL, f"the verifier left out positions {self.position} to {position - 1}")
+        fresh = tuple(token_ids[known:])
+        if not fresh:
+            return []
+        accepted = min(len(fresh), max(0, accepted - known))
+        self._receipt = replace(
+            self._receipt,
+            steps=self._receipt.steps + 1,
+            drafted_tokens=self._receipt.drafted_tokens + drafted,
+            drafted_steps=self._receipt.drafted_steps + (drafted > 0),
+        )
+        told: list[Told] = []
+        for part, guessed in ((fresh[:accepted], accepted), (fresh[accepted:], 0)):
+            if part and not self._ended:
+                chunk = self._chunk(part, guessed, durable=durable)
+                self._receipt = replace(
+                    self._receipt,
+                    committed_tokens=self._receipt.committed_tokens + len(chunk.token_ids),
+                    accepted_tokens=self._receipt.accepted_tokens + chunk.accepted,
+                )
+                told.append(chunk)
+                if self._stops.matched:
+                    told.append(self._done(FinishReason.STOP))
+        return told
+
+    def catch_up(self, record: SessionRecord) -> list[Told]:
+        """What the session has come to since its client last heard, and its end if it has ended."""
+        told: list[Told] = []
+        if untold := record.committed_ids[len(self._committed) :]:
+            told.append(self._chunk(untold, 0, durable=True))
+        if self._stops.matched:
+            return [*told, self._done(FinishReason.STOP)]
+        reason = record.finish_reason or self._reason_to_end()
+        return told if reason is None else [*told, *self.end(reason)]
+
+    def end(self, reason: FinishReason) -> list[Told]:
+        """What was held back, then the end."""
+        tail = self._stops.push(self._detokenizer.flush())
+        if self._stops.matched:
+            reason = FinishReason.STOP
+        tail += self._stops.flush()
+        done = self._done(reason)
+        return [Chunk(tail, self.position, (), 0, self._durable), done] if tail else [done]
+
+    def _done(self, reason: FinishReason) -> Done:
+        self._ended = True
+        return Done(reason, self._receipt)
+
+    def _chunk(self, fresh: Sequence[int], accepted: int, *, durable: bool) -> Chunk:
+        position = self.position
+        text, told = self._text(fresh)
+        self._committed += told
+        self._durable = durable
+        return Chunk(text, position, tuple(told), min(accepted, len(told)), durable)
+
+    def _text(self, fresh: Sequence[int]) -> tuple[str, Sequence[int]]:
+        """The text of new ids, and the ids that belong to it: none behind a stop string."""
+        if not self._wanted.stops:
+            return self._detokenizer.push(fresh), fresh
+        text = ""
+        first = self.position
+        for count, token in enumerate(fresh, 1):
+            new = self._detokenizer.push((token,))
+            # The text of tokens that must not end it begins no stop string either.
+            text += self._stops.push(new) if first + count > self._wanted.sampling.stop_from else new
+            if self._stops.matched:
+                return text, fresh[:count]
+        return text, fresh
+
+    def _reason_to_end(self) -> FinishReason | None:
+        """Why nothing may follow what is committed, if so."""
+        sampling = self._wanted.sampling
+        if self._committed and self._committed[-1] in sampling.stop_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self._committed) >= sampling.max_tokens else None

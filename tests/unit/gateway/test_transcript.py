@@ -1,0 +1,177 @@
+"""However a session's tokens come, its client is told each one once, in order, and nothing behind the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.caller import Caller
+from gateway.detokenize import Detokenizer, TokenTexts
+from gateway.errors import RequestError
+from gateway.events import Chunk, Done
+from gateway.generation import Form, Generation
+from gateway.transcript import Told, Transcript
+from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.store import SessionRecord
+
+PROMPT = (1, 2, 3)
+# Id 0 ends a text and has none; 1 is "a", 2 is "b", and so on.
+STOP_ID = 0
+TEXTS = TokenTexts(
+    decode=lambda ids: "".join(chr(96 + token) for token in ids if token),
+    silent=frozenset({STOP_ID}),
+    size=27,
+    byte_ids=frozenset(),
+    anchor=(1,),
+    anchor_text="a",
+)
+IDS = st.lists(st.integers(1, 26), min_size=1, max_size=30)
+
+
+def wanted(max_tokens: int = 100, stops: Sequence[str] = (), stop_from: int = 0) -> Generation:
+    sampling = SamplingParams(max_tokens, stop_token_ids=frozenset({STOP_ID}), stop_from=stop_from)
+    return Generation("m", PROMPT, sampling, tuple(stops), form=Form("text"))
+
+
+def transcript(asked: Generation) -> Transcript:
+    return Transcript(asked, Detokenizer(TEXTS))
+
+
+def record(asked: Generation, ids: Sequence[int], reason: FinishReason | None = None) -> SessionRecord:
+    made = asked.record(SessionKey("s", 1), Caller("me"), ids)
+    return SessionRecord(
+        made.key,
+        made.model_id,
+        made.prompt_ids,
+        made.sampling,
+        made.committed_ids,
+        made.reply,
+        reason,
+    )
+
+
+def step(to: Transcript, position: int, ids: Sequence[int], accepted: int = 0) -> list[Told]:
+    return to.take(position, ids, accepted=accepted, drafted=accepted, durable=True)
+
+
+def text_of(told: Sequence[Told]) -> str:
+    return "".join(each.text for each in told if isinstance(each, Chunk))
+
+
+def ids_of(told: Sequence[Told]) -> list[int]:
+    """All ids, each where its chunk says that it stands."""
+    ids: list[int] = []
+    for each in told:
+        if isinstance(each, Chunk):
+            assert each.position == len(PROMPT) + len(ids)
+            ids += each.token_ids
+    return ids
+
+
+def spelt(ids: Sequence[int]) -> str:
+    return TEXTS.decode(list(ids))
+
+
+@given(ids=IDS, steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9))))
+def test_steps_that_overlap_as_after_a_move_are_told_once(
+    ids: list[int], steps: list[tuple[int, int, int]]
+) -> None:
+    made, told = transcript(wanted()), list[Told]()
+    for back, ahead, accepted in [*steps, (0, len(ids), 0)]:
+        known = len(made.committed_ids)
+        begin = max(0, known - back)
+        part = ids[begin : known + ahead]
+        told += step(made, len(PROMPT) + begin, part, min(accepted, len(part)))
+        assert made.ids() == [*PROMPT, *ids[: known + ahead]]
+    told += made.end(FinishReason.LENGTH)
+    assert ids_of(told) == ids
+    assert text_of(told) == spelt(ids)
+    assert isinstance(told[-1], Done)
+    assert told[-1].receipt.committed_tokens == len(ids)
+    assert made.ended
+
+
+@given(ids=IDS, stop=st.text("abc", min_size=1, max_size=3), data=st.data())
+def test_a_stop_string_ends_the_text_wherever_steps_are_cut(
+    ids: list[int], stop: str, data: st.DataObject
+) -> None:
+    ids = [(token - 1) % 3 + 1 for token in ids]
+    made, told = transcript(wanted(stops=[stop])), list[Told]()
+    while len(made.committed_ids) < len(ids) and not made.ended:
+        known = len(made.committed_ids)
+        end = data.draw(st.integers(known + 1, len(ids)), "end")
+        told += step(made, len(PROMPT) + known, ids[known:end], data.draw(st.integers(0, end - known)))
+    whole = spelt(ids)
+    if stop in whole:
+        assert text_of(told) == whole[: whole.index(stop)]
+        assert ids_of(told) == ids[: whole.index(stop) + len(stop)]
+        assert told[-1] == Done(FinishReason.STOP, told[-1].receipt)
+        assert sum(isinstance(each, Done) for each in told) == 1
+    else:
+        assert not made.ended
+        assert text_of([*told, *made.end(FinishReason.LENGTH)]) == whole
+
+
+def test_no_stop_string_begins_in_tokens_that_must_not_end_the_text() -> None:
+    made = transcript(wanted(stops=["ab"], stop_from=len(PROMPT) + 2))
+    told = step(made, 3, (1, 2, 1, 2, 3))
+    assert text_of(told) == "ab"
+    assert ids_of(told) == [1, 2, 1, 2]
+
+
+def test_each_chunk_is_a_drafters_or_the_targets_own() -> None:
+    made = transcript(wanted())
+    first, second = step(made, 3, (1, 2, 3), accepted=2)
+    assert isinstance(first, Chunk)
+    assert isinstance(second, Chunk)
+    assert (first.token_ids, first.accepted) == ((1, 2), 2)
+    assert (second.token_ids, second.accepted) == ((3,), 0)
+    # Of four guessed ones three are known.
+    (third, _) = step(made, 3, (1, 2, 3, 4, 5), accepted=4)
+    assert isinstance(third, Chunk)
+    assert (third.token_ids, third.accepted) == ((4,), 1)
+    (done,) = made.end(FinishReason.LENGTH)
+    assert isinstance(done, Done)
+    assert (done.receipt.steps, done.receipt.accepted_tokens, done.receipt.acceptance_length) == (2, 3, 2.5)
+
+
+def test_a_gap_is_an_error_and_tells_nothing() -> None:
+    made = transcript(wanted())
+    with pytest.raises(RequestError, match="left out positions 3 to 3"):
+        step(made, 4, (1,))
+    assert text_of(step(made, 3, (1,))) == "a"
+
+
+@given(ids=IDS, known=st.integers(0, 30), reason=st.sampled_from([None, *FinishReason]))
+def test_a_record_tells_what_is_untold_and_how_it_ended(
+    ids: list[int], known: int, reason: FinishReason | None
+) -> None:
+    asked = wanted()
+    made, told = transcript(asked), list[Told]()
+    if first := ids[:known]:
+        told += step(made, len(PROMPT), first)
+    told += made.catch_up(record(asked, ids, reason))
+    assert ids_of(told) == ids
+    assert made.ended == (reason is not None)
+    if reason is not None:
+        assert text_of(told) == spelt(ids)
+        assert isinstance(told[-1], Done)
+        assert told[-1].reason is reason
+
+
+@pytest.mark.parametrize(
+    ("ids", "max_tokens", "reason"),
+    [((1, STOP_ID), 100, FinishReason.STOP), ((1, 2), 2, FinishReason.LENGTH), ((1, 2), 3, None)],
+)
+def test_a_record_that_can_only_have_ended_has(
+    ids: Sequence[int], max_tokens: int, reason: FinishReason | None
+) -> None:
+    """Its verifier died between its last tokens and the word that they were the last."""
+    asked = wanted(max_tokens)
+    made = transcript(asked)
+    told = made.catch_up(record(asked, ids))
+    assert [each.reason for each in told if isinstance(each, Done)] == ([reason] if reason else [])
+    assert made.ended == (reason is not None)
