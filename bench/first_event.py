@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.http_protocol import HttpProtocol
-from gateway.http_server import HttpServer
+from gateway.http.protocol import HttpProtocol
+from gateway.http.server import HttpServer
 
 _ROUNDS = 3
 _STREAMS = 10

@@ -12,16 +12,17 @@ import asyncio
 import socket
 
 from gateway.admission import Admission
-from gateway.api import Gateway, build_app
 from gateway.config import GatewaySettings
+from gateway.core import Gateway
 from gateway.fleet import Fleet
-from gateway.http_server import HttpServer
-from gateway.key_check import KeyCheck
+from gateway.grpc.key_check import KeyCheck
+from gateway.grpc.servicer import GatewayServicer
+from gateway.http.app import build_app
+from gateway.http.server import HttpServer
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
 from gateway.no_torch import hide_torch
 from gateway.prompt import Prompts
-from gateway.server import GatewayServicer
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline import telemetry

@@ -13,6 +13,12 @@ from gateway.prompt import Prompt
 from gateway.router import VerifierView
 from paceline.session import SamplingParams
 
+# Bounds of both faces.
+MAX_MESSAGES = 2048
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 256
+MAX_SEED = 2**63 - 1
+MAX_STOP_IDS = 32
 # What a prompt is charged by until it is tokenised.
 _CHARACTERS_PER_TOKEN = 4
 # JSON's numbers are doubles in JavaScript: more bits would come back rounded.

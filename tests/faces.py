@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.api import Gateway, build_app
-from gateway.http_server import HttpServer
-from gateway.key_check import KeyCheck
+from gateway.core import Gateway
+from gateway.grpc.key_check import KeyCheck
+from gateway.grpc.servicer import GatewayServicer
+from gateway.http.app import build_app
+from gateway.http.server import HttpServer
 from gateway.prompt import Prompts
-from gateway.server import GatewayServicer
 from gateway.sessions import Sessions
 from paceline import rpc
 from paceline.v1 import gateway_pb2_grpc

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import api, session
+from gateway import session
+from gateway.http import answers
 from gateway.prompt import Prompts
 from paceline.client import Chunk, Event, Finished, GatewayClient, Generation, Started
 from paceline.session import FinishReason, SessionKey
@@ -180,7 +181,7 @@ def test_started_is_first_whatever_fails(planned: list[Failure], prompts: Prompt
 
 async def test_a_stream_that_waits_says_so(prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     """In comments, before its session has begun and later; the text is all there."""
-    monkeypatch.setattr(api, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(answers, "_IDLE_SECONDS", 0.1)
     store = MemoryStore()
     planned = [Failure(0, 0, False, Fails.SILENT), Failure(2, 2, True, Fails.SILENT)]
     async with (
@@ -202,7 +203,7 @@ async def test_a_stream_that_waits_says_so(prompts: Prompts, monkeypatch: pytest
 async def test_a_stream_that_waits_in_vain_says_why(
     prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(answers, "_IDLE_SECONDS", 0.1)
     monkeypatch.setattr(session, "_PATIENCE_SECONDS", 0.5)
     verifier = ScriptedVerifier(grpc.StatusCode.UNAVAILABLE)
     async with (

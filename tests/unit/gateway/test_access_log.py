@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from gateway.access_log import AccessLog
+from gateway.http.access_log import AccessLog
 
 PARTS = (b"one ", b"two")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from gateway.body import MAX_VALUES, check_media_type, fields_of
 from gateway.errors import RequestError
-from gateway.schema import ChatRequest, CompletionRequest, parse
+from gateway.http.body import MAX_VALUES, check_media_type, fields_of
+from gateway.http.schema import ChatRequest, CompletionRequest, parse
 
 SIZE = 4 << 20
 

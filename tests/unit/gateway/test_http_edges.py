@@ -12,8 +12,9 @@ import pytest
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from gateway import headers
-from gateway.api import Gateway, build_app
+from gateway.core import Gateway
+from gateway.http import headers
+from gateway.http.app import build_app
 from paceline import telemetry
 from paceline.store import StoreUnavailable
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway import http_protocol
-from gateway.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS
-from gateway.http_server import HttpServer
+from gateway.http import protocol
+from gateway.http.protocol import MAX_HEAD_BYTES, MAX_HEADERS
+from gateway.http.server import HttpServer
 
 # As Java's java.net.http.HttpClient writes its first request.
 JAVA = (
@@ -55,9 +55,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 def nodelay(scope: Scope) -> bytes:
     """Whether the connection that the request came by sends small writes at once."""
-    for protocol in _servers[-1].server_state.connections:
-        if protocol.client is not None and tuple(protocol.client) == tuple(scope["client"]):
-            accepted = protocol.transport.get_extra_info("socket")
+    for connection in _servers[-1].server_state.connections:
+        if connection.client is not None and tuple(connection.client) == tuple(scope["client"]):
+            accepted = connection.transport.get_extra_info("socket")
             return b"%d" % bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
     return b"unknown"
 
@@ -217,7 +217,7 @@ async def test_a_trailer_is_not_a_header(raw: Raw) -> None:
 async def test_a_head_that_does_not_come_is_waited_for_no_longer(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
     client = Raw(*await asyncio.open_connection("127.0.0.1", port))
     await client.send(b"GET /one HT")
     status, _, body = await client.answer()
@@ -257,7 +257,7 @@ async def test_a_body_behind_its_answer_is_thrown_away_and_the_connection_goes_o
 async def test_a_body_that_goes_on_and_on_behind_its_answer_ends_the_connection(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "_LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 0.1)
     client = Raw(*await asyncio.open_connection("127.0.0.1", port))
     await client.send(b"POST /early HTTP/1.1\r\nContent-Length: 300000\r\n\r\n")
     assert (await client.answer())[0] == 200

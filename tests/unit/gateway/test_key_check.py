@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.key_check import SCOPES, KeyCheck, calling
+from gateway.grpc.key_check import SCOPES, KeyCheck, calling
 from gateway.keys import ApiKeys
 from paceline.api_keys import Scope, api_key_hash
 from paceline.rpc import RunningServer, channel, refusals, start_server

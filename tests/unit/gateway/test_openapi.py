@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.api import Gateway, build_app
+from gateway.core import Gateway
+from gateway.http.app import build_app
 
 
 @pytest.fixture(scope="module")

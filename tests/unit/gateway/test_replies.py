@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.events import Chunk, Done, Event, Started, Untold
 from gateway.generation import Form
-from gateway.replies import Reply, sse, stream
+from gateway.http.replies import Reply, sse, stream
 from paceline.session import FinishReason, Receipt
 
 # All that Python's and other languages' readers of lines take for the end of one.

@@ -13,9 +13,10 @@ from openai.types.chat import ChatCompletion
 from gateway.errors import RequestError
 from gateway.events import Done
 from gateway.generation import Form
-from gateway.neutral import NOT_YET
-from gateway.replies import Reply
-from gateway.schema import MAX_MESSAGES, ChatRequest, CompletionRequest, parse
+from gateway.http.neutral import NOT_YET
+from gateway.http.replies import Reply
+from gateway.http.schema import ChatRequest, CompletionRequest, parse
+from gateway.request import MAX_MESSAGES
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import session_pb2
 

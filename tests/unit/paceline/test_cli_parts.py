@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from gateway.schema import ChatRequest, CompletionRequest, parse
+from gateway.http.schema import ChatRequest, CompletionRequest, parse
 from paceline.cli.console import DRAFTED, OWN
 from paceline.cli.demo import Comparison, curl
 from paceline.cli.receipt import Measured, Recorder

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.http_protocol import HttpProtocol
+from gateway.http.protocol import HttpProtocol
 from paceline.rpc import CLEAN_UP_SECONDS
 from paceline.tls import Identity
 

@@ -10,15 +10,23 @@ from typing import Any
 
 import grpc
 
-from gateway.api import Gateway, observed
 from gateway.chat_template import ChatTurn
+from gateway.core import Gateway, observed
 from gateway.errors import CONTEXT_LENGTH, INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
-from gateway.key_check import as_refused, calling
+from gateway.grpc.key_check import as_refused, calling
 from gateway.prompt import Prompt
-from gateway.request import Terms, Wishes, served_model
-from gateway.schema import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOP_IDS, MAX_STOPS
+from gateway.request import (
+    MAX_MESSAGES,
+    MAX_SEED,
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_IDS,
+    MAX_STOPS,
+    Terms,
+    Wishes,
+    served_model,
+)
 from paceline import telemetry, wire
 from paceline.rpc import refusals, write
 from paceline.v1 import gateway_pb2 as pb

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from gateway.caller import Caller
 from gateway.errors import RequestError, invalid
-from gateway.events import Allowance
+from gateway.events import Allowance, Mark
 from gateway.keys import ApiKeys, authenticate
 from paceline.api_keys import Scope
 
@@ -72,3 +72,9 @@ def of_allowance(allowance: Allowance | None) -> dict[str, str]:
         "x-ratelimit-remaining-tokens": str(max(0, allowance.left)),
         "x-ratelimit-reset-tokens": f"{allowance.full_in_seconds:.3f}s",
     }
+
+
+def mark(request: Request) -> Mark | None:
+    """How far a client that lost its stream had come. Raises `RequestError` for what no stream has said."""
+    last = request.headers.get("last-event-id")
+    return Mark.parse(last) if last else None

@@ -14,16 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-from gateway import neutral
-from gateway.body import fields_of
 from gateway.errors import UNSUPPORTED, RequestError, invalid
-from gateway.problems import first_problem
-
-MAX_MESSAGES = 2048
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 256
-MAX_SEED = 2**63 - 1
-MAX_STOP_IDS = 32
+from gateway.http import neutral
+from gateway.http.body import fields_of
+from gateway.http.problems import first_problem
+from gateway.request import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOP_IDS, MAX_STOPS
 
 
 class Strict(BaseModel):

@@ -1,0 +1,66 @@
+"""What both faces need of a gateway: the model's prompts, the sessions, the keys, and bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from gateway.errors import RequestError
+from gateway.events import Chunk, Event
+from gateway.keys import ApiKeys
+from gateway.prompt import Prompts
+from gateway.readiness import Readiness
+from gateway.sessions import Sessions
+from paceline import telemetry
+
+
+class Gateway:
+    """One gateway's parts and settings."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        sessions: Sessions,
+        keys: ApiKeys | None,
+        *,
+        model_name: str,
+        max_body_bytes: int,
+        request_seconds: float,
+        client_stall_seconds: float,
+        cors_origins: Sequence[str] = (),
+    ) -> None:
+        """Without keys everybody is served."""
+        self.prompts = prompts
+        self.sessions = sessions
+        self.keys = keys
+        self.model_name = model_name
+        self.max_body_bytes = max_body_bytes
+        self.request_seconds = request_seconds
+        self.client_stall_seconds = client_stall_seconds
+        self.cors_origins = cors_origins
+        self.started = int(time.time())
+        self.readiness = Readiness(sessions)
+
+
+async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGenerator[Event, None]:
+    """The same events, counted and timed."""
+    started = last = time.monotonic()
+    outcome = "cancelled"
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Chunk) and event.token_ids:
+                    now = time.monotonic()
+                    if last == started:
+                        telemetry.FIRST_TOKEN_SECONDS.observe(now - started)
+                    else:
+                        telemetry.INTER_TOKEN_SECONDS.observe((now - last) / len(event.token_ids))
+                    last = now
+                yield event
+        outcome = "done"
+    except RequestError as error:
+        outcome = error.kind.code or error.kind.type
+        raise
+    finally:
+        telemetry.REQUESTS.labels(face=face, outcome=outcome).inc()

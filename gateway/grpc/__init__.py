@@ -1,0 +1,1 @@
+"""The gRPC face, over the same core."""

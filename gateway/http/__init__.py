@@ -1,0 +1,1 @@
+"""The HTTP face: OpenAI's API over a core that knows no HTTP."""

@@ -1,0 +1,95 @@
+"""HTTP bodies to what a session is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Literal
+
+from fastapi import Request
+
+from gateway import errors
+from gateway.caller import Caller
+from gateway.chat_template import ChatTurn
+from gateway.core import Gateway
+from gateway.errors import RequestError
+from gateway.generation import Asked, Form, Generation
+from gateway.http import body, schema
+from gateway.request import Terms, Wishes, served_model
+from gateway.tokenizing import Tokenizing
+
+# Larger bodies are parsed beside the event loop, and wait at most so long for that.
+_LARGE_BYTES = 64 << 10
+_PARSE_SECONDS = 10.0
+
+
+class Bodies:
+    """Reads bodies; large ones in turns that are fair between keys."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._parsing = Tokenizing()
+
+    async def read(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
+        """What the request asks for. Raises `RequestError`."""
+        body.check_media_type(request)
+        given = await body.read(request, self._max_bytes)
+        if len(given) <= _LARGE_BYTES:
+            return schema.parse(given, kind)
+        until = asyncio.get_running_loop().time() + _PARSE_SECONDS
+        try:
+            return await self._parsing.run(
+                caller.id, len(given), lambda: schema.parse(given, kind), until=until
+            )
+        except TimeoutError:
+            raise RequestError(errors.OVERLOADED, "too many large bodies wait to be read") from None
+
+
+def chat(gateway: Gateway, asked: schema.ChatRequest) -> Generation | Asked:
+    """The session of a chat request. Raises `RequestError`."""
+    served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
+    roles = {"developer": "system"}
+    turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
+    limit = asked.max_completion_tokens
+    field = "max_tokens" if limit is None else "max_completion_tokens"
+    wishes = _wishes(asked, asked.max_tokens if limit is None else limit)
+    form = _form(asked, "chat")
+    terms = Terms(wishes, served, gateway.prompts.stop_token_ids, form, "messages", field)
+    return terms.ask(gateway.prompts.from_chat(turns))
+
+
+def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Generation | Asked:
+    """The session of a completion request. OpenAI's default of 16 tokens holds here.
+
+    Raises `RequestError`.
+    """
+    served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
+    given = asked.prompt
+    wishes = _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens)
+    terms = Terms(wishes, served, gateway.prompts.stop_token_ids, _form(asked, "text"), "prompt")
+    return terms.ask(gateway.prompts.from_text(given) if isinstance(given, str) else tuple(given))
+
+
+def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
+    if asked.stream_options is not None and not asked.stream:
+        raise RequestError(
+            errors.invalid("invalid_value"), "stream_options is only taken with stream=true", "stream_options"
+        )
+    options = asked.stream_options or schema.StreamOptions()
+    return Form(kind, options.include_usage, int(time.time()), options.continuous_usage_stats)
+
+
+def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
+    return Wishes(
+        max_tokens=max_tokens,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        seed=asked.seed,
+        stops=asked.stops,
+        stop_token_ids=tuple(asked.stop_token_ids or ()),
+        ignore_eos=bool(asked.ignore_eos),
+        min_tokens=asked.min_tokens or 0,
+        speculation=asked.speculation is None or asked.speculation.enabled,
+    )
