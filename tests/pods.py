@@ -29,6 +29,7 @@ from paceline.v1 import (
     verifier_pb2,
     verifier_pb2_grpc,
 )
+from tests.nursery import Forked, nursery
 
 MODEL = "tiny"
 START_SECONDS = 240.0
@@ -45,18 +46,28 @@ class Pod:
         *,
         group: int | None = None,
         environment: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
-        """`group`: the process's group id, where it is not ours. `environment`: beside our own."""
+        """`group`: the process's group id, where it is not ours. `environment`: beside our own.
+
+        `forked`: of `python -m MODULE FLAGS`, by the nursery.
+        """
         self.name = name
         self.log = folder / f"{name}.log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PACELINE_")}
+        variables = {**inherited, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | Forked
+        if forked:
+            _, _, module, *flags = command
+            self._process = nursery().start(module, flags, self.log, variables, group)
+            return
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**inherited, **(environment or {})},
+                env=variables,
                 group=group,
             )
 
@@ -355,7 +366,13 @@ class Pods:
             flags += ("--metrics-port", str(self.metrics_ports[name]))
         command = [*launcher, "-m", module, "--host", self._host, *flags]
         self.pods[name] = Pod(
-            name, command, self.folder, group=self.groups.get(name), environment=self._environment
+            name,
+            command,
+            self.folder,
+            group=self.groups.get(name),
+            environment=self._environment,
+            # Others import little. Some variables are read only by what is imported.
+            forked=module == self.verifier_module and ranks == 1 and self._environment is None,
         )
 
 
