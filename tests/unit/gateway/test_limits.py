@@ -91,10 +91,12 @@ class Model(RuleBasedStateMachine):
                 assert math.isclose(left, math.floor(self.level(account)), abs_tol=1)
         elif expected is Outcome.TOKENS:
             # Then, and not much earlier, there are enough.
+            now = self.now
             for seconds, enough in ((verdict.seconds + 0.001, True), (verdict.seconds - 0.1, False)):
-                self.now += seconds
+                self.now = now + seconds
                 assert self.affordable(accounts, tokens) is enough
-                self.now -= seconds
+            # Exactly the time before: some places end just now.
+            self.now = now
 
     def affordable(self, accounts: tuple[Account, ...], tokens: int) -> bool:
         return not tokens or all(
