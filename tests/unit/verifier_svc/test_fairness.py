@@ -134,3 +134,13 @@ async def test_who_goes_away_while_it_waits_holds_up_nobody() -> None:
         task.cancel()
     await asyncio.wait(waiting)
     await asyncio.wait_for(work.pay("other", 0.01), 5)
+
+
+@given(costs, st.floats(10.0, 1e6))
+def test_a_long_rest_saves_up_one_burst_and_no_more(cost: float, rest: float) -> None:
+    crowd = Crowd()
+    crowd.clock.now = rest
+    for _ in range(round(2 * BURST / cost) + 2):
+        crowd.ask("peer", cost)
+    # Who finds some of it left is let in for a whole piece of work.
+    assert crowd.served["peer"] <= BURST + cost
