@@ -103,7 +103,7 @@ def _measure(
     from bench.system import BenchFailed, Plan, run
     from paceline.cli.console import cache_folder, err, out, redis_url
     from paceline.cli.model import resolve
-    from paceline.machine import usable_cores
+    from paceline.service.machine import usable_cores
 
     for path in (out_path, plot):
         if path is not None and not os.access(path.parent, os.W_OK):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.system import BenchFailed, Plan, Progress
-from paceline import tether
 from paceline.client import Chunk, Finished, GatewayClient, Generation
+from paceline.service import tether
 from paceline.session import Receipt
 
 TRANSFORMERS, PLAIN, SPECULATIVE = ARMS = ("transformers", "plain", "speculative")

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.system import Plan
 from paceline import __version__
-from paceline.machine import usable_cores
+from paceline.service.machine import usable_cores
 
 Document = dict[str, Any]
 

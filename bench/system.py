@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from bench.dataset import Question
-from paceline import local_redis
 from paceline.client import ChatMessage, GatewayClient, GatewayError, Generation
-from paceline.local_fleet import LocalFleet, ServiceState
-from paceline.local_plan import choose_addresses, plan_fleet
-from paceline.local_process import Service, ServiceDied
-from paceline.local_redis import RedisMissing
-from paceline.model_store import LocalModel
+from paceline.local import redis_server
+from paceline.local.fleet import LocalFleet, ServiceState
+from paceline.local.plan import choose_addresses, plan_fleet
+from paceline.local.process import Service, ServiceDied
+from paceline.local.redis_server import RedisMissing
+from paceline.models.store import LocalModel
 
 Measured = TypeVar("Measured")
 
@@ -99,9 +99,9 @@ async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]
         addresses = choose_addresses(http_port=0, grpc_port=0, verifiers=1, drafters=1)
         url, server = plan.redis_url, None
         if url is None:
-            folder = local_redis.data_folder()
+            folder = redis_server.data_folder()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            server = local_redis.private_server(local_redis.find_server(), folder)
+            server = redis_server.private_server(redis_server.find_server(), folder)
             url = server.url
         waves = plan_fleet(plan.model, addresses, redis_url=url, redis=server)
         fleet = LocalFleet([[_set(service, plan) for service in wave] for wave in waves], plan.logs, _quiet)

@@ -26,7 +26,7 @@ from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.ranking import highest
 from paceline.engine.rows import Segment
 from paceline.engine.sampling import targets
-from paceline.handshake import vocab_fingerprint
+from paceline.net.handshake import vocab_fingerprint
 from paceline.session import SamplingParams, SessionKey
 
 # Texts that are written at once.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from paceline import collector
+from paceline.service import garbage
 
 if __name__ == "__main__":
     # What is imported below is never garbage.
-    collector.rest()
+    garbage.rest()
 
 import asyncio
 import os
@@ -21,10 +21,11 @@ from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.links import Links
 from drafter_svc.server import DrafterServicer
-from paceline import rpc, telemetry
-from paceline.roles import Role
-from paceline.settings import SettingsError, service_command
-from paceline.tls import Identity
+from paceline.net import rpc
+from paceline.net.roles import Role
+from paceline.net.tls import Identity
+from paceline.service import telemetry
+from paceline.service.settings import SettingsError, service_command
 from paceline.v1 import drafter_pb2_grpc
 
 SERVICE = "paceline.v1.DrafterService"

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from paceline.settings import ServiceSettings
+from paceline.service.settings import ServiceSettings
 
 
 class DrafterSettings(ServiceSettings):

@@ -13,10 +13,10 @@ from drafter_svc.methods.base import Method
 from drafter_svc.rounds import Counters
 from drafter_svc.stream import VerifierLink
 from drafter_svc.tenants import Tenants
-from paceline import telemetry
-from paceline.rpc import Refused
-from paceline.tasks import let_end
-from paceline.tls import Identity
+from paceline.net.rpc import Refused
+from paceline.net.tls import Identity
+from paceline.service import telemetry
+from paceline.service.tasks import let_end
 
 log = telemetry.logger(__name__)
 

@@ -9,9 +9,10 @@ import grpc
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
-from paceline import telemetry, wire
 from paceline.addresses import AddressError, join_address, parse_address
-from paceline.rpc import Refused, refusals
+from paceline.net import wire
+from paceline.net.rpc import Refused, refusals
+from paceline.service import telemetry
 from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 

@@ -14,10 +14,11 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
 from drafter_svc.tenants import Tenants
-from paceline import rpc, telemetry, wire
-from paceline.handshake import PROTOCOL_VERSION
-from paceline.roles import Role
-from paceline.tls import Identity
+from paceline.net import rpc, wire
+from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.net.roles import Role
+from paceline.net.tls import Identity
+from paceline.service import telemetry
 from paceline.v1 import verifier_pb2 as pb
 from paceline.v1 import verifier_pb2_grpc
 

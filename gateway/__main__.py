@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from paceline import collector
+from paceline.service import garbage
 
 if __name__ == "__main__":
     # What is imported below is never garbage.
-    collector.rest()
+    garbage.rest()
 
 import asyncio
 import socket
@@ -25,15 +25,15 @@ from gateway.no_torch import hide_torch
 from gateway.prompt import Prompts
 from gateway.session import Policy
 from gateway.sessions import Sessions
-from paceline import telemetry
 from paceline.addresses import join_address, listen, why_not
-from paceline.handshake import Served
-from paceline.model_store import NoSuchFolder, check_model
-from paceline.roles import Role
-from paceline.rpc import run_service, start_server
-from paceline.settings import SettingsError, service_command
+from paceline.models.store import NoSuchFolder, check_model
+from paceline.net.handshake import Served
+from paceline.net.roles import Role
+from paceline.net.rpc import run_service, start_server
+from paceline.net.tls import Identity
+from paceline.service import telemetry
+from paceline.service.settings import SettingsError, service_command
 from paceline.store import RedisStore, SessionStore
-from paceline.tls import Identity
 from paceline.v1 import gateway_pb2_grpc
 
 log = telemetry.logger(__name__)

@@ -14,8 +14,8 @@ from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
 from gateway.events import Allowance
 from gateway.limits import Account, Ask, Ledger, LedgerUnavailable, Limits, Outcome, Settlement, Verdict
 from gateway.limits.base import LEASE_SECONDS
-from paceline import telemetry
-from paceline.tasks import cancel_and_wait
+from paceline.service import telemetry
+from paceline.service.tasks import cancel_and_wait
 
 log = telemetry.logger(__name__)
 

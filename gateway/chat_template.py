@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from gateway.errors import RequestError, invalid
-from paceline import telemetry
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

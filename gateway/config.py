@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from gateway.limits import Limits
 from paceline.addresses import parse_addresses
-from paceline.settings import StoreSettings, all_or_none
+from paceline.service.settings import StoreSettings, all_or_none
 
 SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from gateway.errors import UNSUPPORTED, RequestError
-from paceline import telemetry
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

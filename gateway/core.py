@@ -12,7 +12,7 @@ from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
 from gateway.readiness import Readiness
 from gateway.sessions import Sessions
-from paceline import telemetry
+from paceline.service import telemetry
 
 
 class Gateway:

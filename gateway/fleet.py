@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 
 from gateway.router import DrafterView, VerifierView
-from paceline import rpc, telemetry
-from paceline.handshake import Served
-from paceline.roles import Role
-from paceline.tls import Identity
+from paceline.net import rpc
+from paceline.net.handshake import Served
+from paceline.net.roles import Role
+from paceline.net.tls import Identity
+from paceline.service import telemetry
 from paceline.v1 import (
     drafter_pb2,
     drafter_pb2_grpc,

@@ -17,8 +17,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from gateway.caller import ANYBODY, Caller
 from gateway.errors import FORBIDDEN, INVALID_API_KEY, Kind, RequestError
 from gateway.limits.base import Limits
-from paceline import telemetry
 from paceline.api_keys import Scope, api_key_hash
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
-from paceline import telemetry
+from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
 from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 

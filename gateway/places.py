@@ -14,7 +14,7 @@ from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet, Pod
 from gateway.line import Line, may_wait
 from gateway.router import VerifierView, choose_verifier
-from paceline import telemetry
+from paceline.service import telemetry
 
 # How often one who waits looks whether any verifier is up at all.
 _LOOK_SECONDS = 1.0

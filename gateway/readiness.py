@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.sessions import Sessions
-from paceline import telemetry
+from paceline.service import telemetry
 from paceline.store import StoreUnavailable
 
 log = telemetry.logger(__name__)

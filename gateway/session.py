@@ -22,10 +22,11 @@ from gateway.router import VerifierView
 from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
-from paceline import rpc, telemetry, wire
+from paceline.net import rpc, wire
+from paceline.service import telemetry
+from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
 from paceline.store import SessionRecord, SessionStore
-from paceline.tasks import cancel_and_wait
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
 log = telemetry.logger(__name__)

@@ -19,10 +19,10 @@ from gateway.fleet import Fleet
 from gateway.generation import Asked, Generation
 from gateway.places import Places
 from gateway.session import Following, Policy
-from paceline import telemetry
+from paceline.net.wire import SESSION_ID
+from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
 from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
-from paceline.wire import SESSION_ID
 
 # Claims of one session that meet: each time one of them wins.
 _CLAIMS = 8

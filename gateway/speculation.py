@@ -11,7 +11,8 @@ import grpc
 
 from gateway.fleet import Fleet
 from gateway.router import choose_drafter
-from paceline import telemetry, wire
+from paceline.net import wire
+from paceline.service import telemetry
 from paceline.session import SamplingParams, SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 

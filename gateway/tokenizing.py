@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from gateway.line import Line
-from paceline.machine import usable_cores
+from paceline.service.machine import usable_cores
 
 T = TypeVar("T")
 

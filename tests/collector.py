@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from paceline.local_plan import HOST
+from paceline.local.plan import HOST
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

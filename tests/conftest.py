@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from paceline import local_redis
+from paceline.local import redis_server
 from tests.pods import Pod, Pods
 from tests.redis_servers import redis_cluster
 from tests.tiny import make_tiny_model
@@ -30,10 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis-compatible server of this test run's own."""
-    folder = local_redis.data_folder()
-    server = local_redis.private_server(local_redis.find_server(), folder)
+    folder = redis_server.data_folder()
+    server = redis_server.private_server(redis_server.find_server(), folder)
     pod = Pod("redis", server.command, tmp_path_factory.mktemp("redis"))
-    pod.until(lambda: asyncio.run(local_redis.answers(server.url)))
+    pod.until(lambda: asyncio.run(redis_server.answers(server.url)))
     yield server.url
     pod.stop()
     shutil.rmtree(folder, ignore_errors=True)

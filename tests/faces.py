@@ -15,7 +15,7 @@ from gateway.http.app import build_app
 from gateway.http.server import HttpServer
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
-from paceline import rpc
+from paceline.net import rpc
 from paceline.v1 import gateway_pb2_grpc
 from tests.scripted_verifier import MODEL
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from paceline.handshake import PROTOCOL_VERSION
+from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 
 TREES = 64

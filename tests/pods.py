@@ -21,7 +21,7 @@ from grpc import ChannelCredentials, ssl_channel_credentials
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import SyncGatewayClient
-from paceline.local_plan import HOST, choose_addresses
+from paceline.local.plan import HOST, choose_addresses
 from paceline.v1 import (
     drafter_pb2,
     drafter_pb2_grpc,

@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from paceline.local_plan import HOST
+from paceline.local.plan import HOST
 
 
 class Cut(StrEnum):

@@ -12,8 +12,8 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
-from paceline import local_redis
-from paceline.local_plan import HOST
+from paceline.local import redis_server
+from paceline.local.plan import HOST
 from tests.pods import Pod
 
 _SLOTS = 16384
@@ -30,7 +30,7 @@ class RedisServer:
         self.name = name
         self._group = group
         self.port = port or free_ports(1)[0]
-        self.data = local_redis.data_folder()
+        self.data = redis_server.data_folder()
         self._logs = logs
         self._flags = flags
         # Its commands raise while the server is away.
@@ -51,7 +51,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it with what it has on disk, and wait until it answers."""
-        command = [str(local_redis.find_server()), "--port", str(self.port), "--bind", HOST, "--save", ""]
+        command = [str(redis_server.find_server()), "--port", str(self.port), "--bind", HOST, "--save", ""]
         command += ["--repl-diskless-sync-delay", "0", "--dir", str(self.data), *self._flags]
         self.pod = Pod(self.name, command, self._logs, group=self._group)
         self.until(self.asked.ping)
@@ -206,7 +206,7 @@ class _Sentinel(RedisServer):
         )
 
     def start(self) -> None:
-        command = [str(local_redis.find_server()), str(self._settings), "--sentinel"]
+        command = [str(redis_server.find_server()), str(self._settings), "--sentinel"]
         command += ["--port", str(self.port), "--bind", HOST, "--dir", str(self.data)]
         self.pod = Pod(self.name, command, self._logs)
         self.until(self.asked.ping)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from paceline.rpc import Refused, refusals, start_server
+from paceline.net.rpc import Refused, refusals, start_server
 from paceline.v1 import drafter_pb2, gateway_pb2, gateway_pb2_grpc, session_pb2, verifier_pb2
 
 

@@ -14,7 +14,7 @@ from gateway.fleet import Fleet
 from gateway.limits import Limits, MemoryLedger
 from gateway.session import Policy
 from gateway.sessions import Sessions
-from paceline import rpc, wire
+from paceline.net import rpc, wire
 from paceline.session import FinishReason, Receipt
 from paceline.store import SessionStore
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc

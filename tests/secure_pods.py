@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from paceline.roles import Role
+from paceline.net.roles import Role
 from tests.certificates import LOCAL, Authority, Issued, Secret
 from tests.pods import Gateway, Pods
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from paceline import collector
+from paceline.service import garbage
 
 if __name__ == "__main__":
     # What is imported below is never garbage.
-    collector.rest()
+    garbage.rest()
 
 import asyncio
 import signal
@@ -15,20 +15,20 @@ from concurrent.futures import Executor
 
 import torch
 
-from paceline import telemetry
 from paceline.engine import parallel
 from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
-from paceline.machine import usable_cores
-from paceline.model_store import NoSuchFolder, check_model
-from paceline.roles import Role
-from paceline.rpc import MAX_STREAMS, check_free, run_service, start_server
-from paceline.settings import SettingsError, service_command
+from paceline.models.store import NoSuchFolder, check_model
+from paceline.net.roles import Role
+from paceline.net.rpc import MAX_STREAMS, check_free, run_service, start_server
+from paceline.net.tls import Identity
+from paceline.service import telemetry
+from paceline.service.machine import usable_cores
+from paceline.service.settings import SettingsError, service_command
+from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
-from paceline.tasks import let_end
-from paceline.tls import Identity
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
@@ -199,7 +199,7 @@ def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> No
     # torchrun passes a signal on to all ranks, and the leader needs them as long as it drains.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    collector.spare()
+    garbage.spare()
     log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
     engine.submit(lambda: parallel.follow(ranks, decoder, decoder.kv_pool(blocks))).result()
 

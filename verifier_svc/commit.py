@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from paceline import telemetry
+from paceline.service import telemetry
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import (
     Append,

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from paceline.rpc import MAX_MESSAGE_BYTES
-from paceline.settings import StoreSettings
+from paceline.net.rpc import MAX_MESSAGE_BYTES
+from paceline.service.settings import StoreSettings
 
 # On the wire, at the most: a token id; a tree's node (token, parent, log_prob); a session's key and frame.
 _ID_BYTES = 5

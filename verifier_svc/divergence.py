@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paceline import telemetry
 from paceline.engine.kv import KVPool
 from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import decide
+from paceline.service import telemetry
 from paceline.session import SamplingParams
 from verifier_svc.sessions import Session
 

@@ -24,7 +24,7 @@ class DrafterStream:
     """One open Draft call. Lives on the event loop, save `feedback_top_k`, which never changes."""
 
     stream_id: int
-    # Who it is, as `paceline.peers` tells, and the name it gives itself, which proves nothing.
+    # Who it is, as `paceline.net.peers` tells, and the name it gives itself, which proves nothing.
     peer: str
     drafter_id: str
     feedback_top_k: int

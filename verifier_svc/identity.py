@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoTokenizer
 
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.handshake import vocab_fingerprint
+from paceline.net.handshake import vocab_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeAlias
 
-from paceline import telemetry, tree, wire
+from paceline import tree
+from paceline.net import wire
+from paceline.service import telemetry
 from paceline.session import SessionKey
 from paceline.v1 import tree_pb2, verifier_pb2
 from paceline.verdict import Verdict

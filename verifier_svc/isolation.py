@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from paceline import telemetry
 from paceline.engine.blocks import BlockTask
 from paceline.engine.verify import Decision
+from paceline.service import telemetry
 from paceline.tree import TokenTree
 from verifier_svc.scheduler import Plan, PlannedRows
 from verifier_svc.sessions import Session

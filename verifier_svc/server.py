@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from paceline import handshake, telemetry, wire
-from paceline.peers import peer_of
-from paceline.rpc import Refused, refusals
+from paceline.net import handshake, wire
+from paceline.net.peers import peer_of
+from paceline.net.rpc import Refused, refusals
+from paceline.service import telemetry
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc

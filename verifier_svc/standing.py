@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from paceline import telemetry
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 
@@ -54,7 +54,7 @@ class _Standing:
 
 
 class Standings:
-    """Drafters by what they are known by (`paceline.peers`). On the event loop.
+    """Drafters by what they are known by (`paceline.net.peers`). On the event loop.
 
     `on_aside` is called with each that is put aside.
     """

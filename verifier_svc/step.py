@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from paceline import telemetry
 from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.verify import Decision
+from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict

@@ -25,10 +25,10 @@ from bench.peers import (
 from bench.peers.http import http_arm
 from bench.peers.install import Peers
 from bench.system import Plan, Progress
-from paceline.local_plan import HOST, choose_addresses
-from paceline.local_process import LocalProcess, Service
-from paceline.model_store import LocalModel
-from paceline.readiness import http_ok
+from paceline.local.plan import HOST, choose_addresses
+from paceline.local.process import LocalProcess, Service
+from paceline.models.store import LocalModel
+from paceline.net.readiness import http_ok
 
 # transformers' documentation guesses so many.
 _LOOKUP_TOKENS = 10

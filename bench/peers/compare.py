@@ -38,7 +38,7 @@ from bench.system import BenchFailed, Plan, Progress, system
 from gateway.chat_template import ChatTurn
 from gateway.prompt import Prompts
 from paceline.client import GatewayClient
-from paceline.local_process import ServiceDied
+from paceline.local.process import ServiceDied
 
 NOTE = (
     "Tokens per second of all sessions, from the first request to the last token, prompts included. A server "

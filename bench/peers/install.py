@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from paceline.cli.console import cache_folder
-from paceline.model_store import PACKAGED, LocalModel, PackagedModel
+from paceline.models.store import PACKAGED, LocalModel, PackagedModel
 
 # In an environment: the digest of the file that it was made from.
 _MARK = ".installed"

@@ -12,7 +12,7 @@ from gateway.caller import Caller
 from gateway.errors import RequestError
 from gateway.keys import ApiKeys, authenticate
 from paceline.api_keys import Scope
-from paceline.rpc import Refused, refusing
+from paceline.net.rpc import Refused, refusing
 from paceline.v1 import gateway_pb2
 
 _SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]

@@ -27,8 +27,9 @@ from gateway.request import (
     Wishes,
     served_model,
 )
-from paceline import telemetry, wire
-from paceline.rpc import refusals, write
+from paceline.net import wire
+from paceline.net.rpc import refusals, write
+from paceline.service import telemetry
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
 

@@ -8,7 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paceline import telemetry
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

@@ -17,7 +17,7 @@ from gateway.generation import Asked, Generation
 from gateway.http import headers, replies, schema
 from gateway.http.disconnect import ClientGone, EventStream, until_disconnect
 from gateway.http.replies import Reply
-from paceline import telemetry
+from paceline.service import telemetry
 
 # After so long without an event a stream says that it waits: silent connections are taken for dead ones. As
 # often as HTML's standard advises; oftener would fail benchmarks that take every line for an event.

@@ -17,8 +17,9 @@ from gateway.events import Mark
 from gateway.http import answers, headers, openapi, schema
 from gateway.http.access_log import AccessLog, Slashless
 from gateway.http.asked import Bodies, chat, completion
-from paceline import __version__, telemetry
+from paceline import __version__
 from paceline.api_keys import Scope
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.http.protocol import HttpProtocol
-from paceline.rpc import CLEAN_UP_SECONDS
-from paceline.tls import Identity
+from paceline.net.rpc import CLEAN_UP_SECONDS
+from paceline.net.tls import Identity
 
 
 class HttpServer(uvicorn.Server):

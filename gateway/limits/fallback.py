@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.limits.base import Ask, Ledger, LedgerUnavailable, Outcome, Settlement, Verdict
 from gateway.limits.memory import MemoryLedger
-from paceline import telemetry
+from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 

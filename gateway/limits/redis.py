@@ -20,8 +20,8 @@ from gateway.limits.base import (
     Settlement,
     Verdict,
 )
-from paceline import telemetry
-from paceline.redis_client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
+from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
+from paceline.service import telemetry
 
 _ADMIT, _SETTLE = Script.named("admit"), Script.named("settle")
 _LEASE_MS = round(LEASE_SECONDS * 1000)

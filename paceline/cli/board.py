@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paceline.cli.console import err
-from paceline.local_fleet import ServiceState
+from paceline.local.fleet import ServiceState
 
 _STYLE = {
     ServiceState.WAITING: "dim",

@@ -16,8 +16,9 @@ from typing import Annotated
 
 import typer
 
-from paceline import __version__, collector
+from paceline import __version__
 from paceline.cli import generate, key, model, status, up
+from paceline.service import garbage
 
 _OURS = "Use it"
 _SERVICES = "One service, as a pod runs it"
@@ -77,9 +78,9 @@ def _register(entry: EntryPoint) -> None:
 
 def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
     def forward(context: typer.Context) -> None:
-        collector.rest()
+        garbage.rest()
         command = entry.load()
-        collector.spare()
+        garbage.spare()
         command.main(args=context.args, prog_name=f"paceline {entry.name}")
 
     return forward

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.console import cache_folder, err, fail, out
-from paceline.model_store import LocalModel, ModelError, ModelStore
+from paceline.models.store import LocalModel, ModelError, ModelStore
 
 app = typer.Typer(help="Fetch, convert and list models.", no_args_is_help=True)
 
@@ -82,7 +82,7 @@ def check(
     as_json: _Json = False,
 ) -> None:
     """Say whether the engine serves a model as transformers computes it; exit with 1 where it does not."""
-    from paceline.model_check import run
+    from paceline.models.check import run
 
     report = run(
         resolve(model).folder,

@@ -14,19 +14,19 @@ from pathlib import Path
 
 from rich.text import Text
 
-from paceline import local_redis
 from paceline.addresses import is_loopback
 from paceline.cli import demo
 from paceline.cli.board import Board
 from paceline.cli.console import DRAFTED, err, out, stream
 from paceline.cli.gateway import DEFAULT_GATEWAY
 from paceline.client import GatewayClient, GatewayError
-from paceline.local_fleet import LocalFleet
-from paceline.local_plan import Addresses, plan_fleet
-from paceline.local_process import ServiceDied
-from paceline.local_redis import LocalRedis, RedisMissing
-from paceline.model_store import LocalModel
-from paceline.settings import SettingsError
+from paceline.local import redis_server
+from paceline.local.fleet import LocalFleet
+from paceline.local.plan import Addresses, plan_fleet
+from paceline.local.process import ServiceDied
+from paceline.local.redis_server import LocalRedis, RedisMissing
+from paceline.models.store import LocalModel
+from paceline.service.settings import SettingsError
 
 _KEPT_LOGS = 10
 _STOPPED = 128  # exit status of a process ended by signal n is 128 + n, by convention
@@ -174,7 +174,7 @@ def _invite(options: UpOptions) -> None:
 
 async def _reachable(url: str) -> bool:
     try:
-        return await local_redis.answers(url)
+        return await redis_server.answers(url)
     except SettingsError as error:
         raise UpFailed(str(error)) from error
 
@@ -186,12 +186,12 @@ def _redis(url: str | None) -> Iterator[tuple[str, LocalRedis | None]]:
         yield url, None
         return
     try:
-        binary = local_redis.find_server()
+        binary = redis_server.find_server()
     except RedisMissing as error:
         raise UpFailed(str(error)) from error
-    folder = local_redis.data_folder()
+    folder = redis_server.data_folder()
     try:
-        server = local_redis.private_server(binary, folder)
+        server = redis_server.private_server(binary, folder)
         yield server.url, server
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -56,7 +56,7 @@ def up(
     # Only now: these bring gRPC and Redis, which `--help` and the error paths above do without.
     from paceline.addresses import AddressError, parse_host
     from paceline.cli.serving import UpFailed, UpOptions, serve
-    from paceline.local_plan import NotOurHost, PortTaken, choose_addresses
+    from paceline.local.plan import NotOurHost, PortTaken, choose_addresses
 
     try:
         addresses = choose_addresses(

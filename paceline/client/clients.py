@@ -16,10 +16,10 @@ from paceline.client.errors import gateway_error
 from paceline.client.events import Event
 from paceline.client.generation import Generation
 from paceline.client.stream import Stream
-from paceline.rpc import CONNECTION_OPTIONS, proxy_options
+from paceline.net.rpc import CONNECTION_OPTIONS, proxy_options
+from paceline.net.wire import finish_reason_from_proto
 from paceline.session import FinishReason
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
-from paceline.wire import finish_reason_from_proto
 
 _UNARY_TIMEOUT_S = 5.0
 # Between two calls of one stream.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paceline.net.wire import finish_reason_from_proto, receipt_from_proto
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2
-from paceline.wire import finish_reason_from_proto, receipt_from_proto
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from paceline import machine
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.service import machine
 
 # Share of what is free after the weights were loaded. A CPU's memory also serves everybody else.
 CPU_SHARE = 0.4

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.redis_client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
+from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store.base import (
     Append,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paceline import local_redis
 from paceline.client import GatewayError
+from paceline.local import redis_server
 from tests.pods import Pod, Pods
 from tests.streams import Stream, serving
 from tests.waiting import wait_until
@@ -21,14 +21,14 @@ class Redis:
     """A private server that a test may kill, empty and start again."""
 
     def __init__(self, folder: Path) -> None:
-        self._data = local_redis.data_folder()
+        self._data = redis_server.data_folder()
         self._logs = folder
-        self.server = local_redis.private_server(local_redis.find_server(), self._data)
+        self.server = redis_server.private_server(redis_server.find_server(), self._data)
         self.start()
 
     def start(self) -> None:
         self.pod = Pod("redis", self.server.command, self._logs)
-        self.pod.until(lambda: asyncio.run(local_redis.answers(self.server.url)))
+        self.pod.until(lambda: asyncio.run(redis_server.answers(self.server.url)))
 
     def forget(self) -> None:
         shutil.rmtree(self._data / "appendonlydir")

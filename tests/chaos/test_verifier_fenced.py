@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from paceline import rpc, wire
+from paceline.net import rpc, wire
 from paceline.session import SamplingParams, SessionKey
 from paceline.store import Append, RedisStore, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import grpc
 
 from paceline.client import GatewayError, Generation, SyncGatewayClient
-from paceline.local_plan import HOST
+from paceline.local.plan import HOST
 from paceline.store import RedisStore, SessionRecord
 from tests.chaos.clients import Face
 from tests.chaos.faults import Fault, Heal, Kind, Stage, Target

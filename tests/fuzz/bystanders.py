@@ -6,9 +6,9 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
-from paceline import wire
 from paceline.client import ChatMessage, Chunk, GatewayClient, Generation
-from paceline.rpc import channel
+from paceline.net import wire
+from paceline.net.rpc import channel
 from paceline.session import SamplingParams, SessionKey
 from paceline.store import RedisStore, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from hypothesis import strategies as st
 
-from paceline.handshake import PROTOCOL_VERSION
+from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.v1 import drafter_pb2, gateway_pb2, session_pb2, tree_pb2, verifier_pb2
 from tests.fuzz.bystanders import VICTIM, VICTIM_EPOCH, VICTIM_LENGTH
 from tests.fuzz.messages import Plausible, encoded

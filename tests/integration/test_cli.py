@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from paceline import __version__
-from paceline.rpc import Refused
+from paceline.net.rpc import Refused
 from tests.scripted_gateway import scripted_gateway
 
 

@@ -16,7 +16,7 @@ from paceline.client import (
     Started,
     SyncGatewayClient,
 )
-from paceline.rpc import Refused
+from paceline.net.rpc import Refused
 from paceline.session import FinishReason, Receipt
 from tests.scripted_gateway import scripted_gateway
 

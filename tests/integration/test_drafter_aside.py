@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from paceline import rpc
 from paceline.client import Chunk, GatewayClient, Generation
+from paceline.net import rpc
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.pods import Pods
 from tests.waiting import wait_until

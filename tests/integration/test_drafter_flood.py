@@ -9,8 +9,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from paceline import rpc
 from paceline.client import Chunk, Finished, GatewayClient, Generation
+from paceline.net import rpc
 from tests.flooder import Flooder
 from tests.pods import Pods
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from paceline import wire
+from paceline.net import wire
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 from tests.pods import Pods
 from tests.streams import Stream

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paceline.local_fleet import LocalFleet, RestartPolicy, ServiceState
-from paceline.local_process import Service, ServiceDied
+from paceline.local.fleet import LocalFleet, RestartPolicy, ServiceState
+from paceline.local.process import Service, ServiceDied
 from tests.waiting import wait_until
 
 FAST = RestartPolicy(attempts=3, first_delay_s=0.01, max_delay_s=0.02)
@@ -117,7 +117,7 @@ async def test_a_service_that_keeps_ending_ends_the_fleet(here: Fixture) -> None
 async def test_a_service_that_ignores_sigterm_is_killed_with_its_children(
     here: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paceline.local_fleet._GRACE_S", 0.2)
+    monkeypatch.setattr("paceline.local.fleet._GRACE_S", 0.2)
     body = (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "import subprocess\n"
@@ -136,8 +136,8 @@ async def test_a_service_that_ignores_sigterm_is_killed_with_its_children(
 async def test_nothing_outlives_an_owner_that_is_killed(tmp_path: Path) -> None:
     owner = """
 import asyncio, pathlib, sys
-from paceline.local_fleet import LocalFleet
-from paceline.local_process import Service
+from paceline.local.fleet import LocalFleet
+from paceline.local.process import Service
 
 async def main():
     folder = pathlib.Path(sys.argv[1])

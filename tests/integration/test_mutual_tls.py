@@ -16,8 +16,8 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import Chunk, Finished, GatewayClient, GatewayError, GatewayUnreachable, Generation
-from paceline.handshake import PROTOCOL_VERSION
-from paceline.roles import Role
+from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.net.roles import Role
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from tests.certificates import LOCAL, Authority, Issued
 from tests.flooder import Flooder

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from paceline.local_plan import HOST
+from paceline.local.plan import HOST
 from tests.proxy import Connection, Cut, Proxy
 from tests.waiting import wait_until
 

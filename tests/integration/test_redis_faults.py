@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from paceline.local_plan import HOST
+from paceline.local.plan import HOST
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import Append, BaseMismatch, RedisStore, SessionRecord, StoreUnavailable
 from tests.redis_servers import Cluster, RedisServer, redis_cluster, watched_redis

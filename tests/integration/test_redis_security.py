@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from gateway.limits.base import Account, Ask, Limits, Outcome, Settlement
 from gateway.limits.redis import RedisLedger
-from paceline import local_redis
+from paceline.local import redis_server
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import Append, RedisStore, SessionRecord, StoreUnavailable
 from tests.certificates import LOCAL, Authority, Secret
@@ -48,12 +48,12 @@ class Guarded:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """A server that knows one user, who may touch Paceline's keys only."""
-    folder = local_redis.data_folder()
-    server = local_redis.private_server(local_redis.find_server(), folder)
+    folder = redis_server.data_folder()
+    server = redis_server.private_server(redis_server.find_server(), folder)
     users = ["--user", "default", "off", "--user", USER, "on", f">{PASSWORD}", *RULES]
     pod = Pod("redis", [*server.command, *users], tmp_path_factory.mktemp("redis"))
     url = server.url.replace("unix://", f"unix://{USER}:{PASSWORD}@")
-    pod.until(lambda: asyncio.run(local_redis.answers(url)))
+    pod.until(lambda: asyncio.run(redis_server.answers(url)))
     authority = Authority()
     secret = Secret(tmp_path_factory.mktemp("tls") / "redis", authority.issue(*LOCAL))
     yield Guarded(folder / "redis.sock", secret, authority)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from paceline.redis_url import open_url
+from paceline.redis.url import open_url
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import (
     Append,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis, RedisCluster
 
-from paceline.redis_url import open_url
+from paceline.redis.url import open_url
 from paceline.session import FinishReason, SamplingParams, SessionKey
 from paceline.store import (
     Append,

@@ -14,8 +14,8 @@ import grpc
 import httpx
 
 from paceline.client import Chunk, GatewayClient, GatewayError, Generation
-from paceline.handshake import PROTOCOL_VERSION
-from paceline.rpc import channel
+from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.net.rpc import channel
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.pods import MODEL, Pods
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from paceline.rpc import channel
+from paceline.net.rpc import channel
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc, session_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.bad_input import TOO_LONG, opening
 from tests.pods import Pods

@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
-from paceline import wire
 from paceline.client import ChatMessage, GatewayClient, Generation
-from paceline.handshake import PROTOCOL_VERSION
-from paceline.rpc import channel
+from paceline.net import wire
+from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.net.rpc import channel
 from paceline.session import SamplingParams, SessionKey
 from paceline.store import RedisStore, SessionRecord
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.system import BenchFailed, Plan, run
-from paceline.local_process import ServiceDied
-from paceline.model_store import LocalModel
+from paceline.local.process import ServiceDied
+from paceline.models.store import LocalModel
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from gateway.errors import RequestError
 from gateway.fleet import Fleet
 from gateway.request import served_model
 from gateway.router import choose_verifier
-from paceline.handshake import Served
-from paceline.rpc import start_server
+from paceline.net.handshake import Served
+from paceline.net.rpc import start_server
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
 

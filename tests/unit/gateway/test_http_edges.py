@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from gateway.core import Gateway
 from gateway.http import headers
 from gateway.http.app import build_app
-from paceline import telemetry
+from paceline.service import telemetry
 from paceline.store import StoreUnavailable
 
 PAGE = "https://page.example"

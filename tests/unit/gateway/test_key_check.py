@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.grpc.key_check import SCOPES, KeyCheck, calling
 from gateway.keys import ApiKeys
 from paceline.api_keys import Scope, api_key_hash
-from paceline.rpc import RunningServer, channel, refusals, start_server
+from paceline.net.rpc import RunningServer, channel, refusals, start_server
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
 

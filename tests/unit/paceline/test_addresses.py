@@ -22,7 +22,7 @@ from paceline.addresses import (
     parse_host,
     reachable,
 )
-from paceline.settings import ServiceSettings, SettingsError, load_settings
+from paceline.service.settings import ServiceSettings, SettingsError, load_settings
 
 
 class OvenSettings(ServiceSettings):

@@ -11,7 +11,7 @@ from bench.peers.catalog import Field, Missing, enter
 from bench.peers.gguf import to_bfloat16
 from bench.peers.install import Environment, Peers
 from bench.system import Plan
-from paceline.model_store import PACKAGED, LocalModel
+from paceline.models.store import PACKAGED, LocalModel
 from tests.tiny_gguf import write_tiny_gguf
 
 

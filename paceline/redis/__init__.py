@@ -1,0 +1,1 @@
+"""The one way to Redis, and what its URLs name."""

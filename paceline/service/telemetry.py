@@ -1,0 +1,239 @@
+"""Every span, metric and attribute name; logs, traces and metrics set up in one place."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from paceline import __version__
+from paceline.addresses import why_not
+from paceline.service import traces
+from paceline.service.settings import SettingsError
+
+# Span attributes.
+SESSION_ID = "paceline.session_id"
+EPOCH = "paceline.epoch"
+PROMPT_TOKENS = "paceline.prompt_tokens"
+COMMITTED_TOKENS = "paceline.committed_tokens"
+ACCEPTANCE_LENGTH = "paceline.acceptance_length"
+FINISH_REASON = "paceline.finish_reason"
+VERIFIER = "paceline.verifier"
+DRAFTER = "paceline.drafter"
+
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Verifier. The spec_decode names are vLLM's, so that dashboards made for it read ours.
+DRAFTS = Counter("paceline:spec_decode_num_drafts", "Trees verified")
+DRAFT_TOKENS = Counter("paceline:spec_decode_num_draft_tokens", "Tree nodes verified")
+ACCEPTED_TOKENS = Counter("paceline:spec_decode_num_accepted_tokens", "Tree nodes accepted")
+ACCEPTED_PER_POS = Counter(
+    "paceline:spec_decode_num_accepted_tokens_per_pos", "Tree nodes accepted at each depth", ["position"]
+)
+COMMITTED = Counter("paceline:committed_tokens", "Tokens committed")
+STEP_SECONDS = Histogram(
+    "paceline:step_seconds",
+    "One forward with acceptance, by its rows and the keys of its sessions: up to these powers of two",
+    ["rows", "context"],
+    buckets=_SECONDS,
+)
+STEP_ROWS = Histogram("paceline:step_rows", "Rows of one forward, filling included", buckets=_ROWS)
+DRAFT_BUDGET = Gauge("paceline:draft_budget", "Tree nodes that each drafting session is asked for")
+RUNNING_SESSIONS = Gauge("paceline:running_sessions", "Sessions open at this verifier")
+KV_USED_TOKENS = Gauge("paceline:kv_used_tokens", "KV slots held by sessions")
+KV_TOTAL_TOKENS = Gauge("paceline:kv_total_tokens", "KV slots in all")
+PREEMPTIONS = Counter("paceline:preemptions", "Sessions that gave up their KV to an older one")
+PREFIX_QUERIES = Counter(
+    "paceline:prefix_cache_queries", "Positions of sessions that began or began anew after a preemption"
+)
+PREFIX_HITS = Counter("paceline:prefix_cache_hits", "Those of them whose KV was there already")
+DIVERGENCE_CHECKS = Counter(
+    "paceline:divergence_checks", "Committed tokens drawn again as plain decoding does, where that may differ"
+)
+DIVERGENCES = Counter("paceline:divergences", "Those of them that came out as another token")
+LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
+TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
+UNASKED = Counter("paceline:unasked", "What drafters said without a cause", ["what"])
+HARMFUL_TREES = Counter("paceline:harmful_trees", "Trees that a step failed of, and was computed without")
+DRAFTERS_PAUSED = Gauge("paceline:drafters_paused", "Drafters' streams that are not read, for their turn")
+DRAFTERS_PUT_ASIDE = Counter("paceline:drafters_put_aside", "Times a drafter was put aside", ["reason"])
+UNDURABLE_TOKENS = Counter("paceline:undurable_tokens", "Tokens that went out before the store had them")
+STORE_AWAY = Gauge("paceline:store_away", "1 while the session store does not answer")
+RECORDS_RESTORED = Counter("paceline:records_restored", "Sessions that the store had lost, recorded anew")
+
+# Every service.
+TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
+
+# Drafter.
+DRAFTER_TREES = Counter("paceline:drafter_trees", "Trees sent")
+DRAFTER_TREE_NODES = Counter("paceline:drafter_tree_nodes", "Nodes of the trees sent")
+DRAFTER_SESSIONS = Gauge("paceline:drafter_sessions", "Sessions drafted for")
+DRAFTER_SECONDS = Histogram(
+    "paceline:drafter_round_seconds",
+    "From verdicts in to trees out",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+)
+
+# Gateway.
+REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
+FIRST_TOKEN_SECONDS = Histogram(
+    "paceline:time_to_first_token_seconds", "Request to first token", buckets=_SECONDS
+)
+INTER_TOKEN_SECONDS = Histogram(
+    "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS
+)
+REFUSED_REQUESTS = Counter(
+    "paceline:refused_requests", "Requests refused for their key or a limit", ["reason"]
+)
+QUEUED_REQUESTS = Gauge("paceline:queued_requests", "Requests that wait at this gateway for a place")
+GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
+
+# Every service.
+CERTIFICATE_NOT_AFTER = Gauge(
+    "paceline:certificate_not_after_seconds", "Unix time at which the certificate in force ends", ["setting"]
+)
+
+
+def step_labels(*, rows: int, context: int) -> tuple[str, str]:
+    """Labels of STEP_SECONDS: each number rounded up to a power of two."""
+    return str(1 << max(0, rows - 1).bit_length()), str(1 << max(0, context - 1).bit_length())
+
+
+class TelemetrySettings(Protocol):
+    """The settings that `setup` reads; every `ServiceSettings` has them."""
+
+    @property
+    def metrics_port(self) -> int: ...  # noqa: D102
+    @property
+    def host(self) -> str: ...  # noqa: D102
+    @property
+    def log_level(self) -> str: ...  # noqa: D102
+    @property
+    def log_format(self) -> str: ...  # noqa: D102
+    @property
+    def otlp_endpoint(self) -> str: ...  # noqa: D102
+    @property
+    def use_http_proxy(self) -> bool: ...  # noqa: D102
+
+
+def setup(service: str, settings: TelemetrySettings) -> None:
+    """Configure logs (to stderr), trace export and the metrics port of this process. Call once.
+
+    Raises `SettingsError`.
+    """
+    _setup_logs(service, settings.log_level, settings.log_format)
+    traces.propagator()
+    if settings.otlp_endpoint:
+        traces.export(service, settings.otlp_endpoint, use_http_proxy=settings.use_http_proxy)
+    if settings.metrics_port:
+        try:
+            start_http_server(settings.metrics_port, addr=settings.host)
+        except OSError as error:
+            raise SettingsError(
+                why_not(error, settings.host, settings.metrics_port, "--metrics-port")
+            ) from error
+
+
+def _setup_logs(service: str, level: str, form: str) -> None:
+    renderer: structlog.typing.Processor
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.contextvars.bind_contextvars(service=service)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            printable,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+# Whatever a terminal may take for an order, and what it may take for the end of a line.
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+_CONTROL_OF_TEXTS = re.compile("(?![\n\t])" + _CONTROL.pattern)
+# Of lines that are several by themselves.
+_TEXTS = frozenset({"exception", "stack"})
+
+
+def _escape(found: re.Match[str]) -> str:
+    return repr(found[0])[1:-1]
+
+
+def printable(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor of structlog: control characters, which may be a client's, as their escapes."""
+
+    for key, value in line.items():
+        if isinstance(value, str):
+            line[key] = (_CONTROL_OF_TEXTS if key in _TEXTS else _CONTROL).sub(_escape, value)
+    return line
+
+
+def logger(name: str) -> Any:
+    """A structured logger: `log.info("event", key=value)`."""
+    return structlog.get_logger(component=name)
+
+
+def tracer() -> trace.Tracer:
+    """The tracer of all our spans."""
+    return trace.get_tracer("paceline", __version__)
+
+
+def inject(span: trace.Span) -> list[tuple[str, str]]:
+    """gRPC metadata that carries a span's trace (W3C traceparent)."""
+    carrier: dict[str, str] = {}
+    traces.propagator().inject(carrier, context=trace.set_span_in_context(span))
+    return list(carrier.items())
+
+
+def extract(metadata: Mapping[str, str]) -> otel_context.Context:
+    """The trace context in gRPC metadata or HTTP headers (lower-case names)."""
+    return traces.propagator().extract(dict(metadata))
+
+
+@contextmanager
+def span(
+    name: str, parent: trace.Span | otel_context.Context, *, kind: trace.SpanKind = trace.SpanKind.INTERNAL
+) -> Iterator[trace.Span]:
+    """A span under `parent`, ended when the block is left, with the kind of error that left it if one did.
+
+    It is never made the current span: our blocks stand in async generators, whose steps may run in
+    different contexts, and a context variable set in one cannot be reset in another.
+    """
+    context = trace.set_span_in_context(parent) if isinstance(parent, trace.Span) else parent
+    opened = tracer().start_span(name, context=context, kind=kind)
+    try:
+        yield opened
+    except Exception as error:
+        # Not its message, which may quote what a client wrote.
+        opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        raise
+    finally:
+        opened.end()
+
+
+@contextmanager
+def rpc_span(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
+    """A server span that continues the caller's trace."""
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    with span(name, extract(metadata), kind=trace.SpanKind.SERVER) as opened:
+        yield opened

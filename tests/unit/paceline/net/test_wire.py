@@ -1,0 +1,205 @@
+"""Messages to values and back; every bound refused with its field named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.net import wire
+from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.tree import TokenTree, TreeFault
+from paceline.v1 import session_pb2, tree_pb2
+from paceline.verdict import Feedback, Verdict
+
+VOCAB = 1000
+IDS = st.integers(0, VOCAB - 1)
+COUNT = st.integers(0, 2**32 - 1)
+
+
+def float32(low: float, high: float, *, exclude_min: bool = False) -> st.SearchStrategy[float]:
+    return st.floats(low, high, width=32, exclude_min=exclude_min)
+
+
+KEYS = st.builds(
+    SessionKey, st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), st.integers(1, wire.MAX_EPOCH)
+)
+SAMPLINGS = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(1, 2**32 - 1),
+    temperature=float32(0, 100),
+    top_k=st.integers(0, VOCAB),
+    top_p=float32(0, 1, exclude_min=True),
+    min_p=float32(0, 1),
+    seed=st.integers(0, 2**64 - 1),
+    stop_token_ids=st.frozensets(IDS, max_size=wire.MAX_STOP_TOKENS),
+    stop_from=st.integers(0, 2**32 - 1),
+)
+TREES = st.lists(st.tuples(COUNT, st.integers(-1, 40), float32(-50, 0)), max_size=40).map(
+    lambda nodes: TokenTree(*(tuple(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()
+)
+FEEDBACKS = st.integers(1, 4).flatmap(
+    lambda top_k: st.lists(
+        st.tuples(IDS, st.lists(IDS, min_size=top_k, max_size=top_k), COUNT), min_size=1, max_size=6
+    ).map(
+        lambda rows: Feedback(
+            tuple(token for token, _, _ in rows),
+            (-1, *(number % row for row, (_, _, number) in enumerate(rows[1:], start=1))),
+            tuple(each for _, ids, _ in rows for each in ids),
+            top_k,
+        )
+    )
+)
+VERDICTS = st.builds(
+    Verdict,
+    key=KEYS,
+    base_length=COUNT,
+    committed=st.lists(IDS, max_size=9).map(tuple),
+    accepted=COUNT,
+    drafted=COUNT,
+    draft_budget=COUNT,
+    feedback=st.none() | FEEDBACKS,
+    finished=st.booleans(),
+)
+
+
+@given(KEYS)
+def test_a_key_survives_the_wire(key: SessionKey) -> None:
+    assert wire.key_from_proto(wire.key_to_proto(key)) == key
+
+
+@given(SAMPLINGS)
+def test_sampling_survives_the_wire(sampling: SamplingParams) -> None:
+    message = session_pb2.SamplingParams.FromString(wire.sampling_to_proto(sampling).SerializeToString())
+    assert wire.sampling_from_proto(message, vocab_size=VOCAB) == sampling
+
+
+@given(KEYS, COUNT, TREES)
+def test_a_tree_survives_the_wire_sound_or_not(key: SessionKey, base: int, tree: TokenTree) -> None:
+    message = tree_pb2.TokenTree.FromString(wire.tree_to_proto(key, base, tree).SerializeToString())
+    assert wire.tree_from_proto(message) == (key, base, tree)
+
+
+@given(VERDICTS)
+def test_a_verdict_survives_the_wire(verdict: Verdict) -> None:
+    message = tree_pb2.Verdict.FromString(wire.verdict_to_proto(verdict).SerializeToString())
+    assert wire.verdict_from_proto(message, vocab_size=VOCAB) == verdict
+
+
+@given(st.builds(Receipt, COUNT, COUNT, COUNT, COUNT, COUNT))
+def test_a_receipt_survives_the_wire(receipt: Receipt) -> None:
+    assert wire.receipt_from_proto(wire.receipt_to_proto(receipt)) == receipt
+
+
+@pytest.mark.parametrize("reason", list(FinishReason))
+def test_a_finish_reason_survives_the_wire(reason: FinishReason) -> None:
+    assert wire.finish_reason_from_proto(wire.finish_reason_to_proto(reason)) is reason
+
+
+@pytest.mark.parametrize("value", [0, 99])
+def test_an_unknown_finish_reason_is_refused(value: int) -> None:
+    with pytest.raises(wire.WireError, match="unknown finish reason") as caught:
+        wire.finish_reason_from_proto(value)  # type: ignore[arg-type]
+    assert caught.value.field == "reason"
+
+
+def test_every_tree_fault_has_its_own_code() -> None:
+    codes = [wire.fault_to_code(fault) for fault in TreeFault]
+    assert len(set(codes)) == len(codes)
+    assert 0 not in codes
+
+
+@pytest.mark.parametrize(
+    ("session_id", "epoch", "field"),
+    [
+        ("", 1, "key.session_id"),
+        ("x" * 65, 1, "key.session_id"),
+        ("a b", 1, "key.session_id"),
+        ("a{b}", 1, "key.session_id"),
+        ("a\n", 1, "key.session_id"),
+        ("ä", 1, "key.session_id"),
+        ("a", 0, "key.epoch"),
+        ("a", 2**53, "key.epoch"),
+    ],
+)
+def test_a_bad_key_is_refused(session_id: str, epoch: int, field: str) -> None:
+    with pytest.raises(wire.WireError) as caught:
+        wire.key_from_proto(session_pb2.SessionKey(session_id=session_id, epoch=epoch))
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def after(value: float, direction: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(direction)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", after(100, math.inf)),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_p", 0.0),
+        ("top_p", after(1, 2)),
+        ("top_p", math.nan),
+        ("min_p", -0.5),
+        ("min_p", after(1, 2)),
+        ("min_p", math.nan),
+        ("top_k", VOCAB + 1),
+        ("max_tokens", 0),
+        ("stop_token_ids", [VOCAB]),
+        ("stop_token_ids", [1] * (wire.MAX_STOP_TOKENS + 1)),
+    ],
+)
+def test_a_bad_sampling_parameter_is_refused_by_name(name: str, value: object) -> None:
+    good = {"top_p": 1.0, "max_tokens": 1}
+    message = session_pb2.SamplingParams(**{**good, name: value})  # type: ignore[arg-type]
+    with pytest.raises(wire.WireError) as caught:
+        wire.sampling_from_proto(message, vocab_size=VOCAB)
+    assert caught.value.field == f"sampling.{name}"
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_its_place() -> None:
+    with pytest.raises(
+        wire.WireError, match="prompt_ids: id 1000 at index 2 is not in the vocabulary of 1000"
+    ):
+        wire.ids_from_proto([1, 999, 1000], vocab_size=VOCAB, field="prompt_ids")
+
+
+def feedback(
+    row_token: Sequence[int] = (1,), row_parent: Sequence[int] = (-1,), top_ids: Sequence[int] = (1,)
+) -> tree_pb2.Feedback:
+    return tree_pb2.Feedback(row_token=row_token, row_parent=row_parent, top_ids=top_ids, top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"committed": [VOCAB]}, "committed"),
+        ({"feedback": tree_pb2.Feedback(row_token=[1], top_ids=[1, 2, 3], top_k=2)}, "feedback.top_ids"),
+        ({"feedback": feedback(row_token=[VOCAB])}, "feedback.row_token"),
+        ({"feedback": feedback(top_ids=[VOCAB])}, "feedback.top_ids"),
+        ({"feedback": feedback(row_parent=[])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[-1, 0])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[0])}, "feedback.row_parent"),
+        ({"feedback": feedback(row_parent=[-2])}, "feedback.row_parent"),
+        ({"feedback": feedback([1, 2], [-1, -1], [3, 4])}, "feedback.row_parent"),
+        ({"feedback": feedback([1, 2], [-1, 1], [3, 4])}, "feedback.row_parent"),
+        ({"key": session_pb2.SessionKey(session_id="a")}, "key.epoch"),
+    ],
+)
+def test_a_bad_verdict_is_refused_by_field(changes: dict[str, object], field: str) -> None:
+    message = tree_pb2.Verdict(key=session_pb2.SessionKey(session_id="a", epoch=1))
+    for name, value in changes.items():
+        if isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            getattr(message, name).CopyFrom(value)
+    with pytest.raises(wire.WireError) as caught:
+        wire.verdict_from_proto(message, vocab_size=VOCAB)
+    assert caught.value.field == field
