@@ -113,17 +113,17 @@ class TelemetrySettings(Protocol):
     """The settings that `setup` reads; every `ServiceSettings` has them."""
 
     @property
-    def metrics_port(self) -> int: ...  # noqa: D102
+    def metrics_port(self) -> int: ...
     @property
-    def host(self) -> str: ...  # noqa: D102
+    def host(self) -> str: ...
     @property
-    def log_level(self) -> str: ...  # noqa: D102
+    def log_level(self) -> str: ...
     @property
-    def log_format(self) -> str: ...  # noqa: D102
+    def log_format(self) -> str: ...
     @property
-    def otlp_endpoint(self) -> str: ...  # noqa: D102
+    def otlp_endpoint(self) -> str: ...
     @property
-    def use_http_proxy(self) -> bool: ...  # noqa: D102
+    def use_http_proxy(self) -> bool: ...
 
 
 def setup(service: str, settings: TelemetrySettings) -> None:
