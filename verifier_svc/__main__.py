@@ -30,6 +30,7 @@ from paceline.service.settings import SettingsError, service_command
 from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
+from verifier_svc import metrics
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
 from verifier_svc.drafters import DrafterStreams
@@ -130,7 +131,7 @@ async def serve(
                 max_streams=2 * settings.max_sessions + MAX_STREAMS,
                 identity=identity,
             )
-            telemetry.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
+            metrics.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
             log.info(
                 "ready",
                 address=server.address,

@@ -19,6 +19,7 @@ from paceline.store import (
     StoreUnavailable,
     UnknownSession,
 )
+from verifier_svc import metrics
 
 log = telemetry.logger(__name__)
 
@@ -325,12 +326,12 @@ class Committer:
         except StoreError as error:
             return error
         log.warning("the store had lost a session, recorded anew", session=session.record.key.session_id)
-        telemetry.RECORDS_RESTORED.inc()
+        metrics.RECORDS_RESTORED.inc()
         return None
 
     def _lose(self, error: StoreError) -> None:
         self._away_since = time.monotonic()
-        telemetry.STORE_AWAY.set(1)
+        metrics.STORE_AWAY.set(1)
         log.warning("the session store is away", strict=self._strict, error=str(error))
         self._looking = asyncio.create_task(self._look())
         self._looking.add_done_callback(self._stopped)
@@ -363,7 +364,7 @@ class Committer:
         assert self._away_since is not None
         log.info("the session store is back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
-        telemetry.STORE_AWAY.set(0)
+        metrics.STORE_AWAY.set(0)
         for session in (*self._open.values(), *self._ended):
             if session.lacking:
                 self._waiting[session] = None
@@ -389,7 +390,7 @@ class Committer:
                 )
                 session.emitted += len(outcome.token_ids)
                 if not durable:
-                    telemetry.UNDURABLE_TOKENS.inc(len(outcome.token_ids))
+                    metrics.UNDURABLE_TOKENS.inc(len(outcome.token_ids))
             if outcome.fault is not None:
                 session.events.put_nowait(Faulty(outcome.fault))
             elif outcome.finish is not None and outcome.receipt is not None:

@@ -17,6 +17,7 @@ from paceline.engine.rows import Segment
 from paceline.engine.verify import decide
 from paceline.service import telemetry
 from paceline.session import SamplingParams
+from verifier_svc import metrics
 from verifier_svc.sessions import Session
 
 log = telemetry.logger(__name__)
@@ -68,8 +69,8 @@ class DivergenceCheck:
             segment = Segment([step.token_ids[length - 1]], length - 1, step.blocks)
             batch = self._decoder.batch([segment])
             (decision,) = decide(batch, self._decoder.forward(batch, self._pool), [step.sampling], [0])
-            telemetry.DIVERGENCE_CHECKS.inc()
+            metrics.DIVERGENCE_CHECKS.inc()
             if decision.bonus != step.token_ids[length]:
-                telemetry.DIVERGENCES.inc()
+                metrics.DIVERGENCES.inc()
                 log.info("diverged", session=step.session_id, position=length)
                 return

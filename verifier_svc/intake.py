@@ -13,6 +13,7 @@ from paceline.service import telemetry
 from paceline.session import SessionKey
 from paceline.v1 import tree_pb2, verifier_pb2
 from paceline.verdict import Verdict
+from verifier_svc import metrics
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.fairness import WorkBudget
 from verifier_svc.ledger import Ledger
@@ -125,7 +126,7 @@ class Intake:
     async def _pause(self, stream: DrafterStream, unasked: float) -> None:
         """Let others have their turn, and wait for the stream's own where it made work unasked for."""
         if unasked:
-            with telemetry.DRAFTERS_PAUSED.track_inprogress():
+            with metrics.DRAFTERS_PAUSED.track_inprogress():
                 await self._work.pay(stream.peer, unasked)
         await asyncio.sleep(0)
 
@@ -144,12 +145,12 @@ class Intake:
             code, message = verifier_pb2.SESSION_ERROR_CODE_MALFORMED, str(error)
         if code not in _NO_FAULTS_OF_FORM:
             self._standings.tree(stream.peer, sound=False)
-        telemetry.TREES_REFUSED.labels(code=verifier_pb2.SessionErrorCode.Name(code)).inc()
+        metrics.TREES_REFUSED.labels(code=verifier_pb2.SessionErrorCode.Name(code)).inc()
         stream.refuse(verifier_pb2.SessionError(session_id=session_id[:64], code=code, message=message))
         return _ITEM_SECONDS
 
     def _unasked(self, stream: DrafterStream, what: str) -> None:
-        telemetry.UNASKED.labels(what=what).inc()
+        metrics.UNASKED.labels(what=what).inc()
         self._standings.unasked(stream.peer)
 
     def _held(self, key: SessionKey) -> Session:

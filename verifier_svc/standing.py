@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from paceline.service import telemetry
+from verifier_svc import metrics
 
 log = telemetry.logger(__name__)
 
@@ -141,7 +142,7 @@ class Standings:
         seconds = min(_FIRST_SECONDS * 2**standing.times, _LONGEST_SECONDS)
         standing.times += 1
         standing.fault, standing.until = fault, self._clock() + seconds
-        telemetry.DRAFTERS_PUT_ASIDE.labels(reason=fault.name.lower()).inc()
+        metrics.DRAFTERS_PUT_ASIDE.labels(reason=fault.name.lower()).inc()
         if self._clock() >= self._log_from:
             log.warning(
                 "drafter put aside",

@@ -15,7 +15,7 @@ from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
-from verifier_svc import inbox, warmup
+from verifier_svc import inbox, metrics, warmup
 from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
 from verifier_svc.compute import StepCompute
@@ -180,10 +180,10 @@ class StepLoop:
                 planned = apart.plan
                 self._end_faulty(apart.faults)
                 self._blame(apart.harmful)
-                telemetry.LATE_TREES.inc(planned.late_trees)
-                telemetry.PREEMPTIONS.inc(len(planned.preempted))
-                telemetry.PREFIX_QUERIES.inc(planned.queried_tokens)
-                telemetry.PREFIX_HITS.inc(planned.found_tokens)
+                metrics.LATE_TREES.inc(planned.late_trees)
+                metrics.PREEMPTIONS.inc(len(planned.preempted))
+                metrics.PREFIX_QUERIES.inc(planned.queried_tokens)
+                metrics.PREFIX_HITS.inc(planned.found_tokens)
                 if planned.rows:
                     blocks = sum(len(session.blocks) for session in sessions)
                     self._asked = self._budget.ask(len(sessions), blocks=blocks)
@@ -226,12 +226,12 @@ class StepLoop:
                     self._learn(planned, computed.drawn, seconds)
         context = sum(row.segment.root_index + 1 for row in planned.rows)
         num_rows = sum(row.segment.num_rows for row in planned.rows)
-        labels = telemetry.step_labels(rows=num_rows, context=context)
-        telemetry.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
-        telemetry.STEP_ROWS.observe(num_rows)
-        telemetry.DRAFT_BUDGET.set(self._asked)
-        telemetry.RUNNING_SESSIONS.set(len(self.table))
-        telemetry.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
+        labels = metrics.step_labels(rows=num_rows, context=context)
+        metrics.STEP_SECONDS.labels(*labels).observe(time.monotonic() - started)
+        metrics.STEP_ROWS.observe(num_rows)
+        metrics.DRAFT_BUDGET.set(self._asked)
+        metrics.RUNNING_SESSIONS.set(len(self.table))
+        metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
         self._deliver(steps)
         with harmless("a check for divergence"):
             self._divergence.run()
@@ -266,7 +266,7 @@ class StepLoop:
 
     def _blame(self, streams: Sequence[int]) -> None:
         for stream_id in streams:
-            telemetry.HARMFUL_TREES.inc()
+            metrics.HARMFUL_TREES.inc()
             self._on_harm(stream_id)
 
     def _top_k(self, row: PlannedRows) -> int:
@@ -364,13 +364,13 @@ class StepLoop:
             self.totals.accepted_tokens + accepted,
             self.totals.committed_tokens + committed,
         )
-        telemetry.COMMITTED.inc(committed)
+        metrics.COMMITTED.inc(committed)
         if drafted:
-            telemetry.DRAFTS.inc()
-            telemetry.DRAFT_TOKENS.inc(drafted)
-            telemetry.ACCEPTED_TOKENS.inc(accepted)
+            metrics.DRAFTS.inc()
+            metrics.DRAFT_TOKENS.inc(drafted)
+            metrics.ACCEPTED_TOKENS.inc(accepted)
             for depth in range(accepted):
-                telemetry.ACCEPTED_PER_POS.labels(position=depth).inc()
+                metrics.ACCEPTED_PER_POS.labels(position=depth).inc()
 
     def forget_drafter(self, stream_id: int) -> None:
         """Drop what was learned of a drafter whose stream has ended; call with `lock` held."""

@@ -1,4 +1,4 @@
-"""Every span, metric and attribute name; logs, traces and metrics set up in one place."""
+"""Logs, traces and metrics set up in one place; names of spans and attributes; every service's metrics."""
 
 from __future__ import annotations
 
@@ -30,46 +30,8 @@ FINISH_REASON = "paceline.finish_reason"
 VERIFIER = "paceline.verifier"
 DRAFTER = "paceline.drafter"
 
-_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-# Verifier. The spec_decode names are vLLM's, so that dashboards made for it read ours.
-DRAFTS = Counter("paceline:spec_decode_num_drafts", "Trees verified")
-DRAFT_TOKENS = Counter("paceline:spec_decode_num_draft_tokens", "Tree nodes verified")
-ACCEPTED_TOKENS = Counter("paceline:spec_decode_num_accepted_tokens", "Tree nodes accepted")
-ACCEPTED_PER_POS = Counter(
-    "paceline:spec_decode_num_accepted_tokens_per_pos", "Tree nodes accepted at each depth", ["position"]
-)
-COMMITTED = Counter("paceline:committed_tokens", "Tokens committed")
-STEP_SECONDS = Histogram(
-    "paceline:step_seconds",
-    "One forward with acceptance, by its rows and the keys of its sessions: up to these powers of two",
-    ["rows", "context"],
-    buckets=_SECONDS,
-)
-STEP_ROWS = Histogram("paceline:step_rows", "Rows of one forward, filling included", buckets=_ROWS)
-DRAFT_BUDGET = Gauge("paceline:draft_budget", "Tree nodes that each drafting session is asked for")
-RUNNING_SESSIONS = Gauge("paceline:running_sessions", "Sessions open at this verifier")
-KV_USED_TOKENS = Gauge("paceline:kv_used_tokens", "KV slots held by sessions")
-KV_TOTAL_TOKENS = Gauge("paceline:kv_total_tokens", "KV slots in all")
-PREEMPTIONS = Counter("paceline:preemptions", "Sessions that gave up their KV to an older one")
-PREFIX_QUERIES = Counter(
-    "paceline:prefix_cache_queries", "Positions of sessions that began or began anew after a preemption"
-)
-PREFIX_HITS = Counter("paceline:prefix_cache_hits", "Those of them whose KV was there already")
-DIVERGENCE_CHECKS = Counter(
-    "paceline:divergence_checks", "Committed tokens drawn again as plain decoding does, where that may differ"
-)
-DIVERGENCES = Counter("paceline:divergences", "Those of them that came out as another token")
-LATE_TREES = Counter("paceline:late_trees", "Trees that no longer fitted when their step came")
-TREES_REFUSED = Counter("paceline:trees_refused", "Trees and joins that broke a rule", ["code"])
-UNASKED = Counter("paceline:unasked", "What drafters said without a cause", ["what"])
-HARMFUL_TREES = Counter("paceline:harmful_trees", "Trees that a step failed of, and was computed without")
-DRAFTERS_PAUSED = Gauge("paceline:drafters_paused", "Drafters' streams that are not read, for their turn")
-DRAFTERS_PUT_ASIDE = Counter("paceline:drafters_put_aside", "Times a drafter was put aside", ["reason"])
-UNDURABLE_TOKENS = Counter("paceline:undurable_tokens", "Tokens that went out before the store had them")
-STORE_AWAY = Gauge("paceline:store_away", "1 while the session store does not answer")
-RECORDS_RESTORED = Counter("paceline:records_restored", "Sessions that the store had lost, recorded anew")
+# Bounds of histograms of seconds: a step, or what a client waits for.
+SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 # Every service.
 TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
@@ -87,10 +49,10 @@ DRAFTER_SECONDS = Histogram(
 # Gateway.
 REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
 FIRST_TOKEN_SECONDS = Histogram(
-    "paceline:time_to_first_token_seconds", "Request to first token", buckets=_SECONDS
+    "paceline:time_to_first_token_seconds", "Request to first token", buckets=SECONDS_BUCKETS
 )
 INTER_TOKEN_SECONDS = Histogram(
-    "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=_SECONDS
+    "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=SECONDS_BUCKETS
 )
 REFUSED_REQUESTS = Counter(
     "paceline:refused_requests", "Requests refused for their key or a limit", ["reason"]
@@ -102,11 +64,6 @@ GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway fol
 CERTIFICATE_NOT_AFTER = Gauge(
     "paceline:certificate_not_after_seconds", "Unix time at which the certificate in force ends", ["setting"]
 )
-
-
-def step_labels(*, rows: int, context: int) -> tuple[str, str]:
-    """Labels of STEP_SECONDS: each number rounded up to a power of two."""
-    return str(1 << max(0, rows - 1).bit_length()), str(1 << max(0, context - 1).bit_length())
 
 
 class TelemetrySettings(Protocol):

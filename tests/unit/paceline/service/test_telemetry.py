@@ -23,7 +23,7 @@ from paceline.service import telemetry
 from paceline.service.settings import ServiceSettings
 telemetry.setup("verifier", ServiceSettings(log_format="json", metrics_port=int(sys.argv[1])))
 log = telemetry.logger("part")
-telemetry.DRAFTS.inc(3)
+telemetry.TASKS.set(3)
 log.debug("unheard")
 try:
     1 / 0
@@ -57,7 +57,7 @@ def test_a_service_logs_a_json_object_a_line_and_serves_its_metrics() -> None:
     assert (line["component"], line["session"]) == ("part", "s")
     assert "ZeroDivisionError" in line["exception"]
     assert rest == ""
-    assert "paceline:spec_decode_num_drafts_total 3.0" in metrics
+    assert "paceline:tasks 3.0" in metrics
 
 
 ENDING = """
