@@ -21,7 +21,8 @@ from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Method
 from drafter_svc.tenants import Tenants
 from paceline.net.handshake import vocab_fingerprint
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 

@@ -14,7 +14,7 @@ from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 
 

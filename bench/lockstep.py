@@ -17,7 +17,7 @@ from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import decide
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 
 # As many as EMS-SD's base, LLMA, copies.
 DRAFT_TOKENS = 7

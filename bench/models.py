@@ -24,7 +24,7 @@ from bench.tiny_sizes import VOCAB
 from paceline import __version__
 from paceline.engine.loading import RefusedError, one_line
 from paceline.engine.model import Decoder
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 
 # Tokens of a prompt; with an answer the longest goes from one block of KV into the next.

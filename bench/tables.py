@@ -27,7 +27,8 @@ from paceline.engine.ranking import highest
 from paceline.engine.rows import Segment
 from paceline.engine.sampling import targets
 from paceline.net.handshake import vocab_fingerprint
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 
 # Texts that are written at once.
 SESSIONS = 64

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from gateway.caller import Caller
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.store import SessionRecord
 
 

@@ -11,35 +11,14 @@ from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestEr
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
 from gateway.router import VerifierView
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingRequest
 
-# Bounds of both faces.
+# Messages of a chat.
 MAX_MESSAGES = 2048
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 256
-MAX_SEED = 2**63 - 1
-MAX_STOP_IDS = 32
 # What a prompt is charged by until it is tokenised.
 _CHARACTERS_PER_TOKEN = 4
 # JSON's numbers are doubles in JavaScript: more bits would come back rounded.
 _SEED_BITS = 53
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """A client's parameters as given; None is "not given"."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stops: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    speculation: bool = True
 
 
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
@@ -58,7 +37,7 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
 class Terms:
     """What a continuation of a prompt is to keep to, and what its face calls the fields at fault."""
 
-    wishes: Wishes
+    asked: SamplingRequest
     served: VerifierView
     # Ids that end a text of this model.
     stop_token_ids: frozenset[int]
@@ -87,25 +66,21 @@ class Terms:
         with _naming(self.prompt_field):
             prompt.check(context)
         expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, context)
-        return Asked(self.form, expected, self.wishes.max_tokens or context, in_turn)
+        return Asked(self.form, expected, self.asked.max_tokens or context, in_turn)
 
     def generation(self, prompt_ids: tuple[int, ...]) -> Generation:
         """The session to run. Raises `RequestError` for a prompt or length that does not fit the model."""
-        wishes, served = self.wishes, self.served
+        asked, served = self.asked, self.served
         max_tokens = self._max_tokens(prompt_ids)
-        _check_limits(wishes, served.vocab_size, max_tokens, self.max_tokens_field)
-        stops = frozenset(wishes.stop_token_ids)
-        sampling = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=1.0 if wishes.temperature is None else wishes.temperature,
-            top_k=wishes.top_k or 0,
-            top_p=1.0 if wishes.top_p is None else wishes.top_p,
-            min_p=wishes.min_p or 0.0,
-            seed=secrets.randbits(_SEED_BITS) if wishes.seed is None else wishes.seed,
-            stop_token_ids=stops if wishes.ignore_eos else stops | self.stop_token_ids,
-            stop_from=len(prompt_ids) + wishes.min_tokens if wishes.min_tokens else 0,
+        _check_limits(asked, served.vocab_size, max_tokens, self.max_tokens_field)
+        sampling = asked.params(
+            max_tokens,
+            prompt_tokens=len(prompt_ids),
+            seed=secrets.randbits(_SEED_BITS),
+            model_stop_ids=self.stop_token_ids,
         )
-        return Generation(served.model_id, prompt_ids, sampling, wishes.stops, wishes.speculation, self.form)
+        stops = tuple(asked.stop)
+        return Generation(served.model_id, prompt_ids, sampling, stops, asked.speculation, self.form)
 
     def _max_tokens(self, prompt_ids: tuple[int, ...]) -> int:
         """Tokens of the answer at the most, of a prompt that fits."""
@@ -122,7 +97,7 @@ class Terms:
             )
         if max(prompt_ids) >= vocab_size:
             raise _foreign(max(prompt_ids), vocab_size, self.prompt_field)
-        max_tokens = room if self.wishes.max_tokens is None else self.wishes.max_tokens
+        max_tokens = room if self.asked.max_tokens is None else self.asked.max_tokens
         if max_tokens > room:
             raise RequestError(
                 CONTEXT_LENGTH,
@@ -133,20 +108,20 @@ class Terms:
         return max_tokens
 
 
-def _check_limits(wishes: Wishes, vocab_size: int, max_tokens: int, max_tokens_field: str) -> None:
-    """Raises `RequestError` where a wish goes beyond the model's vocabulary or its own length."""
-    if wishes.top_k is not None and wishes.top_k > vocab_size:
+def _check_limits(asked: SamplingRequest, vocab_size: int, max_tokens: int, max_tokens_field: str) -> None:
+    """Raises `RequestError` where a parameter goes beyond the model's vocabulary or its own length."""
+    if asked.top_k is not None and asked.top_k > vocab_size:
         raise RequestError(
             invalid("integer_above_max_value"), f"top_k is at most the vocabulary's {vocab_size}", "top_k"
         )
-    if wishes.min_tokens > max_tokens:
+    if asked.min_tokens > max_tokens:
         raise RequestError(
             invalid("integer_above_max_value"),
             f"min_tokens is at most {max_tokens_field}'s {max_tokens}",
             "min_tokens",
         )
-    if wishes.stop_token_ids and max(wishes.stop_token_ids) >= vocab_size:
-        raise _foreign(max(wishes.stop_token_ids), vocab_size, "stop_token_ids")
+    if asked.stop_token_ids and max(asked.stop_token_ids) >= vocab_size:
+        raise _foreign(max(asked.stop_token_ids), vocab_size, "stop_token_ids")
 
 
 def _foreign(token: int, vocab_size: int, field: str) -> RequestError:

@@ -12,8 +12,9 @@ import grpc
 from gateway.fleet import Fleet
 from gateway.router import choose_drafter
 from paceline.net import wire
+from paceline.sampling import SamplingParams
 from paceline.service import telemetry
-from paceline.session import SamplingParams, SessionKey
+from paceline.session import SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 
 log = telemetry.logger(__name__)

@@ -1,8 +1,8 @@
-"""What a session is: its key, how its tokens are drawn, and what it cost."""
+"""A session's key, why it ended, and what it cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -20,20 +20,6 @@ class SessionKey:
 
     session_id: str
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How the target's token is drawn. Fields are literal; see `session.proto` for the bounds."""
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    stop_token_ids: frozenset[int] = field(default_factory=frozenset)
-    stop_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

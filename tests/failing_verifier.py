@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.verify import Decision, decide
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from verifier_svc import compute
 from verifier_svc.__main__ import command
 

@@ -10,7 +10,7 @@ import torch
 from bench.engine_loop import EngineLoop, Running, generate
 from paceline.engine.model import Decoder, load_weights
 from paceline.engine.parallel import LeadingDecoder, Ranks, follow
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 
 COUNT = 32

@@ -10,7 +10,7 @@ from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision, decide
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from verifier_svc.isolation import Drawn
 from verifier_svc.scheduler import PlannedRows
 

@@ -15,8 +15,8 @@ from paceline.engine.kv import KVPool
 from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import decide
+from paceline.sampling import SamplingParams
 from paceline.service import telemetry
-from paceline.session import SamplingParams
 from verifier_svc import metrics
 from verifier_svc.sessions import Session
 

@@ -12,8 +12,9 @@ import grpc
 from paceline.net import handshake, wire
 from paceline.net.peers import peer_of
 from paceline.net.rpc import Refused, refusals
+from paceline.sampling import SamplingParams
 from paceline.service import telemetry
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.session import FinishReason, SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from paceline.verdict import Verdict

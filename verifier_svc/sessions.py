@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.tree import TokenTree
 
 # What a session's trees are taken to bring before they show it, in tokens.

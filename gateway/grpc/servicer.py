@@ -17,18 +17,10 @@ from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.grpc.key_check import as_refused, calling
 from gateway.prompt import Prompt
-from gateway.request import (
-    MAX_MESSAGES,
-    MAX_SEED,
-    MAX_STOP_CHARACTERS,
-    MAX_STOP_IDS,
-    MAX_STOPS,
-    Terms,
-    Wishes,
-    served_model,
-)
+from gateway.request import MAX_MESSAGES, Terms, served_model
 from paceline.net import wire
 from paceline.net.rpc import refusals, write
+from paceline.sampling import SamplingError, SamplingRequest
 from paceline.service import telemetry
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc
@@ -36,6 +28,8 @@ from paceline.v1 import gateway_pb2_grpc
 log = telemetry.logger(__name__)
 
 _ROLES = ("system", "user", "assistant")
+# Sampling parameters that a request may leave out.
+_OPTIONAL = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "speculation")
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -128,7 +122,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     def _wanted(self, request: pb.GenerateRequest) -> Generation | Asked:
         gateway = self._gateway
         served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, request.model)
-        wishes = _wishes(request)
+        sampling = _sampling(request)
         prompt: Prompt | tuple[int, ...]
         kind = request.WhichOneof("prompt")
         if kind == "text":
@@ -140,7 +134,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
         form = Form("chat" if kind == "chat" else "text")
-        return Terms(wishes, served, gateway.prompts.stop_token_ids, form, kind).ask(prompt)
+        return Terms(sampling, served, gateway.prompts.stop_token_ids, form, kind).ask(prompt)
 
 
 @contextmanager
@@ -183,44 +177,20 @@ def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
     return [ChatTurn(message.role, message.content) for message in chat.messages]
 
 
-def _wishes(request: pb.GenerateRequest) -> Wishes:
-    def given(name: str) -> float | None:
-        return getattr(request, name) if request.HasField(name) else None
-
-    def bounded(name: str, low: float, high: float) -> float | None:
-        value = given(name)
-        if value is not None and not low <= value <= high:
-            raise RequestError(INVALID, f"{name} must be in [{low:g}, {high:g}], got {value:g}", name)
-        return value
-
-    if len(request.stop) > MAX_STOPS or any(
-        not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in request.stop
-    ):
-        raise RequestError(
-            INVALID,
-            f"stop takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters",
-            "stop",
-        )
-    if len(request.stop_token_ids) > MAX_STOP_IDS:
-        raise RequestError(INVALID, f"at most {MAX_STOP_IDS} ids are taken", "stop_token_ids")
-    integers = {name: given(name) for name in ("max_tokens", "top_k", "seed")}
-    if integers["max_tokens"] == 0:
-        raise RequestError(INVALID, "max_tokens must be at least 1", "max_tokens")
-    bounded("seed", 0, MAX_SEED)
-    top_p = bounded("top_p", 0, 1)
-    return Wishes(
-        max_tokens=None if integers["max_tokens"] is None else int(integers["max_tokens"]),
-        temperature=bounded("temperature", 0, 100),
-        top_k=None if integers["top_k"] is None else int(integers["top_k"]),
-        top_p=None if top_p is None else max(top_p, 2.0**-126),
-        min_p=bounded("min_p", 0, 1),
-        seed=None if integers["seed"] is None else int(integers["seed"]),
-        stops=tuple(request.stop),
+def _sampling(request: pb.GenerateRequest) -> SamplingRequest:
+    """Raises `RequestError` for a parameter outside its bounds."""
+    asked = SamplingRequest(
+        **{name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)},
+        stop=tuple(request.stop),
         stop_token_ids=tuple(request.stop_token_ids),
         ignore_eos=request.ignore_eos,
         min_tokens=request.min_tokens,
-        speculation=request.speculation if request.HasField("speculation") else True,
     )
+    try:
+        asked.check()
+    except SamplingError as error:
+        raise RequestError(INVALID, f"{error.field} {error}", error.field) from None
+    return asked
 
 
 def _to_proto(event: Event, model: str) -> pb.GenerateResponse:

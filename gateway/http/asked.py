@@ -15,7 +15,7 @@ from gateway.core import Gateway
 from gateway.errors import RequestError
 from gateway.generation import Asked, Form, Generation
 from gateway.http import body, schema
-from gateway.request import Terms, Wishes, served_model
+from gateway.request import Terms, served_model
 from gateway.tokenizing import Tokenizing
 
 # Larger bodies are parsed beside the event loop, and wait at most so long for that.
@@ -52,9 +52,9 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Generation | Asked:
     turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
     limit = asked.max_completion_tokens
     field = "max_tokens" if limit is None else "max_completion_tokens"
-    wishes = _wishes(asked, asked.max_tokens if limit is None else limit)
+    sampling = asked.sampling(asked.max_tokens if limit is None else limit)
     form = _form(asked, "chat")
-    terms = Terms(wishes, served, gateway.prompts.stop_token_ids, form, "messages", field)
+    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "messages", field)
     return terms.ask(gateway.prompts.from_chat(turns))
 
 
@@ -65,8 +65,8 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Generation 
     """
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
     given = asked.prompt
-    wishes = _wishes(asked, 16 if asked.max_tokens is None else asked.max_tokens)
-    terms = Terms(wishes, served, gateway.prompts.stop_token_ids, _form(asked, "text"), "prompt")
+    sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
+    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, _form(asked, "text"), "prompt")
     return terms.ask(gateway.prompts.from_text(given) if isinstance(given, str) else tuple(given))
 
 
@@ -77,19 +77,3 @@ def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
         )
     options = asked.stream_options or schema.StreamOptions()
     return Form(kind, options.include_usage, int(time.time()), options.continuous_usage_stats)
-
-
-def _wishes(asked: schema.Sampled, max_tokens: int | None) -> Wishes:
-    return Wishes(
-        max_tokens=max_tokens,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        seed=asked.seed,
-        stops=asked.stops,
-        stop_token_ids=tuple(asked.stop_token_ids or ()),
-        ignore_eos=bool(asked.ignore_eos),
-        min_tokens=asked.min_tokens or 0,
-        speculation=asked.speculation is None or asked.speculation.enabled,
-    )

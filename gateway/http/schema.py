@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +17,17 @@ from gateway.errors import UNSUPPORTED, RequestError, invalid
 from gateway.http import neutral
 from gateway.http.body import fields_of
 from gateway.http.problems import first_problem
-from gateway.request import MAX_MESSAGES, MAX_SEED, MAX_STOP_CHARACTERS, MAX_STOP_IDS, MAX_STOPS
+from gateway.request import MAX_MESSAGES
+from paceline.sampling import (
+    CLIENT_BOUNDS,
+    MAX_CLIENT_STOP_IDS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    SamplingRequest,
+)
+
+# JSON's integers have no width of their own.
+_LARGEST_COUNT = 2**31
 
 
 class Strict(BaseModel):
@@ -45,6 +54,12 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _within(parameter: str) -> Any:
+    """The bounds of a sampling parameter, as pydantic takes and publishes them."""
+    bound = CLIENT_BOUNDS[parameter]
+    return Field(ge=bound.low, le=_LARGEST_COUNT if bound.high is None else bound.high)
+
+
 def _integral(value: Any) -> Any:
     # Some languages have no integers.
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -62,13 +77,8 @@ def _unless(*neutral_values: Any) -> BeforeValidator:
 
 
 Integral = BeforeValidator(_integral)
-Count = Annotated[int, Field(ge=1, le=2**31)]
+Count = Annotated[int, _within("max_tokens")]
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def _above_zero(value: float) -> float:
-    # On the wire it has single precision; whatever is smaller, 0 too, keeps the same one token.
-    return max(value, 2.0**-126)
 
 
 class Sampled(Strict):
@@ -76,26 +86,35 @@ class Sampled(Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     max_tokens: Annotated[Count | None, Integral] = None
-    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1), AfterValidator(_above_zero)] | None = None
-    top_k: Annotated[Annotated[int, Field(ge=0, le=2**31)] | None, _unless(-1)] = None
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    seed: Annotated[Annotated[int, Field(ge=0, le=MAX_SEED)] | None, _unless(-1)] = None
+    temperature: Annotated[Number, _within("temperature")] | None = None
+    top_p: Annotated[Number, _within("top_p")] | None = None
+    top_k: Annotated[Annotated[int, _within("top_k")] | None, _unless(-1)] = None
+    min_p: Annotated[Number, _within("min_p")] | None = None
+    seed: Annotated[Annotated[int, _within("seed")] | None, _unless(-1)] = None
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, _unless("")] = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
-    min_tokens: Annotated[Annotated[int, Field(ge=0, le=2**31)] | None, Integral] = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_CLIENT_STOP_IDS)] | None = None
+    min_tokens: Annotated[Annotated[int, _within("min_tokens")] | None, Integral] = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     speculation: Speculation | None = None
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """`stop` as a tuple."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    def sampling(self, max_tokens: int | None) -> SamplingRequest:
+        """What it says of sampling, with `max_tokens` under whichever name and default it came."""
+        return SamplingRequest(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            min_tokens=self.min_tokens or 0,
+            speculation=self.speculation is None or self.speculation.enabled,
+        )
 
 
 class TextPart(Strict):

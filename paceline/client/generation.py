@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from paceline.sampling import SamplingRequest
 from paceline.v1 import gateway_pb2
 
 
@@ -18,28 +19,17 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(SamplingRequest):
     """What to generate. Give exactly one of `text` (taken as it is), `chat` and `ids`.
 
-    What is None takes the gateway's default (see `GenerateRequest` in gateway.proto for all bounds);
-    the gateway checks, not this class.
+    What is None takes the gateway's default. The gateway checks the bounds (see `GenerateRequest` in
+    gateway.proto), not this class.
     """
 
     text: str | None = None
     chat: Sequence[ChatMessage] = ()
     ids: Sequence[int] = ()
     model: str = ""
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    speculation: bool = True
 
     @classmethod
     def ask(cls, question: str, *, max_tokens: int | None = None, temperature: float | None = None) -> Self:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paceline.engine import noise
 from paceline.engine.ranking import highest
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 
 # Stands for infinity among scores; differences of two stay finite.
 _HUGE = 1e300

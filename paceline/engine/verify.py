@@ -12,7 +12,7 @@ from paceline.engine.accept import walk
 from paceline.engine.ranking import highest
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.sampling import targets
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

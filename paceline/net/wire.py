@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.sampling import MAX_STOP_IDS, SamplingError, SamplingParams
+from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.tree import TokenTree, TreeFault
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
 from paceline.verdict import Feedback, Verdict
 
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MAX_TEMPERATURE = 100.0
-MAX_STOP_TOKENS = 64
 MAX_EPOCH = 2**53 - 1  # the store's scripts count in doubles
 
 _REASONS = {
@@ -68,33 +67,24 @@ def ids_from_proto(values: Iterable[int], *, vocab_size: int, field: str) -> tup
 def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int) -> SamplingParams:
     """Raises `WireError` naming the field that is out of its bounds."""
 
-    def bounded(name: str, low: float, high: float, *, low_open: bool = False) -> None:
-        value = getattr(message, name)
-        # Written so that NaN fails.
-        if not (low < value <= high if low_open else low <= value <= high):
-            opening = "(" if low_open else "["
-            raise WireError(f"sampling.{name}", f"must be in {opening}{low:g}, {high:g}], got {value:g}")
-
-    bounded("temperature", 0, MAX_TEMPERATURE)
-    bounded("top_p", 0, 1, low_open=True)
-    bounded("min_p", 0, 1)
-    if message.top_k > vocab_size:
-        raise WireError("sampling.top_k", f"is at most the vocabulary's {vocab_size}, got {message.top_k}")
-    if message.max_tokens < 1:
-        raise WireError("sampling.max_tokens", "must be at least 1")
-    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
-        raise WireError("sampling.stop_token_ids", f"at most {MAX_STOP_TOKENS} ids are taken")
-    stop = ids_from_proto(message.stop_token_ids, vocab_size=vocab_size, field="sampling.stop_token_ids")
-    return SamplingParams(
+    if len(message.stop_token_ids) > MAX_STOP_IDS:
+        raise WireError("sampling.stop_token_ids", f"at most {MAX_STOP_IDS} ids are taken")
+    stop_ids = ids_from_proto(message.stop_token_ids, vocab_size=vocab_size, field="sampling.stop_token_ids")
+    sampling = SamplingParams(
         max_tokens=message.max_tokens,
         temperature=message.temperature,
         top_k=message.top_k,
         top_p=message.top_p,
         min_p=message.min_p,
         seed=message.seed,
-        stop_token_ids=frozenset(stop),
+        stop_token_ids=frozenset(stop_ids),
         stop_from=message.stop_from,
     )
+    try:
+        sampling.check(vocab_size)
+    except SamplingError as error:
+        raise WireError(f"sampling.{error.field}", str(error)) from None
+    return sampling
 
 
 def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:

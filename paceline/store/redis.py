@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store.base import (
     Append,
     BaseMismatch,
@@ -182,18 +184,7 @@ def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRec
 
 
 def _sampling_to_json(sampling: SamplingParams) -> str:
-    return json.dumps(
-        {
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "seed": sampling.seed,
-            "stop_token_ids": sorted(sampling.stop_token_ids),
-            "stop_from": sampling.stop_from,
-        }
-    )
+    return json.dumps({**asdict(sampling), "stop_token_ids": sorted(sampling.stop_token_ids)})
 
 
 def _sampling_from_json(text: bytes) -> SamplingParams:

@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from paceline.net import rpc, wire
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.store import Append, RedisStore, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.pods import MODEL, Pods

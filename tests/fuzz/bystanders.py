@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from paceline.client import ChatMessage, Chunk, GatewayClient, Generation
 from paceline.net import wire
 from paceline.net.rpc import channel
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.store import RedisStore, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.pods import MODEL, Pods

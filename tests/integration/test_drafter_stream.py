@@ -18,7 +18,8 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from paceline.net import rpc, wire
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree, TreeError, check
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until

@@ -18,7 +18,8 @@ from gateway.generation import Generation
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
 from gateway.suspicion import CLEARING_TOKENS
-from paceline.session import FinishReason, SamplingParams
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason
 from paceline.store import MemoryStore
 from tests.scripted_verifier import ALIVE, DIES, FINISHED, MODEL, PROMPT, ScriptedVerifier, serving, tokens
 from tests.waiting import wait_until

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from paceline.local.plan import HOST
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import Append, BaseMismatch, RedisStore, SessionRecord, StoreUnavailable
 from tests.redis_servers import Cluster, RedisServer, redis_cluster, watched_redis
 from tests.waiting import wait_until

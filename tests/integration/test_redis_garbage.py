@@ -16,7 +16,8 @@ from prometheus_client import REGISTRY
 
 from gateway.limits import Account, Ask, Limits, Outcome, RedisLedger, Settlement
 from gateway.limits import redis as redis_module
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.store import Append, Fenced, RedisStore, SessionRecord, StoreUnavailable, UnknownSession
 from paceline.store.base import SessionExists
 from tests.waiting import wait_until

@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 from gateway.limits.base import Account, Ask, Limits, Outcome, Settlement
 from gateway.limits.redis import RedisLedger
 from paceline.local import redis_server
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import Append, RedisStore, SessionRecord, StoreUnavailable
 from tests.certificates import LOCAL, Authority, Secret
 from tests.pods import Pod

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from paceline.redis.url import open_url
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import (
     Append,
     BaseMismatch,

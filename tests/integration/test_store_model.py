@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from redis.asyncio import Redis, RedisCluster
 
 from paceline.redis.url import open_url
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import (
     Append,
     BaseMismatch,

@@ -16,7 +16,7 @@ from gateway.generation import Asked, Form, Generation
 from gateway.limits import Limits
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from tests.scripted_verifier import FINISHED, MODEL, PROMPT, ScriptedVerifier, serving, tokens
 from tests.waiting import wait_until
 

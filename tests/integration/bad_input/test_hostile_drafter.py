@@ -16,7 +16,8 @@ from paceline.client import ChatMessage, GatewayClient, Generation
 from paceline.net import wire
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.rpc import channel
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.store import RedisStore, SessionRecord
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.bad_input import opening

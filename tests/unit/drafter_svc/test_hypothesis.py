@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, OutOfStep, Row
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 

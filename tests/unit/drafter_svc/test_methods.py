@@ -14,7 +14,8 @@ from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis, Outcome, Row
 from drafter_svc.methods.base import Method
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree, check
 from paceline.verdict import Feedback, Verdict
 

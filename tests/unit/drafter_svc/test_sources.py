@@ -15,7 +15,8 @@ from drafter_svc.methods.frequency import Frequency
 from drafter_svc.methods.merged import Calibration
 from drafter_svc.methods.recycling import Recycling, Room
 from drafter_svc.methods.suffix import SuffixIndex
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 
 ODDS = (0.0,) * 17
 

@@ -15,7 +15,8 @@ from drafter_svc.methods.base import Method
 from drafter_svc.methods.recycling import Recycling, Room
 from drafter_svc.rounds import Counters, Limits, Rounds
 from drafter_svc.tenants import Tenants
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 

@@ -19,7 +19,7 @@ from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 from tests.spoiled import spoil
 

@@ -14,7 +14,7 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from paceline.engine import noise
 from paceline.engine.sampling import kept_tokens, targets
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 
 # Few levels, so that equal logits are common.
 COARSE = st.integers(-12, 12).map(lambda level: level / 4)

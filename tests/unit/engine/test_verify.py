@@ -7,7 +7,7 @@ import torch
 
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 from paceline.engine.verify import decide
-from paceline.session import SamplingParams
+from paceline.sampling import SamplingParams
 
 VOCAB = 50
 GREEDY = SamplingParams(max_tokens=9)

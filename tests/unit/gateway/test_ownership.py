@@ -9,7 +9,8 @@ import pytest
 
 from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
 from gateway.ownership import Ownership
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreUnavailable
 
 KEY = SessionKey("s", 1)

@@ -8,21 +8,24 @@ import pytest
 
 from gateway.errors import RequestError
 from gateway.generation import Form, Generation
-from gateway.request import Terms, Wishes
+from gateway.request import Terms
 from gateway.router import VerifierView
+from paceline.sampling import SamplingRequest
 
 SERVED = VerifierView("pod:1", True, False, "m", vocab_size=100, max_context=10, sessions=0, max_sessions=1)
 
 
-def asked(prompt_ids: tuple[int, ...], **wishes: Any) -> Generation:
-    terms = Terms(Wishes(**wishes), SERVED, frozenset({2}), Form(), "messages", "max_completion_tokens")
+def asked(prompt_ids: tuple[int, ...], **given: Any) -> Generation:
+    terms = Terms(
+        SamplingRequest(**given), SERVED, frozenset({2}), Form(), "messages", "max_completion_tokens"
+    )
     made = terms.ask(prompt_ids)
     assert isinstance(made, Generation)
     return made
 
 
 @pytest.mark.parametrize(
-    ("prompt_ids", "wishes", "code", "param"),
+    ("prompt_ids", "given", "code", "param"),
     [
         ((), {}, "invalid_value", "messages"),
         ((1, 100), {}, "invalid_value", "messages"),
@@ -35,10 +38,10 @@ def asked(prompt_ids: tuple[int, ...], **wishes: Any) -> Generation:
     ],
 )
 def test_what_does_not_fit_the_model_has_a_code_and_a_field(
-    prompt_ids: tuple[int, ...], wishes: dict[str, Any], code: str, param: str
+    prompt_ids: tuple[int, ...], given: dict[str, Any], code: str, param: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        asked(prompt_ids, **wishes)
+        asked(prompt_ids, **given)
     assert (caught.value.kind.status, caught.value.kind.code, caught.value.param) == (400, code, param)
 
 

@@ -12,8 +12,9 @@ import pytest
 from gateway.fleet import Fleet
 from gateway.speculation import Speculation
 from paceline.net import rpc
+from paceline.sampling import SamplingParams
 from paceline.service.tasks import cancel_and_wait
-from paceline.session import SamplingParams, SessionKey
+from paceline.session import SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
 

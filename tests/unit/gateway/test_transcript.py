@@ -14,7 +14,8 @@ from gateway.errors import RequestError
 from gateway.events import Chunk, Done
 from gateway.generation import Form, Generation
 from gateway.transcript import Told, Transcript
-from paceline.session import FinishReason, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, SessionKey
 from paceline.store import SessionRecord
 
 PROMPT = (1, 2, 3)

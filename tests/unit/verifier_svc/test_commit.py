@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import REGISTRY
 
-from paceline.session import FinishReason, Receipt, SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailable
 from tests.waiting import wait_until
 from verifier_svc.commit import (

@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from bench.engine_loop import EngineLoop, Running, loaded
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.sessions import Session

@@ -9,7 +9,8 @@ import pytest
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine.model import BLOCK_SIZE
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Verdict
 from verifier_svc import warmup

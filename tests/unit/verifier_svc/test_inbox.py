@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc import inbox
 from verifier_svc.sessions import Session

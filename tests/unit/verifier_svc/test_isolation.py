@@ -12,7 +12,8 @@ import pytest
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from tests.waiting import wait_until
 from verifier_svc import compute

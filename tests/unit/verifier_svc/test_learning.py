@@ -7,7 +7,8 @@ import math
 import pytest
 
 from paceline.engine.blocks import BlockAllocator
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget

@@ -11,7 +11,8 @@ from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
 from drafter_svc.tenants import Tenants
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.verdict import Verdict
 from verifier_svc.drafters import DrafterStream
 from verifier_svc.ledger import Ledger

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.session import SamplingParams, SessionKey
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc.budget import PROBE_STEPS
 from verifier_svc.sessions import Session
