@@ -35,7 +35,7 @@ from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
 from verifier_svc.drafters import DrafterStreams
 from verifier_svc.identity import describe
-from verifier_svc.scheduler import Limits
+from verifier_svc.scheduler import StepLimits
 from verifier_svc.server import VerifierServicer
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
@@ -93,7 +93,7 @@ async def serve(
         engine,
         blocks=blocks,
         prefix_cache=settings.prefix_cache,
-        limits=Limits(
+        limits=StepLimits(
             block_size=BLOCK_SIZE,
             prefill_rows=settings.prefill_rows,
             max_tree_nodes=settings.max_tree_nodes,
@@ -143,7 +143,7 @@ async def serve(
                 kv_tokens=blocks * BLOCK_SIZE,
             )
             await stop.wait()
-            with steps.lock:
+            with table.lock:
                 table.draining = True
             await server.not_serving()
             # Drafters' streams would outlast it.

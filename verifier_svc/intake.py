@@ -167,9 +167,11 @@ class Intake:
 
     def _join(self, join: verifier_pb2.Join, stream: DrafterStream) -> float:
         key = wire.key_from_proto(join.key)
-        with self._loop.lock:
+        with self._loop.table.lock:
             there = self._loop.table.get(key.session_id)
-            if not stream.ledger.join(again=there is not None and there.stream_id == stream.stream_id):
+            if not stream.ledger.join(
+                again=there is not None and there.drafting.stream_id == stream.stream_id
+            ):
                 self._unasked(stream, "join")
                 raise _SessionFault(
                     verifier_pb2.SESSION_ERROR_CODE_UNASKED, "more joins than sessions were opened here"
@@ -182,14 +184,11 @@ class Intake:
                     f"known_length {known} is not between the prompt's end {session.prompt_length} "
                     f"and what is committed {session.length}",
                 )
-            if session.stream_id != stream.stream_id:
-                before = self._streams.get(session.stream_id)
+            if session.drafting.stream_id != stream.stream_id:
+                before = self._streams.get(session.drafting.stream_id)
                 if before is not None:
                     before.dismiss(key, session.length)
-                # Another drafter's; what comes of it is not this one's doing.
-                session.tree = None
-            session.stream_id = stream.stream_id
-            session.told_length = session.length
+            session.drafting.join(stream.stream_id, session.length)
             verdict = Verdict(
                 key=key,
                 base_length=known,
@@ -224,15 +223,15 @@ class Intake:
             max_depth=self._max_tree_depth,
         )
         self._standings.tree(stream.peer, sound=True)
-        with self._loop.lock:
+        with self._loop.table.lock:
             session = self._hung_on(key, base, stream)
             self._loop.offer_tree(session, base, drafted)
-            return _ITEM_SECONDS if session.offered_trees > _TREES_A_STEP else 0.0
+            return _ITEM_SECONDS if session.drafting.trees_offered > _TREES_A_STEP else 0.0
 
     def _hung_on(self, key: SessionKey, base: int, stream: DrafterStream) -> Session:
         """The session that a tree on that base is for, until the lock is let go. Raises `_SessionFault`."""
         session = self._held(key)
-        if session.stream_id != stream.stream_id:
+        if session.drafting.stream_id != stream.stream_id:
             raise _SessionFault(
                 verifier_pb2.SESSION_ERROR_CODE_NOT_JOINED, "this stream has not joined the session"
             )
@@ -247,21 +246,23 @@ class Intake:
     def _leave(self, session_id: str, stream: DrafterStream) -> float:
         if not stream.ledger.leave():
             self._unasked(stream, "leave")
-        with self._loop.lock:
+        with self._loop.table.lock:
             session = self._loop.table.get(session_id)
-            if session is None or session.stream_id != stream.stream_id:
+            if session is None or session.drafting.stream_id != stream.stream_id:
                 return _ITEM_SECONDS
-            _release(session)
+            session.drafting.leave()
         return 0.0
 
     def end(self, stream: DrafterStream) -> list[Session]:
         """Let a stream's sessions go on without it; gives them."""
-        with self._loop.lock:
-            held = [each for each in self._loop.table.in_order() if each.stream_id == stream.stream_id]
+        with self._loop.table.lock:
+            held = [
+                each for each in self._loop.table.in_order() if each.drafting.stream_id == stream.stream_id
+            ]
             for session in held:
-                _release(session)
+                session.drafting.leave()
             self._loop.forget_drafter(stream.stream_id)
-            self._loop.lock.notify_all()
+            self._loop.table.lock.notify_all()
         return held
 
 
@@ -271,9 +272,3 @@ class _SessionFault(Exception):
     def __init__(self, code: verifier_pb2.SessionErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-def _release(session: Session) -> None:
-    session.stream_id = 0
-    session.awaited_since = 0.0
-    session.tree = None

@@ -64,14 +64,16 @@ def plan_apart(
     `plan_tree` plans one session's waiting tree and nothing else. Raises what `plan` raises for the rest
     together: then it is nobody's in particular.
     """
-    waiting = [(session, session.tree) for session in sessions if session.tree is not None]
+    waiting = [(session, session.drafting.tree) for session in sessions if session.drafting.tree is not None]
     try:
         return Planned(plan(sessions))
     except Exception as error:
         log.warning("a step cannot be planned; once more without trees", error=type(error).__name__)
-    harmful = [session.stream_id for session, tree in waiting if _is_harmful(session, tree, plan_tree)]
+    harmful = [
+        session.drafting.stream_id for session, tree in waiting if _is_harmful(session, tree, plan_tree)
+    ]
     for session in sessions:
-        session.tree = None
+        session.drafting.drop_tree()
     try:
         return Planned(plan(sessions), harmful=harmful)
     except Exception as error:
@@ -90,7 +92,7 @@ def plan_apart(
 
 
 def _is_harmful(session: Session, tree: TokenTree, plan_tree: Callable[[Session], None]) -> bool:
-    session.tree = tree
+    session.drafting.tree = tree
     try:
         plan_tree(session)
     except Exception:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from paceline.engine.blocks import BlockAllocator, BlockTask, OutOfBlocksError
 from paceline.engine.rows import Segment
 from paceline.tree import TokenTree
-from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget
 from verifier_svc.sessions import Session
 
@@ -20,7 +19,7 @@ class PlannedRows:
     session: Session
     segment: Segment
     tree: TokenTree
-    # A tree was there to take nodes of, were it none.
+    # Whether a tree was there to take nodes of, though maybe none was taken.
     offered: bool
     # The drafter stream that it came from, 0 for none.
     stream_id: int = 0
@@ -46,7 +45,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StepLimits:
     """Row limits of a step; see `VerifierSettings`."""
 
     block_size: int
@@ -54,7 +53,9 @@ class Limits:
     max_tree_nodes: int
 
 
-def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits, budget: DraftBudget) -> Plan:
+def plan(
+    sessions: Sequence[Session], allocator: BlockAllocator, limits: StepLimits, budget: DraftBudget
+) -> Plan:
     """Choose the rows of the next step; `sessions` come oldest first.
 
     Decoding sessions take part in every step, with as many tree nodes as `budget` allots. Rows of
@@ -85,20 +86,20 @@ def plan(sessions: Sequence[Session], allocator: BlockAllocator, limits: Limits,
         taking_part.append((session, run_stop))
     trees, late = _trees([session for session, _ in taking_part if session.decoding], limits, budget)
     rows = [
-        PlannedRows(session, _segment(session, run_stop, tree), tree, offered, session.stream_id)
+        PlannedRows(session, _segment(session, run_stop, tree), tree, offered, session.drafting.stream_id)
         for session, run_stop in taking_part
         for tree, offered in [trees.get(session.key.session_id, (TokenTree(), False))]
     ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
 
 
-def plan_tree(session: Session, limits: Limits, budget: DraftBudget) -> None:
+def plan_tree(session: Session, limits: StepLimits, budget: DraftBudget) -> None:
     """Raise what planning raises for the session's waiting tree alone; uses the tree up."""
     if session.decoding:
         _trees([session], limits, budget)
 
 
-def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudget) -> int:
+def _prompt_rows(sessions: Sequence[Session], limits: StepLimits, budget: DraftBudget) -> int:
     decoding = [session for session in sessions if session.decoding]
     computing = [session for session in sessions if not session.decoding]
     if not computing:
@@ -113,24 +114,30 @@ def _prompt_rows(sessions: Sequence[Session], limits: Limits, budget: DraftBudge
 
 
 def _trees(
-    decoding: Sequence[Session], limits: Limits, budget: DraftBudget
+    decoding: Sequence[Session], limits: StepLimits, budget: DraftBudget
 ) -> tuple[dict[str, tuple[TokenTree, bool]], int]:
     """What each decoding session verifies, and whether it had a choice; and how many trees came too late."""
     late = 0
     offered: list[TokenTree] = []
     calibrated: list[TokenTree] = []
     for session in decoding:
-        # At the very end of a full pool there may be fewer slots behind the root than nodes.
-        spare = len(session.blocks) * limits.block_size - session.length
-        tree, dropped = inbox.take(session, spare)
+        tree, dropped = session.drafting.take(session.token_ids, max_depth=session.max_draft_depth)
         late += dropped
+        if not _slots_for_nodes(session, limits):
+            tree = TokenTree()
         offered.append(tree)
-        calibrated.append(budget.calibrated(session.stream_id, tree))
+        calibrated.append(budget.calibrated(session.drafting.stream_id, tree))
     counts = budget.allot(calibrated, blocks=sum(len(session.blocks) for session in decoding))
-    return {
-        session.key.session_id: (tree.select(ranked.best_nodes(count)), bool(tree.tokens))
-        for session, tree, ranked, count in zip(decoding, offered, calibrated, counts, strict=True)
-    }, late
+    trees: dict[str, tuple[TokenTree, bool]] = {}
+    for session, tree, ranked, count in zip(decoding, offered, calibrated, counts, strict=True):
+        nodes = ranked.best_nodes(min(count, _slots_for_nodes(session, limits)))
+        trees[session.key.session_id] = tree.select(nodes), bool(tree.tokens)
+    return trees, late
+
+
+def _slots_for_nodes(session: Session, limits: StepLimits) -> int:
+    """Slots behind the root; fewer than a tree may have nodes only at the end of a full pool."""
+    return len(session.blocks) * limits.block_size - session.length
 
 
 def _segment(session: Session, run_stop: int, tree: TokenTree) -> Segment:
@@ -149,7 +156,7 @@ def _make_room(
     run_stop: int,
     sessions: Sequence[Session],
     allocator: BlockAllocator,
-    limits: Limits,
+    limits: StepLimits,
     preempted: list[Session],
 ) -> bool:
     """Give `session` blocks up to `run_stop` and for a tree behind it; False when it must wait."""
@@ -165,7 +172,7 @@ def _make_room(
             allocator.keep(youngest.blocks, youngest.token_ids, youngest.num_computed)
             allocator.release(youngest.blocks)
             youngest.num_computed = 0
-            youngest.tree = None
+            youngest.drafting.drop_tree()
             preempted.append(youngest)
         else:
             return True

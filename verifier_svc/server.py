@@ -112,7 +112,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         """End a session that cannot be computed, behind what it has come to; call on the event loop."""
         ended = StepOutcome((), 0, FinishReason.CANCELLED, fault=message)
         self._committer.push([(session.key, ended)])
-        stream = self._streams.get(session.stream_id)
+        stream = self._streams.get(session.drafting.stream_id)
         if stream is not None:
             stream.dismiss(session.key, session.length)
 
@@ -141,11 +141,11 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         with telemetry.rpc_span("verifier.session", context) as span:
             span.set_attribute(telemetry.SESSION_ID, key.session_id)
             try:
-                with self._loop.lock:
+                with self._loop.table.lock:
                     self._replace(key)
                     self._loop.table.add(session)
                     events = self._committer.open(self._record(session, request.reply))
-                    self._loop.lock.notify_all()
+                    self._loop.table.lock.notify_all()
             except SessionRefusedError as error:
                 raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
             try:
@@ -169,10 +169,10 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
 
     def _let_go(self, session: Session) -> None:
         """Take a session out, and tell its drafter."""
-        with self._loop.lock:
+        with self._loop.table.lock:
             ended = session.finish_reason is not None
             self._loop.cancel(session)
-        stream = self._streams.get(session.stream_id)
+        stream = self._streams.get(session.drafting.stream_id)
         if stream is not None and not ended:
             stream.dismiss(session.key, session.length)
 
@@ -314,7 +314,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
     ) -> verifier_pb2.VerifierStatusResponse:
         """See verifier.proto."""
         served, loop = self._served, self._loop
-        with loop.lock:
+        with loop.table.lock:
             totals = loop.totals
             sessions, draining = len(loop.table), loop.table.draining
             stalled = time.monotonic() - loop.beat_at > _STALLED_SECONDS

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey
-from paceline.tree import TokenTree
-
-# What a session's trees are taken to bring before they show it, in tokens.
-HOPED_GAIN = 1.0
+from verifier_svc.drafting import Drafting
 
 
 class Refusal(StrEnum):
@@ -46,26 +44,14 @@ class Session:
     # Positions whose KV is in the pool, from 0 on.
     num_computed: int = 0
     finish_reason: FinishReason | None = None
-    # Id of the drafter stream that joined, 0 for none.
-    stream_id: int = 0
-    # How much of the text the drafter has been told.
-    told_length: int = 0
-    # The newest tree that has arrived, and the length it hangs on.
-    tree: TokenTree | None = None
-    tree_base: int = 0
-    # Trees that have come since a step took one.
-    offered_trees: int = 0
-    # When the last verdict went to the drafter, while its tree is awaited; 0 when none is.
-    awaited_since: float = 0.0
-    # When the last few trees were asked for, by the length that they hang on.
-    asked_at: dict[int, float] = field(default_factory=dict)
+    drafting: Drafting = field(default_factory=Drafting)
+    # Steps since it was opened, and of these the ones with a tree.
     steps: int = 0
     drafted_steps: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    # Length when it was opened.
     opened_length: int = 0
-    # Running mean of the tokens that a tree brought, less those that its rows cost.
-    tree_gain: float = HOPED_GAIN
 
     @property
     def length(self) -> int:
@@ -73,8 +59,8 @@ class Session:
         return len(self.token_ids)
 
     @property
-    def deepest_node(self) -> int:
-        """How deep a draft node may stand to be of use: one token of each step is the target's own."""
+    def max_draft_depth(self) -> int:
+        """The depth beyond which draft nodes are useless: one token of each step is the target's own."""
         return self.length_limit - self.length - 1
 
     @property
@@ -94,9 +80,14 @@ class Session:
 
 
 class SessionTable:
-    """Sessions by id, in order of arrival. Not locked itself: the step loop's lock guards it."""
+    """Sessions by id, in order of arrival.
+
+    Hold `lock` to call a method, and to read or change what belongs to a session. The step loop waits on it:
+    notify it when there may be something to compute.
+    """
 
     def __init__(self, max_sessions: int) -> None:
+        self.lock = threading.Condition()
         self.max_sessions = max_sessions
         self.draining = False
         # Sessions ever taken.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
-from verifier_svc import inbox, metrics, warmup
+from verifier_svc import metrics, warmup
 from verifier_svc.budget import DraftBudget
 from verifier_svc.commit import StepOutcome
 from verifier_svc.compute import StepCompute
@@ -23,7 +22,7 @@ from verifier_svc.cost import StepCost
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.isolation import Computed, Drawn, Fault, compute_apart, harmless, plan_apart
 from verifier_svc.learning import learn
-from verifier_svc.scheduler import Limits, Plan, PlannedRows, plan, plan_tree
+from verifier_svc.scheduler import Plan, PlannedRows, StepLimits, plan, plan_tree
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.waiting import TreeWait
 
@@ -62,7 +61,7 @@ def engine_thread() -> Executor:
 
 
 class StepLoop:
-    """Runs the engine on `thread`; other threads change sessions under `lock`.
+    """Runs the engine on `thread`; other threads change sessions under the lock of `table`.
 
     `deliver` is called on the engine's thread after every step with what each session got, `on_fault` with
     each session that was ended because it cannot be computed and why, `on_harm` with the drafter stream of
@@ -77,7 +76,7 @@ class StepLoop:
         *,
         blocks: int,
         prefix_cache: bool,
-        limits: Limits,
+        limits: StepLimits,
         draft_rows: int,
         max_draft_wait: float,
         divergence_interval: int,
@@ -87,7 +86,6 @@ class StepLoop:
         on_harm: Callable[[int], None],
         on_failure: Callable[[], None],
     ) -> None:
-        self.lock = threading.Condition()
         self.table = table
         self.allocator = BlockAllocator(blocks, BLOCK_SIZE, keep_texts=prefix_cache)
         self.totals = Totals()
@@ -131,28 +129,27 @@ class StepLoop:
 
     def stop(self) -> None:
         """Stop after the step in hand. Idempotent."""
-        with self.lock:
+        with self.table.lock:
             self._stopping = True
-            self.lock.notify_all()
+            self.table.lock.notify_all()
         if self._ended is not None:
             self._ended.result()
 
     def cancel(self, session: Session, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Take a session out before the next step and free its KV. Idempotent."""
-        with self.lock:
+        with self.table.lock:
             if session.finish_reason is None:
                 session.finish_reason = reason
             self._retire(session)
 
     def offer_tree(self, session: Session, base: int, tree: TokenTree) -> None:
-        """Hand in a checked tree; call with `lock` held."""
-        inbox.put(session, base, tree)
-        self._wait.came(session, base)
-        self.lock.notify_all()
+        """Hand in a checked tree; call with the table's lock held."""
+        self._wait.came(session, tree, base)
+        self.table.lock.notify_all()
 
     def draft_budget(self, session: Session) -> int:
         """Nodes a session's next tree may have; none before its last token, which is the target's."""
-        if session.deepest_node < 1:
+        if session.max_draft_depth < 1:
             return 0
         return self._asked or self._budget.probe(session.steps, sessions=len(self.table))
 
@@ -167,7 +164,7 @@ class StepLoop:
 
     def _next_plan(self) -> Plan | None:
         """Block until there is work, wait for trees while that pays; None at the end."""
-        with self.lock:
+        with self.table.lock:
             while True:
                 if self._stopping:
                     return None
@@ -188,7 +185,7 @@ class StepLoop:
                     blocks = sum(len(session.blocks) for session in sessions)
                     self._asked = self._budget.ask(len(sessions), blocks=blocks)
                     return planned
-                self.lock.wait(timeout=1.0)
+                self.table.lock.wait(timeout=1.0)
 
     def _plan(self, sessions: Sequence[Session]) -> Plan:
         return plan(sessions, self.allocator, self._limits, self._budget)
@@ -205,7 +202,7 @@ class StepLoop:
             seconds = self._wait.seconds(running, limit=give_up - time.monotonic())
             if seconds <= 0:
                 return
-            self.lock.wait(timeout=seconds)
+            self.table.lock.wait(timeout=seconds)
 
     def _step(self, planned: Plan) -> None:
         started = time.monotonic()
@@ -217,7 +214,7 @@ class StepLoop:
             repeatable=self._decoder.shape.ranks == 1,
         )
         seconds = time.monotonic() - started
-        with self.lock:
+        with self.table.lock:
             self._end_faulty(computed.faults)
             self._blame(computed.harmful)
             steps = self._apply(computed)
@@ -243,19 +240,19 @@ class StepLoop:
     def _engine_is_sound(self) -> bool:
         """Whether it computes at all. Without a free block nobody can tell: then it is taken to be."""
         block: list[int] = []
-        with self.lock:
+        with self.table.lock:
             try:
                 self.allocator.extend(block, 1)
             except OutOfBlocksError:
                 return True
         self._pool.prepare(self.allocator.take_tasks())
         sound = self._compute.sound(block[0])
-        with self.lock:
+        with self.table.lock:
             self.allocator.release(block)
         return sound
 
     def _end_faulty(self, faults: Sequence[Fault]) -> None:
-        """End sessions that cannot be computed, and nobody else; call with `lock` held."""
+        """End sessions that cannot be computed, and nobody else; call with the table's lock held."""
         for session, error in ((fault.session, fault.error) for fault in faults):
             log.error(
                 "a session cannot be computed, it is ended", session=session.key.session_id, exc_info=error
@@ -272,9 +269,10 @@ class StepLoop:
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""
         session = row.session
-        if not session.stream_id or not (row.tree.tokens or self.draft_budget(session)):
+        stream_id = session.drafting.stream_id
+        if not stream_id or not (row.tree.tokens or self.draft_budget(session)):
             return 0
-        return self._feedback_top_k(session.stream_id)
+        return self._feedback_top_k(stream_id)
 
     def _apply(self, computed: Computed) -> list[SessionStep]:
         decisions = {row.session.key: decision for row, decision in computed.drawn}
@@ -292,7 +290,7 @@ class StepLoop:
 
     def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
         """Append a step's tokens to its session, stopping at a stop token or at the length limit."""
-        session = row.session
+        session, drafting = row.session, row.session.drafting
         base = session.length
         tokens = [row.tree.tokens[node] for node in decision.path] + [decision.bonus]
         tokens = tokens[: session.length_limit - base]
@@ -310,7 +308,7 @@ class StepLoop:
         session.steps += 1
         drafted = len(row.tree)
         if drafted:
-            self._budget.observe(session.stream_id, row.tree, decision.path)
+            self._budget.observe(drafting.stream_id, row.tree, decision.path)
             session.drafted_steps += 1
             session.drafted_tokens += drafted
             session.accepted_tokens += accepted
@@ -318,16 +316,16 @@ class StepLoop:
         finish = session.finish_reason
         if finish is not None:
             self._retire(session)
-        told = session.told_length
-        nodes = self.draft_budget(session) if session.stream_id and finish is None else 0
-        session.awaited_since = 0.0
+        told = drafting.told_length
+        nodes = self.draft_budget(session) if drafting.stream_id and finish is None else 0
+        drafting.awaited_since = 0.0
         if nodes:
             self._wait.asked(session)
         # A drafter that need not draft hears of the text with the next request: many sessions' verdicts in
         # every step cost more than drafting could bring.
-        speaking = bool(session.stream_id and (nodes or drafted or finish is not None))
+        speaking = bool(drafting.stream_id and (nodes or drafted or finish is not None))
         if speaking:
-            session.told_length = session.length
+            drafting.told_length = session.length
         feedback = None
         if decision.top_k and told == base:
             root = session.token_ids[base - 1]
@@ -347,7 +345,7 @@ class StepLoop:
                 draft_budget=nodes,
                 finished=finish is not None,
             ),
-            stream_id=session.stream_id if speaking else 0,
+            stream_id=drafting.stream_id if speaking else 0,
         )
 
     def _computed(self, session: Session, positions: int) -> None:
@@ -373,12 +371,12 @@ class StepLoop:
                 metrics.ACCEPTED_PER_POS.labels(position=depth).inc()
 
     def forget_drafter(self, stream_id: int) -> None:
-        """Drop what was learned of a drafter whose stream has ended; call with `lock` held."""
+        """Drop what was learned of a drafter whose stream has ended; call with the table's lock held."""
         self._budget.forget(stream_id)
 
     def _retire(self, session: Session) -> None:
         self.allocator.keep(session.blocks, session.token_ids, session.num_computed)
         self.allocator.release(session.blocks)
-        session.tree = None
+        session.drafting.drop_tree()
         self.table.remove(session)
-        self.lock.notify_all()
+        self.table.lock.notify_all()

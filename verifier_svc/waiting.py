@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from paceline.tree import TokenTree
 from verifier_svc.budget import PROBE_STEPS
-from verifier_svc.sessions import HOPED_GAIN, Session
+from verifier_svc.drafting import HOPED_GAIN
+from verifier_svc.sessions import Session
 
 # A tree is overdue after so many mean delays; after so many seconds its drafter is taken not to answer.
 PATIENCE = 3
 GIVE_UP_SECONDS = 0.25
-# Trees of a session that may be on their way at once, as far as their delay is measured.
-ASKED_TREES = 4
 # Share of a new measurement in the means, and the longest delay that counts.
 _WEIGHT = 0.2
 # Share of a new tree in a session's mean gain, at least: what single trees bring is far apart, and too short
@@ -49,23 +49,20 @@ class TreeWait:
         self._step_seconds = 0.05
 
     def asked(self, session: Session) -> None:
-        """A tree on all of the session's ids was asked for just now."""
-        session.awaited_since = session.asked_at[session.length] = self._clock()
-        if len(session.asked_at) > ASKED_TREES:
-            del session.asked_at[min(session.asked_at)]
+        """A tree on all of the session's ids is asked for now."""
+        session.drafting.asked(session.length, self._clock())
 
-    def came(self, session: Session, base: int) -> None:
+    def came(self, session: Session, tree: TokenTree, base: int) -> None:
         """A tree on the session's first `base` ids came in."""
-        if asked := session.asked_at.pop(base, 0.0):
-            reply = min(self._clock() - asked, _LONGEST_SECONDS)
+        seconds = session.drafting.came(tree, base, length=session.length, now=self._clock())
+        if seconds is not None:
+            reply = min(seconds, _LONGEST_SECONDS)
             self._reply_seconds += _WEIGHT * (reply - self._reply_seconds)
-        if base == session.length:
-            session.awaited_since = 0.0
 
     def verified(self, session: Session, gain: float) -> None:
         """A tree of the session was there, and brought so many tokens more than its rows cost."""
         share = max(_GAIN_WEIGHT, 1 / (_HOPED_TREES + session.drafted_steps))
-        session.tree_gain += share * (gain - session.tree_gain)
+        session.drafting.tree_gain += share * (gain - session.drafting.tree_gain)
 
     def stepped(self, seconds: float) -> None:
         """A step would have taken so long without trees."""
@@ -81,9 +78,9 @@ class TreeWait:
         now = self._clock()
         mean = self._reply_seconds
         waits = [
-            (session, now - session.awaited_since)
+            (session, now - session.drafting.awaited_since)
             for session in running
-            if session.awaited_since and session.stream_id
+            if session.drafting.awaited_since and session.drafting.stream_id
         ]
         return wait_seconds(
             [
@@ -96,7 +93,11 @@ class TreeWait:
                 for session, waited in waits
                 if waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
             ],
-            ready_gain=sum(max(0.0, session.tree_gain) for session in running if session.tree is not None),
+            ready_gain=sum(
+                max(0.0, session.drafting.tree_gain)
+                for session in running
+                if session.drafting.tree is not None
+            ),
             sessions=len(running),
             step_seconds=self._step_seconds,
             limit=limit,
@@ -109,7 +110,7 @@ def _gain_of_waiting(session: Session) -> float:
     Trees that nobody waits for come late and teach nothing, so once in `PROBE_STEPS` steps one is hoped for
     as at the beginning.
     """
-    return max(0.0, session.tree_gain, HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0)
+    return max(0.0, session.drafting.tree_gain, HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0)
 
 
 def wait_seconds(

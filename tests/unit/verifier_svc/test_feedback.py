@@ -15,7 +15,8 @@ from paceline.tree import TokenTree
 from paceline.verdict import Verdict
 from verifier_svc import warmup
 from verifier_svc.cost import StepCost
-from verifier_svc.scheduler import Limits
+from verifier_svc.drafting import Drafting
+from verifier_svc.scheduler import StepLimits
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
@@ -51,8 +52,7 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
         token_ids=list(PROMPT),
         sampling=SamplingParams(max_tokens=tokens),
         length_limit=len(PROMPT) + tokens,
-        stream_id=1,
-        told_length=len(PROMPT),
+        drafting=Drafting(stream_id=1, told_length=len(PROMPT)),
     )
     tree = TokenTree()
 
@@ -64,7 +64,7 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
                 done.set()
             else:
                 tree = _boastful(text, session.length)
-                with loop.lock:
+                with loop.table.lock:
                     loop.offer_tree(session, session.length, tree)
 
     with loaded(folder) as decoder, engine_thread() as engine:
@@ -74,7 +74,7 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
             engine,
             blocks=16,
             prefix_cache=False,
-            limits=Limits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
+            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
             draft_rows=8,
             max_draft_wait=0.0,
             divergence_interval=0,
@@ -85,9 +85,9 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
             on_failure=done.set,
         )
         loop.start()
-        with loop.lock:
+        with loop.table.lock:
             loop.table.add(session)
-            loop.lock.notify_all()
+            loop.table.lock.notify_all()
         ended = done.wait(60)
         loop.stop()
         assert ended

@@ -17,7 +17,8 @@ from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from tests.waiting import wait_until
 from verifier_svc import compute
-from verifier_svc.scheduler import Limits
+from verifier_svc.drafting import Drafting
+from verifier_svc.scheduler import StepLimits
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.standing import HARMFUL_TREES
 from verifier_svc.step import SessionStep, StepLoop, engine_thread
@@ -68,11 +69,11 @@ class World:
             token_ids=list(prompt),
             sampling=sampling or SamplingParams(max_tokens=TOKENS),
             length_limit=len(prompt) + TOKENS,
-            stream_id=STREAMS.get(name, 9),
+            drafting=Drafting(stream_id=STREAMS.get(name, 9)),
         )
-        with self.loop.lock:
+        with self.loop.table.lock:
             self.loop.table.add(made)
-            self.loop.lock.notify_all()
+            self.loop.table.lock.notify_all()
         return made
 
     def has_ended(self, *names: str) -> Callable[[], bool]:
@@ -94,8 +95,10 @@ def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World
             got.setdefault(step.key.session_id, []).extend(step.outcome.token_ids)
             session = loop.table.get(step.key.session_id)
             if offer is not None and session is not None:
-                with loop.lock:
-                    loop.offer_tree(session, session.length, offer if session.stream_id == 2 else SOUND)
+                with loop.table.lock:
+                    loop.offer_tree(
+                        session, session.length, offer if session.drafting.stream_id == 2 else SOUND
+                    )
 
     with engine_thread() as engine:
         failed = threading.Event()
@@ -105,7 +108,7 @@ def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World
             engine,
             blocks=16,
             prefix_cache=True,
-            limits=Limits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
+            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
             draft_rows=8,
             max_draft_wait=0.0,
             divergence_interval=0,

@@ -10,15 +10,14 @@ from paceline.engine.blocks import BlockAllocator
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
-from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget
 from verifier_svc.cost import StepCost
 from verifier_svc.learning import learn
-from verifier_svc.scheduler import Limits, Plan, plan
+from verifier_svc.scheduler import Plan, StepLimits, plan
 from verifier_svc.sessions import Session
 from verifier_svc.waiting import TreeWait
 
-LIMITS = Limits(block_size=8, prefill_rows=16, max_tree_nodes=4)
+LIMITS = StepLimits(block_size=8, prefill_rows=16, max_tree_nodes=4)
 # Two nodes beside a root make a step half as long again.
 COST = {1: 1.0, 3: 1.5, 16: 16.0, 32: 32.0}
 
@@ -62,7 +61,7 @@ def _planned(budget: DraftBudget, *sessions: Session, tree: TokenTree | None = N
         if session.num_computed:
             allocator.extend(session.blocks, 1)
         if tree is not None:
-            inbox.put(session, session.length, tree)
+            session.drafting.came(tree, session.length, length=session.length, now=0.0)
     return plan(sessions, allocator, LIMITS, budget)
 
 

@@ -11,13 +11,12 @@ from paceline.engine.blocks import BlockAllocator
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
-from verifier_svc import inbox
 from verifier_svc.budget import DraftBudget
 from verifier_svc.cost import EDGES, StepCost
-from verifier_svc.scheduler import Limits, Plan, plan
+from verifier_svc.scheduler import Plan, StepLimits, plan
 from verifier_svc.sessions import Session
 
-LIMITS = Limits(block_size=8, prefill_rows=12, max_tree_nodes=4)
+LIMITS = StepLimits(block_size=8, prefill_rows=12, max_tree_nodes=4)
 DRAFT_ROWS = 10
 CHAIN = TokenTree((7, 7, 7, 7), (-1, 0, 1, 2), (-0.1,) * 4)
 NUMBERS = count()
@@ -31,6 +30,10 @@ def _session(prompt: int, max_tokens: int, committed: int = 0) -> Session:
         sampling=SamplingParams(max_tokens=max_tokens),
         length_limit=prompt + max_tokens,
     )
+
+
+def _came(session: Session, tree: TokenTree, base: int | None = None) -> None:
+    session.drafting.came(tree, session.length if base is None else base, length=session.length, now=0.0)
 
 
 def _budget() -> DraftBudget:
@@ -74,7 +77,7 @@ def _check(planned: Plan, allocator: BlockAllocator, sessions: list[Session]) ->
         assert row.tree.tokens == () or segment.wants_logits
     for session in planned.preempted:
         assert session.blocks == []
-        assert (session.num_computed, session.tree) == (0, None)
+        assert (session.num_computed, session.drafting.tree) == (0, None)
 
 
 @given(data=st.data())
@@ -94,7 +97,7 @@ def test_all_sessions_finish_in_bounded_steps_under_kv_pressure(data: st.DataObj
             sessions.append(waiting.pop(0))
         for session in sessions:
             if session.decoding and data.draw(st.booleans()):
-                inbox.put(session, session.length, CHAIN)
+                _came(session, CHAIN)
         oldest = sessions[0]
         planned = plan(sessions, allocator, LIMITS, _budget())
         _check(planned, allocator, sessions)
@@ -134,7 +137,7 @@ def test_prompts_share_the_prefill_rows_oldest_first() -> None:
 
 
 def test_where_many_prompts_wait_they_get_more_rows_of_a_step() -> None:
-    limits = Limits(block_size=8, prefill_rows=256, max_tree_nodes=4)
+    limits = StepLimits(block_size=8, prefill_rows=256, max_tree_nodes=4)
 
     def rows_beside_one_that_decodes(prompts: int) -> int:
         budget = DraftBudget(
@@ -150,7 +153,7 @@ def test_where_many_prompts_wait_they_get_more_rows_of_a_step() -> None:
 
 
 def test_the_rows_of_a_prompt_follow_what_the_step_reads_of_keys() -> None:
-    limits = Limits(block_size=8, prefill_rows=256, max_tree_nodes=4)
+    limits = StepLimits(block_size=8, prefill_rows=256, max_tree_nodes=4)
 
     def prompt_rows(*, decoding: int, computed: int) -> int:
         """Beside a session of so many ids, of a prompt of which so many are computed."""
@@ -174,7 +177,7 @@ def test_decoding_sessions_share_the_draft_rows() -> None:
     sessions = [_session(3, 9, 1) for _ in range(3)]
     _apply(plan(sessions, allocator, LIMITS, _budget()), allocator, sessions, accepted=0)
     for session in sessions:
-        inbox.put(session, session.length, CHAIN)
+        _came(session, CHAIN)
     rows = plan(sessions, allocator, LIMITS, _budget()).rows
     # 10 rows among 3 sessions: three roots and seven nodes.
     assert sorted(len(row.tree) for row in rows) == [2, 2, 3]
@@ -184,5 +187,5 @@ def test_late_trees_are_counted() -> None:
     allocator = BlockAllocator(20, LIMITS.block_size)
     sessions = [_session(3, 9, 1)]
     _apply(plan(sessions, allocator, LIMITS, _budget()), allocator, sessions, accepted=0)
-    inbox.put(sessions[0], 3, TokenTree((8,), (-1,), (-0.1,)))
+    _came(sessions[0], TokenTree((8,), (-1,), (-0.1,)), base=3)
     assert plan(sessions, allocator, LIMITS, _budget()).late_trees == 1

@@ -12,6 +12,7 @@ from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc.budget import PROBE_STEPS
+from verifier_svc.drafting import Drafting
 from verifier_svc.sessions import Session
 from verifier_svc.waiting import GIVE_UP_SECONDS, PATIENCE, Awaited, TreeWait, wait_seconds
 
@@ -90,7 +91,7 @@ def session() -> Session:
         length_limit=66,
         opened_length=2,
     )
-    opened.num_computed, opened.stream_id = 2, 1
+    opened.num_computed, opened.drafting.stream_id = 2, 1
     # Not one of the steps in which a tree is hoped for whatever came of the others.
     opened.steps = 1
     return opened
@@ -103,7 +104,8 @@ def _answers(wait: TreeWait, clock: _Clock, session: Session, seconds: float, *,
         session.token_ids.append(4)
         session.num_computed += 1
     clock.now += seconds
-    wait.came(session, base)
+    wait.came(session, TokenTree(), base)
+    session.drafting.take(session.token_ids, max_depth=1)
 
 
 def _verified(wait: TreeWait, session: Session, gain: float) -> None:
@@ -155,7 +157,7 @@ def test_nobody_waits_while_there_is_a_prompt_to_compute(wait: TreeWait, session
 
 def test_a_drafter_that_left_is_not_waited_for(wait: TreeWait, session: Session) -> None:
     wait.asked(session)
-    session.stream_id = 0
+    session.drafting.leave()
     assert wait.seconds([session], limit=1.0) == 0.0
 
 
@@ -173,7 +175,7 @@ def test_a_late_tree_is_not_taken_to_come_at_once(wait: TreeWait, clock: _Clock,
 
 
 def test_trees_that_are_there_make_waiting_dearer(wait: TreeWait, clock: _Clock, session: Session) -> None:
-    other = replace(session, key=SessionKey("b", 1), token_ids=[1, 2, 3], asked_at={}, awaited_since=0.0)
+    other = replace(session, key=SessionKey("b", 1), token_ids=[1, 2, 3], drafting=Drafting())
     for _ in range(50):
         _answers(wait, clock, session, 0.01)
     for _ in range(200):
@@ -182,7 +184,7 @@ def test_trees_that_are_there_make_waiting_dearer(wait: TreeWait, clock: _Clock,
         wait.stepped(0.05)
     wait.asked(session)
     assert wait.seconds([session, other], limit=1.0) > 0.0
-    other.tree = TokenTree((1,), (-1,), (0.0,))
+    other.drafting.tree = TokenTree((1,), (-1,), (0.0,))
     assert wait.seconds([session, other], limit=1.0) == 0.0
 
 
