@@ -2,7 +2,7 @@
 
 An honest drafter stays within it however messages cross, because it counts causes and not times: a tree is
 sent for a verdict that was told or beside a join, a leave takes a join back, and a join is made for a
-session that a gateway has opened here. See docs/architecture.md.
+session that a gateway has opened here. See docs/failure.md.
 """
 
 from __future__ import annotations
