@@ -14,6 +14,7 @@ import socket
 from gateway.admission import Admission
 from gateway.config import GatewaySettings
 from gateway.core import Gateway
+from gateway.discovery import Addresses, StaticDiscovery
 from gateway.fleet import Fleet
 from gateway.grpc.key_check import KeyCheck
 from gateway.grpc.servicer import GatewayServicer
@@ -56,8 +57,6 @@ async def serve(
     public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     fleet = Fleet(
-        settings.verifier_addresses,
-        settings.drafter_addresses,
         settings.poll_seconds,
         identity,
         served=Served(model_name, prompts.vocab_fingerprint),
@@ -83,7 +82,7 @@ async def serve(
         cors_origins=settings.cors_allowed,
     )
     listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
-    fleet.start()
+    fleet.start(StaticDiscovery(Addresses(settings.verifier_addresses, settings.drafter_addresses)))
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(gateway), server

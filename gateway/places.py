@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
-from gateway.fleet import Fleet, Pod
+from gateway.fleet import Fleet
 from gateway.line import Line, may_wait
-from gateway.router import VerifierView, choose_verifier
+from gateway.pod import Pod
+from gateway.router import choose_verifier
 from paceline.service import telemetry
 
 # How often one who waits looks whether any verifier is up at all.
@@ -24,7 +25,7 @@ _LOOK_SECONDS = 1.0
 class _Waiting:
     seat: Seat
     avoid: Collection[str]
-    given: asyncio.Future[VerifierView]
+    given: asyncio.Future[Pod]
 
 
 class Places:
@@ -83,7 +84,7 @@ class Places:
             else:
                 self._forget(holder)
 
-    async def wait(self, seat: Seat, avoid: Collection[str], deadline: float) -> VerifierView:
+    async def wait(self, seat: Seat, avoid: Collection[str], deadline: float) -> Pod:
         """A place for `seat`, which has none now: see `Seat.verifier`."""
         waiting = _Waiting(seat, avoid, asyncio.get_running_loop().create_future())
         line = self._moving if seat.begun or seat.running else self._new
@@ -124,12 +125,13 @@ class Places:
             if chosen is None:
                 return
             line.serve()
-            self._take(waiting.seat, chosen)
-            waiting.given.set_result(chosen)
+            pod = self._fleet.verifiers[chosen.address]
+            self._take(waiting.seat, pod)
+            waiting.given.set_result(pod)
 
-    def _take(self, seat: Seat, chosen: VerifierView) -> None:
-        seat.pod = self._fleet.verifiers[chosen.address]
-        seat.pod.begin()
+    def _take(self, seat: Seat, pod: Pod) -> None:
+        seat.pod = pod
+        pod.begin()
         if not seat.running:
             seat.running = True
             self._forget(seat.holder)
@@ -173,7 +175,7 @@ class Seat:
         self.pod: Pod | None = None
         self._places = places
 
-    async def verifier(self, avoid: Collection[str], deadline: float) -> VerifierView:
+    async def verifier(self, avoid: Collection[str], deadline: float) -> Pod:
         """A verifier with a place for the session, one in `avoid` only where there is no other.
 
         A new session waits for `queue_seconds` from its arrival; one that has begun, and all while no

@@ -18,7 +18,7 @@ from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.ownership import Ownership
 from gateway.places import Seat
-from gateway.router import VerifierView
+from gateway.pod import Pod
 from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
@@ -154,7 +154,7 @@ class Following:
                         yield event
             except (grpc.aio.AioRpcError, _Silent) as error:
                 if not opened and _is_full(error):
-                    self._seat.turned_away(self._fleet.verifiers[verifier.address])
+                    self._seat.turned_away(verifier)
                     if not self._seat.begun:
                         # Its time is the line's.
                         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -170,7 +170,7 @@ class Following:
 
     async def _taken_from(
         self,
-        verifier: VerifierView,
+        verifier: Pod,
         error: grpc.aio.AioRpcError | _Silent,
         deadline: float,
         *,
@@ -197,15 +197,15 @@ class Following:
             # Perhaps it was only slow.
             self._silence_seconds *= 2
         if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
-            self._fleet.verifiers[verifier.address].lost("call failed")
-        draining = self._fleet.verifiers[verifier.address].status.draining
+            verifier.lost("call failed")
+        draining = verifier.status.draining
         if opened and not draining and _is_death(error) and self._suspicion.died():
             log.error("verifiers die of a session, it is ended", session=self._owned.key.session_id)
             await self._owned.abandon()
             raise RequestError(INTERNAL, "verifiers die of this session; it goes no further") from error
         return await self._owned.claim(deadline)
 
-    async def _serve(self, verifier: VerifierView) -> AsyncGenerator[_Heard, None]:
+    async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
         """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails, or `_Silent`."""
         call = self._open(verifier)
         speculation = self._speculation(verifier)
@@ -214,7 +214,7 @@ class Following:
             async for response in self._heard(call):
                 kind = response.WhichOneof("event")
                 if kind == "opened":
-                    if self._wanted.speculation and self._fleet.drafters:
+                    if self._wanted.speculation:
                         speculating = asyncio.create_task(speculation.run())
                     yield response.opened
                 elif kind == "tokens":
@@ -236,8 +236,8 @@ class Following:
             if speculating is not None:
                 await cancel_and_wait(speculating)
 
-    def _open(self, verifier: VerifierView) -> grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, _Response]:
-        stub = verifier_pb2_grpc.VerifierServiceStub(self._fleet.verifiers[verifier.address].channel)
+    def _open(self, verifier: Pod) -> grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, _Response]:
+        stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
         record = self._owned.record()
         call: grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, _Response] = stub.Open(
             verifier_pb2.OpenRequest(
@@ -266,7 +266,7 @@ class Following:
                 raise _Silent from error
             yield response
 
-    def _speculation(self, verifier: VerifierView) -> Speculation:
+    def _speculation(self, verifier: Pod) -> Speculation:
         return Speculation(
             self._fleet,
             self._owned.key,

@@ -10,6 +10,7 @@ from contextlib import suppress
 import grpc
 
 from gateway.fleet import Fleet
+from gateway.pod import Pod
 from gateway.router import choose_drafter
 from paceline.net import wire
 from paceline.sampling import SamplingParams
@@ -49,7 +50,7 @@ class Speculation:
         self._known_ids = known_ids
         self._check_seconds = check_seconds
         self._trace = tuple(trace)
-        self._attached: str | None = None
+        self._attached: Pod | None = None
         self._attached_at = 0.0
         # When the attached drafter was last known to be connected to the verifier, or was attached.
         self._connected_at = 0.0
@@ -60,7 +61,7 @@ class Speculation:
         """The verifier has put the session's drafter aside for so long."""
         crossing = self._replaces_one and time.monotonic() - self._attached_at < _CROSSING_SECONDS
         if self._attached is not None and not crossing:
-            self._fleet.drafters[self._attached].put_aside(self._verifier_address, seconds)
+            self._attached.put_aside(self._verifier_address, seconds)
             self._look.set()
 
     async def run(self) -> None:
@@ -75,18 +76,16 @@ class Speculation:
                 self._look.clear()
         finally:
             if self._attached is not None:
-                self._fleet.drafters[self._attached].end()
                 await asyncio.shield(self._detach(self._attached))
 
-    def _of_use(self, address: str) -> bool:
-        pod = self._fleet.drafters[address]
+    def _of_use(self, pod: Pod) -> bool:
         now = time.monotonic()
         if self._verifier_address in pod.status.verifiers:
             self._connected_at = now
         # Its status may be as old as the time between two checks.
         if now - self._connected_at > max(_UNCONNECTED_SECONDS, 3 * self._check_seconds):
             pod.put_aside(self._verifier_address, _RETRY_SECONDS)
-        return pod.healthy and not pod.is_aside(self._verifier_address)
+        return pod.healthy and not pod.removed and not pod.is_aside(self._verifier_address)
 
     def _aside(self) -> Collection[str]:
         """Addresses of drafters that are of no use at the session's verifier now."""
@@ -97,11 +96,12 @@ class Speculation:
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
         if gone is not None:
-            self._fleet.drafters[gone].end()
-            if self._fleet.drafters[gone].healthy:
+            if gone.healthy:
                 await self._detach(gone)
+            else:
+                gone.end()
         chosen = choose_drafter(
-            self._fleet.drafter_views(), avoid=() if gone is None else (gone,), aside=self._aside()
+            self._fleet.drafter_views(), avoid=() if gone is None else (gone.address,), aside=self._aside()
         )
         if chosen is None:
             return
@@ -114,7 +114,7 @@ class Speculation:
             tenant=self._tenant,
         )
         # Before it is: cancelled meanwhile, the drafter may hold the session already.
-        self._attached = chosen.address
+        self._attached = pod
         self._attached_at = self._connected_at = time.monotonic()
         self._replaces_one = gone is not None
         pod.begin()
@@ -133,11 +133,12 @@ class Speculation:
             if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
                 pod.full()
 
-    async def _detach(self, address: str) -> None:
-        stub = drafter_pb2_grpc.DrafterServiceStub(self._fleet.drafters[address].channel)
+    async def _detach(self, pod: Pod) -> None:
+        request = drafter_pb2.DetachRequest(session_id=self._key.session_id)
         try:
-            await stub.Detach(
-                drafter_pb2.DetachRequest(session_id=self._key.session_id), timeout=_CALL_SECONDS
-            )
+            await drafter_pb2_grpc.DrafterServiceStub(pod.channel).Detach(request, timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            log.debug("detach failed", drafter=address, code=error.code().name)
+            log.debug("detach failed", drafter=pod.address, code=error.code().name)
+        finally:
+            # Last: one that is removed hangs up when it has no session of ours.
+            pod.end()

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import grpc
 
 from gateway.admission import Admission
+from gateway.discovery import Addresses, StaticDiscovery
 from gateway.fleet import Fleet
 from gateway.limits import Limits, MemoryLedger
 from gateway.session import Policy
@@ -108,8 +109,8 @@ async def serving(
         host="127.0.0.1",
         port=0,
     )
-    fleet = Fleet([server.address], [], poll_seconds)
-    fleet.start()
+    fleet = Fleet(poll_seconds)
+    fleet.start(StaticDiscovery(Addresses((server.address,))))
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 
+from gateway.discovery import Addresses, StaticDiscovery
 from gateway.errors import RequestError
 from gateway.fleet import Fleet
 from gateway.request import served_model
@@ -42,8 +46,8 @@ async def fleet(verifier: Verifier) -> AsyncIterator[Fleet]:
         host="127.0.0.1",
         port=0,
     )
-    fleet = Fleet([server.address], [], 0.01, served=Served("tiny", "ours"))
-    fleet.start()
+    fleet = Fleet(0.01, served=Served("tiny", "ours"))
+    fleet.start(StaticDiscovery(Addresses((server.address,))))
     yield fleet
     await fleet.close()
     await server.stop(0)
@@ -92,3 +96,96 @@ async def test_a_verifier_of_another_model_gets_nothing_and_is_told_of(
     assert choose_verifier(fleet.verifier_views(), "tiny") is not None
     said = capsys.readouterr()
     assert (said.out + said.err).count("verifier gets no sessions") == 1
+
+
+class ToldDiscovery:
+    """Has found what its test tells it."""
+
+    def __init__(self) -> None:
+        self.found: asyncio.Queue[Addresses] = asyncio.Queue()
+
+    async def addresses(self) -> AsyncIterator[Addresses]:
+        while True:
+            yield await self.found.get()
+
+
+@asynccontextmanager
+async def verifiers(count: int) -> AsyncIterator[list[str]]:
+    """Addresses of so many that serve."""
+    async with AsyncExitStack() as stack:
+        addresses = []
+        for _ in range(count):
+            server = await start_server(
+                lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Verifier(), server),
+                services=[],
+                host="127.0.0.1",
+                port=0,
+            )
+            stack.push_async_callback(server.stop, 0)
+            addresses.append(server.address)
+        yield addresses
+
+
+async def test_a_fleet_begins_empty_and_serves_when_a_pod_is_found() -> None:
+    discovery = ToldDiscovery()
+    fleet = Fleet(0.01)
+    heard: list[str] = []
+    fleet.on_change(lambda: heard.append(fleet.not_ready()))
+    fleet.start(discovery)
+    discovery.found.put_nowait(Addresses())
+    try:
+        await wait_until(lambda: heard == ["no verifier is up"], "the empty set is taken")
+        async with verifiers(1) as (address,):
+            discovery.found.put_nowait(Addresses((address,)))
+            await wait_until(lambda: fleet.not_ready() == "", "the verifier is up")
+            assert heard[-1] == ""
+    finally:
+        await fleet.close()
+
+
+async def test_a_removed_pod_gets_nothing_new_and_is_let_go_with_its_last_session() -> None:
+    async with verifiers(2) as (first, second):
+        fleet = Fleet(0.01)
+        fleet.start(StaticDiscovery(Addresses((first, second))))
+        try:
+            await wait_until(lambda: len(fleet.verifier_views()) == 2, "both are seen")
+            kept, held = fleet.verifiers[second], fleet.verifiers[first]
+            held.begin()
+            fleet.update(Addresses((second,)))
+            assert [view.address for view in fleet.verifier_views()] == [second]
+            assert fleet.verifiers[second] is kept
+            # Its session goes on there, by the same channel, and it is still watched.
+            held.lost("for a moment")
+            await wait_until(lambda: held.healthy, "it is asked on")
+            await verifier_pb2_grpc.VerifierServiceStub(held.channel).Status(
+                verifier_pb2.VerifierStatusRequest()
+            )
+            held.end()
+            await wait_until(
+                lambda: held.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN, "it is let go"
+            )
+        finally:
+            await fleet.close()
+    assert kept.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_one_that_comes_back_is_a_new_one() -> None:
+    async with verifiers(1) as (address,):
+        fleet = Fleet(0.01)
+        fleet.start(StaticDiscovery(Addresses((address,))))
+        try:
+            await wait_until(lambda: fleet.not_ready() == "", "it is up")
+            before = fleet.verifiers[address]
+            before.begin()
+            fleet.update(Addresses())
+            assert fleet.not_ready() == "no verifier is up"
+            fleet.update(Addresses((address,)))
+            await wait_until(lambda: fleet.not_ready() == "", "it is up again")
+            assert (before.ours, fleet.verifiers[address].ours) == (1, 0)
+            before.end()
+            await wait_until(
+                lambda: before.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN, "it is let go"
+            )
+            assert fleet.not_ready() == ""
+        finally:
+            await fleet.close()

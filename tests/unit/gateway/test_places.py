@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.discovery import Addresses
 from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet
 from gateway.places import Places
@@ -24,7 +25,8 @@ class World:
 
     def __init__(self, *, places: int = 2, here: int = 99, waiting: int = 999, queue: float = 60.0) -> None:
         self.places = places
-        self.fleet = Fleet(["a:1", "b:1"], [], 1.0)
+        self.fleet = Fleet(1.0)
+        self.fleet.update(Addresses(("a:1", "b:1")))
         self.door = Places(
             self.fleet,
             model_id=MODEL,

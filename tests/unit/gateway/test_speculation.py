@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import grpc
 import pytest
 
+from gateway.discovery import Addresses, StaticDiscovery
 from gateway.fleet import Fleet
 from gateway.speculation import Speculation
 from paceline.net import rpc
@@ -62,6 +64,9 @@ class World:
     """Two drafters of one name, and a session that is drafted for at a verifier."""
 
     speculation: Speculation
+    fleet: Fleet
+    # Their addresses, in the order in which the gateway tries them.
+    addresses: list[str]
     # The one that has the session at first, and the other.
     first: Drafter
     second: Drafter
@@ -94,8 +99,8 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
         # The gateway tries the first address first.
         first, second = (by_address[address] for address in sorted(by_address))
         first.verifiers, second.verifiers = [verifier] * first_connects, [verifier]
-        fleet = Fleet([verifier], list(by_address), POLL_SECONDS)
-        fleet.start()
+        fleet = Fleet(POLL_SECONDS)
+        fleet.start(StaticDiscovery(Addresses((verifier,), tuple(by_address))))
         stack.push_async_callback(fleet.close)
         await wait_until(lambda: len(fleet.drafter_views()) == 2, "both are seen")
         speculation = Speculation(
@@ -111,7 +116,7 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
         running = asyncio.create_task(speculation.run())
         try:
             await wait_until(lambda: bool(first.sessions), "it is attached")
-            yield World(speculation, first, second)
+            yield World(speculation, fleet, sorted(by_address), first, second)
         finally:
             await cancel_and_wait(running)
 
@@ -141,4 +146,28 @@ async def test_one_that_is_not_connected_to_the_verifier_is_replaced(connects: b
         if connects:
             made.first.verifiers.clear()
         await wait_until(lambda: bool(made.second.sessions), "the other has it")
+        assert not made.first.sessions
+
+
+async def test_a_removed_one_is_replaced_and_let_go() -> None:
+    async with world(first_connects=True) as made:
+        first, second = made.addresses
+        pod = made.fleet.drafters[first]
+        made.fleet.update(Addresses(tuple(made.fleet.verifiers), (second,)))
+        await wait_until(lambda: bool(made.second.sessions), "the other has it")
+        await wait_until(lambda: not made.first.sessions, "the first has been told")
+        await wait_until(
+            lambda: pod.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN, "the first is let go"
+        )
+        assert made.fleet.drafters[second].ours == 1
+
+
+async def test_a_session_without_a_drafter_gets_the_first_that_comes() -> None:
+    async with world(first_connects=True) as made:
+        _, second = made.addresses
+        verifiers = tuple(made.fleet.verifiers)
+        made.fleet.update(Addresses(verifiers))
+        await wait_until(lambda: not made.first.sessions, "it has none")
+        made.fleet.update(Addresses(verifiers, (second,)))
+        await wait_until(lambda: bool(made.second.sessions), "it has one again")
         assert not made.first.sessions
