@@ -84,4 +84,4 @@ clean:  ## Remove the environment and caches (not what is in ~/.cache/paceline)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-kernels:  ## Compile the CPU's kernels anew: after a change in what they import
-	@find paceline/engine/kernels \( -name '*.nbi' -o -name '*.nbc' \) -delete
+	@find paceline/engine/cpu/kernels \( -name '*.nbi' -o -name '*.nbc' \) -delete

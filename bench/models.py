@@ -87,16 +87,16 @@ def run(
     family: str,
     folder: Path,
     *,
-    kernels: bool | None = None,
+    backend: str | None = None,
     ways: Sequence[str] = ("alone", "batched", "drafted"),
 ) -> Row:
     """Make the family's model in `folder`, serve it and compare; whatever is raised becomes a row.
 
-    `kernels`: see `Decoder`.
+    `backend`: see `Decoder`.
     """
     try:
         make_family_model(folder, family)
-        decoder = Decoder.load(folder, device=torch.device("cpu"), dtype=torch.float32, kernels=kernels)
+        decoder = Decoder.load(folder, device=torch.device("cpu"), dtype=torch.float32, backend=backend)
         prompts = [ids for ids in _prompts() if len(ids) + COUNT <= decoder.shape.max_context]
         expected = _by_transformers(folder, prompts)
         if len({token for text in expected for token in text}) <= _DULL:

@@ -1,7 +1,7 @@
 """Attention of a ragged batch: each row sees its own session's prefix and its own ancestors.
 
-transformers' modules call `ragged_attention` in every layer, which hands on to one of the backends:
-`KernelAttention` on the CPU, `FlexAttention` elsewhere.
+transformers' modules call `ragged_attention` in every layer, which hands on to the device's backend
+(`engine.devices`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KVForm, KVPool
 from paceline.engine.rows import RaggedBatch
 
 NAME = "paceline"
@@ -65,6 +66,9 @@ class LayerAttention(Protocol):
 
 class AttentionBackend(Protocol):
     """How a device attends."""
+
+    def kv_form(self, dtype: torch.dtype, *, head_dim: int, kv_heads: int, block_size: int) -> KVForm:
+        """How a pool has to keep keys and values of a model that computes in `dtype`."""
 
     def begin(self, batch: RaggedBatch, pool: KVPool) -> LayerAttention:
         """Lay out what all layers of one forward need."""

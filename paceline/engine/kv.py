@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from types import EllipsisType
 
@@ -24,6 +25,18 @@ class KVLayout(Enum):
     # As the matrix unit reads bfloat16: keys [head_dim / 2, block_size, 2], values
     # [block_size / 2, head_dim, 2].
     PAIRS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class KVForm:
+    """How a device's attention wants keys and values kept."""
+
+    dtype: torch.dtype
+    # Numbers of one head's key or value in the pool; may be more than the model's.
+    head_dim: int
+    layout: KVLayout = KVLayout.ROWS
+    # See `KVPool`.
+    clear_blocks: bool = True
 
 
 class KVPool:

@@ -14,19 +14,14 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from paceline.engine.attention import (
     NAME,
-    AttentionBackend,
     AttentionError,
     Forward,
     attending,
     ragged_attention,
 )
-from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention, kv_layout
 from paceline.engine.check import Report, check
-from paceline.engine.fused import FusedDecoder, fuse
-from paceline.engine.kernels.vectors import ELEMENTS, LANES
-from paceline.engine.kv import KVLayout, KVPool
-from paceline.engine.linear import pack_linears
+from paceline.engine.devices import FusedForward, backend_of
+from paceline.engine.kv import KVPool
 from paceline.engine.loading import ModelError, RefusedError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
 from paceline.engine.own_logits import LONGEST, NotServedError, OwnLogits
@@ -134,22 +129,21 @@ class Decoder:
     """The target model, its KV pool layout and its one forward."""
 
     def __init__(
-        self, model: PreTrainedModel, shape: ModelShape, device: torch.device, *, kernels: bool | None = None
+        self, model: PreTrainedModel, shape: ModelShape, device: torch.device, *, backend: str | None = None
     ) -> None:
-        """`kernels`: attend with the CPU's own kernels or with FlexAttention; None: as the device wants."""
+        """`backend`: the kind of device whose code computes (`devices.backend_of`); None: `device`'s own."""
         self.model = model
         self.shape = shape
         self.device = device
-        on_cpu = device.type == "cpu"
-        self._kernels = on_cpu if kernels is None else kernels
         self._make_pool: Callable[..., KVPool] = KVPool
-        attention = KernelAttention(heads=shape.heads) if self._kernels else FlexAttention()
-        self._attention: AttentionBackend = attention
+        self._backend = backend_of(backend or device.type)
+        self._attention = self._backend.attention(heads=shape.heads)
         # A share's layers are transformers' own: collectives are part of them.
-        packed = on_cpu and shape.ranks == 1 and pack_linears(model)
-        # Whether a token's bits are meant to be its own: of the CPU's kernels, not claimed for others.
-        self._meant_exact = packed and self._kernels
-        self._fused: FusedDecoder | None = None
+        self._meant_exact = shape.ranks == 1 and self._backend.pack_linears(model)
+        self._fused: FusedForward | None = None
+        self._kv_form = self._attention.kv_form(
+            model.dtype, head_dim=shape.head_dim, kv_heads=shape.kv_heads, block_size=BLOCK_SIZE
+        )
         self.report = Report(())
 
     @classmethod
@@ -159,7 +153,7 @@ class Decoder:
         *,
         device: torch.device,
         dtype: torch.dtype | None,
-        kernels: bool | None = None,
+        backend: str | None = None,
         trust_remote_code: bool = False,
         longest: int = LONGEST,
     ) -> Decoder:
@@ -167,7 +161,7 @@ class Decoder:
         model, shape, own = load_weights(
             path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, longest=longest
         )
-        decoder = cls(model, shape, device, kernels=kernels)
+        decoder = cls(model, shape, device, backend=backend)
         decoder.verify(own)
         return decoder
 
@@ -178,8 +172,7 @@ class Decoder:
         """
         kind = self.model.config.model_type
         try:
-            if isinstance(self._attention, KernelAttention):
-                self._fused = fuse(self.model, self._attention)
+            self._fused = self._backend.fuse(self.model, self._attention)
             self.report = check(self, own)
             if self._fused is not None and not self.report.ok:
                 self._fused = None
@@ -222,40 +215,23 @@ class Decoder:
         return self.model.dtype
 
     @property
-    def kv_dtype(self) -> torch.dtype:
-        """What keys and values are kept in: the weights' type, as queries come in it."""
-        return self.dtype if self.dtype in ELEMENTS else torch.float32
-
-    @property
-    def kv_head_dim(self) -> int:
-        """Numbers of one head's key or value in the pool: the CPU's kernels fill vectors up."""
-        return -(-self.shape.head_dim // LANES) * LANES if self._kernels else self.shape.head_dim
-
-    @property
     def block_bytes(self) -> int:
         """Bytes of one KV block: keys and values of all layers."""
-        numbers = self.shape.layers * self.shape.kv_heads * self.kv_head_dim * BLOCK_SIZE
-        return 2 * numbers * self.kv_dtype.itemsize
-
-    @property
-    def _kv_layout(self) -> KVLayout:
-        if not self._kernels:
-            return KVLayout.ROWS
-        group = self.shape.heads // self.shape.kv_heads
-        return kv_layout(self.kv_dtype, head_dim=self.shape.head_dim, group=group, block_size=BLOCK_SIZE)
+        numbers = self.shape.layers * self.shape.kv_heads * self._kv_form.head_dim * BLOCK_SIZE
+        return 2 * numbers * self._kv_form.dtype.itemsize
 
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
         return self._make_pool(
             layers=self.shape.layers,
             kv_heads=self.shape.kv_heads,
-            head_dim=self.kv_head_dim,
+            head_dim=self._kv_form.head_dim,
             blocks=blocks,
             block_size=BLOCK_SIZE,
-            dtype=self.kv_dtype,
+            dtype=self._kv_form.dtype,
             device=self.device,
-            layout=self._kv_layout,
-            clear_blocks=not self._kernels,
+            layout=self._kv_form.layout,
+            clear_blocks=self._kv_form.clear_blocks,
         )
 
     def batch(self, segments: Sequence[Segment]) -> RaggedBatch:

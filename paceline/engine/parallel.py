@@ -186,9 +186,9 @@ class LeadingDecoder(Decoder):
         device: torch.device,
         *,
         ranks: Ranks,
-        kernels: bool | None = None,
+        backend: str | None = None,
     ) -> None:
-        super().__init__(model, shape, device, kernels=kernels)
+        super().__init__(model, shape, device, backend=backend)
         self._ranks = ranks
         self._make_pool = partial(LeadingPool, ranks)
 

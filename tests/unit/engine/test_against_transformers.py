@@ -15,5 +15,5 @@ FAMILIES = ("llama", "gemma2", "gemma3", "gpt_oss", "llama4", "deepseek_v3", "mp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_text_is_that_of_generate(family: str, tmp_path: Path) -> None:
     with models.tiny_and_quiet():
-        row = models.run(family, tmp_path, kernels=False, ways=["drafted"])
+        row = models.run(family, tmp_path, backend="cuda", ways=["drafted"])
     assert row.served, row

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paceline.engine.attention import AttentionBackend, Reach, Rule
-from paceline.engine.attention_flex import FlexAttention
-from paceline.engine.attention_kernels import KernelAttention, kv_layout, tile_counts
+from paceline.engine.cpu.attention import KernelAttention, kv_layout, tile_counts
+from paceline.engine.cpu.tiles import matrix_unit
+from paceline.engine.cuda.attention import FlexAttention
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
-from paceline.engine.tiles import matrix_unit
 from tests.spoiled import spoil
 
 BLOCK = 32

@@ -24,20 +24,20 @@ def counted() -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "interval", "wrong", "expected"),
+    ("backend", "interval", "wrong", "expected"),
     [
-        (False, 1, False, (3, 0)),
-        (False, 1, True, (2, 1)),
-        (False, 0, True, (0, 0)),
-        (False, 2, True, (0, 0)),
-        (True, 1, True, (0, 0)),
+        ("cuda", 1, False, (3, 0)),
+        ("cuda", 1, True, (2, 1)),
+        ("cuda", 0, True, (0, 0)),
+        ("cuda", 2, True, (0, 0)),
+        ("cpu", 1, True, (0, 0)),
     ],
     ids=["same", "another token", "off", "not its turn", "exact"],
 )
 def test_counts_tokens_that_plain_decoding_draws_otherwise(
-    tiny_model: Path, kernels: bool, interval: int, wrong: bool, expected: tuple[int, int]
+    tiny_model: Path, backend: str, interval: int, wrong: bool, expected: tuple[int, int]
 ) -> None:
-    with loaded(tiny_model, kernels=kernels) as decoder:
+    with loaded(tiny_model, backend=backend) as decoder:
         sampling = SamplingParams(max_tokens=8)
         loop = EngineLoop.of(decoder, 1)
         text = Running(list(PROMPT), len(PROMPT), sampling)

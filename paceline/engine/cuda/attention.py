@@ -17,15 +17,20 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from paceline.engine.attention import Reach, Rule
-from paceline.engine.kv import KVPool
+from paceline.engine.kv import KVForm, KVPool
 from paceline.engine.rows import RaggedBatch
 
 # Rows that share one list of KV blocks.
 QUERY_BLOCK = 128
+_KEPT = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class FlexAttention:
     """The backend of devices for which torch compiles FlexAttention."""
+
+    def kv_form(self, dtype: torch.dtype, *, head_dim: int, kv_heads: int, block_size: int) -> KVForm:
+        """See `AttentionBackend.kv_form`. Types that are not kept, such as float64, become float32."""
+        return KVForm(dtype if dtype in _KEPT else torch.float32, head_dim)
 
     def begin(self, batch: RaggedBatch, pool: KVPool) -> _Forward:
         """Lay out the batch's masks."""

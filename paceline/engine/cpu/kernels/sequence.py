@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import carray, from_dtype, types
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
-from paceline.engine.kernels.vectors import ADDRESS, I64, i64, kernel, pointer_to
+from paceline.engine.cpu.kernels import vectors
+from paceline.engine.cpu.kernels.vectors import ADDRESS, I64, i64, kernel, pointer_to
 
 # How often a thread looks whether the others have come before it lets other processes have its core.
 SPINS = 4096

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paceline.engine.attention_kernels import KernelAttention, attend, kv_layout, write_rows
-from paceline.engine.kernels import layers
-from paceline.engine.kernels.vectors import ELEMENTS
+from paceline.engine.cpu.attention import KernelAttention, attend, kv_layout, write_rows
+from paceline.engine.cpu.kernels import layers
+from paceline.engine.cpu.kernels.vectors import ELEMENTS
+from paceline.engine.cpu.team import Kernel
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import Segment, build_batch
-from paceline.engine.team import Kernel
 
 ROWS, WIDTH = 19, 96
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paceline.engine.kernels import amx, panels
-from paceline.engine.kernels import products as kernels
-from paceline.engine.kernels.vectors import ELEMENTS
-from paceline.engine.team import Kernel
-from paceline.engine.tiles import matrix_unit, tile_configs
+from paceline.engine.cpu.kernels import amx, panels
+from paceline.engine.cpu.kernels import products as kernels
+from paceline.engine.cpu.kernels.vectors import ELEMENTS
+from paceline.engine.cpu.team import Kernel
+from paceline.engine.cpu.tiles import matrix_unit, tile_configs
 
 # Layers that transformers' decoders call one after the other with the same input.
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

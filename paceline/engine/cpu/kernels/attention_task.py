@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import from_dtype, njit, types
 
-from paceline.engine.kernels.vectors import offset, pointer_to
+from paceline.engine.cpu.kernels.vectors import offset, pointer_to
 
 # Addresses and counts of one layer's attention. Strides are in elements, their last dimension is dense.
 TASK = np.dtype(

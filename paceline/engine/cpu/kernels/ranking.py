@@ -8,8 +8,8 @@ from numba import carray, from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
-from paceline.engine.kernels.vectors import (
+from paceline.engine.cpu.kernels import vectors
+from paceline.engine.cpu.kernels.vectors import (
     ADDRESS,
     I64,
     LANES,

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from paceline.engine.kernels import amx as kernels
+from paceline.engine.cpu.kernels import amx as kernels
 
 # By rows left over of a product: configurations for whole blocks and for these.
 _CONFIGS = np.stack(

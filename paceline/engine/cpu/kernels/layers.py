@@ -12,8 +12,8 @@ from numba import carray, from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
-from paceline.engine.kernels.vectors import (
+from paceline.engine.cpu.kernels import vectors
+from paceline.engine.cpu.kernels.vectors import (
     ADDRESS,
     element_bytes,
     fetch_add,

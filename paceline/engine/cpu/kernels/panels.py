@@ -16,9 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
-from paceline.engine.kernels.amx import COLUMNS
-from paceline.engine.kernels.vectors import (
+from paceline.engine.cpu.kernels import vectors
+from paceline.engine.cpu.kernels.amx import COLUMNS
+from paceline.engine.cpu.kernels.vectors import (
     BFLOAT16,
     CACHE_LINE,
     F32,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numba import carray, from_dtype
 
-from paceline.engine.kernels import sequence
-from paceline.engine.kernels.vectors import fetch_add, kernel, pointer_to
-from paceline.engine.team import Kernel, run_in_order
+from paceline.engine.cpu.kernels import sequence
+from paceline.engine.cpu.kernels.vectors import fetch_add, kernel, pointer_to
+from paceline.engine.cpu.team import Kernel, run_in_order
 
 ITEMS = 64
 TASK = np.dtype([("next_item", np.int64), ("before", np.int64), ("after", np.int64)])

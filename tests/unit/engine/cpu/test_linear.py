@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paceline.engine import linear
-from paceline.engine.linear import PackedLinear, pack_linears
-from paceline.engine.tiles import matrix_unit
+from paceline.engine.cpu import linear
+from paceline.engine.cpu.linear import PackedLinear, pack_linears
+from paceline.engine.cpu.tiles import matrix_unit
 
 # Relative to the size of the outputs.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -151,14 +151,14 @@ def test_compiles_for_processors_without_a_matrix_unit() -> None:
     """LLVM gives up on instructions that its target lacks, even where they would never run."""
     program = """
 import torch
-from paceline.engine.linear import PackedLinear
-from paceline.engine.tiles import matrix_unit
+from paceline.engine.cpu.linear import PackedLinear
+from paceline.engine.cpu.tiles import matrix_unit
 plain = torch.nn.Linear(64, 48).bfloat16().requires_grad_(False)
 x = torch.randn(5, 64).bfloat16()
 packed = PackedLinear(plain)
 assert not matrix_unit() and not packed.tiled
 torch.testing.assert_close(packed(x), plain(x), rtol=0.02, atol=0.02)
-from paceline.engine import attention_kernels
+from paceline.engine.cpu import attention as cpu_attention
 """
     without = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"}
     done = subprocess.run(

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from paceline.engine import attention_kernels
-from paceline.engine.attention_kernels import KernelAttention
-from paceline.engine.kernels import layers as kernels
-from paceline.engine.kernels import products, sequence
-from paceline.engine.kernels.vectors import ELEMENTS, LANES
+from paceline.engine.cpu import attention as cpu_attention
+from paceline.engine.cpu.attention import KernelAttention
+from paceline.engine.cpu.kernels import layers as kernels
+from paceline.engine.cpu.kernels import products, sequence
+from paceline.engine.cpu.kernels.vectors import ELEMENTS, LANES
+from paceline.engine.cpu.linear import PackedLinear, SiblingLinear, multiply
+from paceline.engine.cpu.team import Kernel, run_in_order
+from paceline.engine.cpu.tiles import tile_configs
 from paceline.engine.kv import KVPool
-from paceline.engine.linear import PackedLinear, SiblingLinear, multiply
 from paceline.engine.rows import RaggedBatch
-from paceline.engine.team import Kernel, run_in_order
-from paceline.engine.tiles import tile_configs
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -131,8 +131,8 @@ class FusedDecoder:
             (_normalize, _addresses(norms[:, 0])),
             (multiply, _addresses(linears[:, 0])),
             (_rotate, _addresses(self._rotations)),
-            (attention_kernels.write_rows, none),
-            (attention_kernels.attend, none),
+            (cpu_attention.write_rows, none),
+            (cpu_attention.attend, none),
             (multiply, _addresses(linears[:, 1])),
             (_normalize, _addresses(norms[:, 1])),
             (multiply, _addresses(linears[:, 2])),
@@ -145,7 +145,7 @@ class FusedDecoder:
         self._attention_steps = [
             number
             for number, (kernel, _) in enumerate(order)
-            if kernel in (attention_kernels.write_rows, attention_kernels.attend)
+            if kernel in (cpu_attention.write_rows, cpu_attention.attend)
         ]
         return steps
 

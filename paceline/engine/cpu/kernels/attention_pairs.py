@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from numba import carray, njit
 
-from paceline.engine.kernels import amx
-from paceline.engine.kernels.attention_task import (
+from paceline.engine.cpu.kernels import amx
+from paceline.engine.cpu.kernels.attention_task import (
     floats_at,
     integers_at,
     results_at,
@@ -13,7 +13,7 @@ from paceline.engine.kernels.attention_task import (
     shorts_at,
     words_at,
 )
-from paceline.engine.kernels.vectors import LANES, part
+from paceline.engine.cpu.kernels.vectors import LANES, part
 
 
 @part

@@ -17,8 +17,8 @@ import math
 import numpy as np
 from numba import carray
 
-from paceline.engine.kernels import amx, attention_pairs, attention_vectors, operations
-from paceline.engine.kernels.attention_task import (
+from paceline.engine.cpu.kernels import amx, attention_pairs, attention_vectors, operations
+from paceline.engine.cpu.kernels.attention_task import (
     NEXT_SHARE,
     NEXT_THREAD,
     NEXT_TILE,
@@ -32,7 +32,7 @@ from paceline.engine.kernels.attention_task import (
     task_at,
     tiles_at,
 )
-from paceline.engine.kernels.vectors import LANES, element_bytes, fetch_add, kernel, part, store_element
+from paceline.engine.cpu.kernels.vectors import LANES, element_bytes, fetch_add, kernel, part, store_element
 
 # Rows of which one thread writes a head at a time.
 SHARE = 64

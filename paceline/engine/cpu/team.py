@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from paceline.engine.kernels import sequence
+from paceline.engine.cpu.kernels import sequence
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 

@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from paceline.engine.kernels import operations
-from paceline.engine.kernels.attention_task import first_key, floats_at, integers_at, results_at, scores_at
-from paceline.engine.kernels.vectors import FLOAT32, LANES, element_bytes, load_element, part, store_element
+from paceline.engine.cpu.kernels import operations
+from paceline.engine.cpu.kernels.attention_task import (
+    first_key,
+    floats_at,
+    integers_at,
+    results_at,
+    scores_at,
+)
+from paceline.engine.cpu.kernels.vectors import (
+    FLOAT32,
+    LANES,
+    element_bytes,
+    load_element,
+    part,
+    store_element,
+)
 
 # Keys that a tile's last product is filled up to a multiple of.
 KEYS = 64

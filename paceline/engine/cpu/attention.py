@@ -1,4 +1,4 @@
-"""Attention on the CPU: what `engine.kernels` needs of a batch, laid out once a forward."""
+"""Attention on the CPU: what `kernels.attention` needs of a batch, laid out once a forward."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paceline.engine.attention import Rule
-from paceline.engine.kernels import amx
-from paceline.engine.kernels import attention as kernels
-from paceline.engine.kernels.attention_task import ROW, TASK, TILE
-from paceline.engine.kernels.vectors import ELEMENTS, LANES
-from paceline.engine.kv import KVLayout, KVPool
+from paceline.engine.cpu.kernels import amx
+from paceline.engine.cpu.kernels import attention as kernels
+from paceline.engine.cpu.kernels.attention_task import ROW, TASK, TILE
+from paceline.engine.cpu.kernels.vectors import ELEMENTS, LANES
+from paceline.engine.cpu.team import Kernel
+from paceline.engine.cpu.tiles import matrix_unit, tile_configs
+from paceline.engine.kv import KVForm, KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch
-from paceline.engine.team import Kernel
-from paceline.engine.tiles import matrix_unit, tile_configs
 
 # Query rows, times the heads of a group, that share one pass over a key block while it is in the cache.
 TILE_QUERIES = 24
@@ -55,6 +55,17 @@ class KernelAttention:
     def __init__(self, *, heads: int) -> None:
         self._heads = heads
         self._scratch = np.empty(0, dtype=np.float32)
+
+    def kv_form(self, dtype: torch.dtype, *, head_dim: int, kv_heads: int, block_size: int) -> KVForm:
+        """See `AttentionBackend.kv_form`. Heads are filled up to whole vectors."""
+        kept = dtype if dtype in ELEMENTS else torch.float32
+        group = self._heads // kv_heads
+        return KVForm(
+            kept,
+            -(-head_dim // LANES) * LANES,
+            kv_layout(kept, head_dim=head_dim, group=group, block_size=block_size),
+            clear_blocks=False,
+        )
 
     def begin(self, batch: RaggedBatch, pool: KVPool) -> PagedForward:
         """Lay out the batch's tiles, and scratch for each thread."""

@@ -9,8 +9,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import vectors
-from paceline.engine.kernels.vectors import (
+from paceline.engine.cpu.kernels import vectors
+from paceline.engine.cpu.kernels.vectors import (
     ADDRESS,
     BFLOAT16,
     FEATURES,

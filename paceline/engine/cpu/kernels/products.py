@@ -12,10 +12,10 @@ from numba import carray, from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels import amx, vectors
-from paceline.engine.kernels import panels as vector_panels
-from paceline.engine.kernels.amx import COLUMNS, ROWS, TILE_BYTES, TILE_LINE
-from paceline.engine.kernels.vectors import (
+from paceline.engine.cpu.kernels import amx, vectors
+from paceline.engine.cpu.kernels import panels as vector_panels
+from paceline.engine.cpu.kernels.amx import COLUMNS, ROWS, TILE_BYTES, TILE_LINE
+from paceline.engine.cpu.kernels.vectors import (
     ADDRESS,
     CACHE_LINE,
     LANES,

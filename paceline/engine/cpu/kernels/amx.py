@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from paceline.engine.kernels.vectors import ADDRESS, FEATURES, LANES, i64, on_stack
+from paceline.engine.cpu.kernels.vectors import ADDRESS, FEATURES, LANES, i64, on_stack
 
 # Rows of one block.
 ROWS = 32

@@ -1,0 +1,1 @@
+"""The engine's parts for CPUs. Only `engine.devices` imports them."""

@@ -1,0 +1,1 @@
+"""The engine's parts for GPUs. Only `engine.devices` imports them."""
