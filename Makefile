@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/v1/*.proto)
 
-.PHONY: help setup run test test-unit chaos fuzz soak clients check format protos protos-check bench peers clean clean-kernels
+.PHONY: help setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,11 +36,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup  ## Start everything here and show it work; ARGS="--once --drafters 2" are passed on
 	@$(BIN)/paceline up $(ARGS)
 
-test: setup  ## Run all tests; ARGS="-k words" are passed on
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup  ## Run all tests but the long ones; ARGS="-k words" are passed on
+	@$(BIN)/python -m tests.run $(ARGS)
+
+test-long: setup  ## Run the long tests: faults, soaks, benches; each says why it is long
+	@$(BIN)/python -m tests.run --long $(ARGS)
 
 test-unit: setup  ## Run the tests that start no process
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m tests.run tests/unit $(ARGS)
 
 chaos: setup  ## Kill, pause and cut off services under load; ARGS="--faults 50 --seed 1" are passed on
 	@$(BIN)/python -m tests.chaos.run $(ARGS)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+if "torch" not in sys.modules:
+    # Read when torch is imported, here and in the processes of tests. Threads of a team spin while they wait
+    # for one another: two teams on two cores take ten times as long as two threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import asyncio
 import shutil
 from collections.abc import Iterator
@@ -10,7 +18,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from paceline.local import redis_server
+from paceline.local import plan, redis_server
 from tests.pods import Pod, Pods
 from tests.redis_servers import redis_cluster
 from tests.tiny import make_tiny_model
@@ -25,6 +33,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-cases", type=int, default=400, help="About how many; `make fuzz` tries more.")
     parser.addoption("--all-clients", action="store_true", help="Those that take long to install, too.")
     parser.addoption("--fuzz-seed", type=int, default=0, help="The same seed, the same cases.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each pytest-xdist worker ports of its own to choose from.
+
+    A port is free while a test chooses it, and taken only when the service that it is for has started.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        number = int(worker["workerid"].removeprefix("gw"))
+        plan._FREE_PORTS = plan._FREE_PORTS[number :: worker["workercount"]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note why each long test is long; raises `UsageError` for one that does not say."""
+    for item in items:
+        for marker in item.iter_markers("long"):
+            if set(marker.kwargs) != {"reason"} or marker.args:
+                raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.long(reason=...)")
+            item.user_properties.append(("long", marker.kwargs["reason"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print why the long tests that ran are long."""
+    seconds: dict[tuple[str, str], float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            # Other entries are warnings and what was deselected.
+            for key, reason in getattr(report, "user_properties", ()):
+                if key == "long":
+                    file = report.nodeid.partition("::")[0]
+                    seconds[file, reason] = seconds.get((file, reason), 0.0) + report.duration
+    if seconds:
+        terminalreporter.section("why these tests are long")
+    for (file, reason), taken in seconds.items():
+        terminalreporter.write_line(f"{taken:6.1f} s  {file}: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -350,7 +350,7 @@ class Pods:
             address,
             self.verifier_module,
             *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
-            *("--dtype", "float32", "--device", "cpu", "--threads", "2", "--redis-url", self.redis_url),
+            *("--dtype", "float32", "--device", "cpu", "--threads", "1", "--redis-url", self.redis_url),
             *("--durability", self._durability, *self._verifier_flags),
             ranks=self._ranks,
         )

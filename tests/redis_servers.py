@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
+from paceline.addresses import parse_address
 from paceline.local import redis_server
-from paceline.local.plan import HOST
+from paceline.local.plan import HOST, choose_addresses
 from tests.pods import Pod
 
 _SLOTS = 16384
@@ -77,11 +77,8 @@ class RedisServer:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, no two the same."""
-    held = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
+    chosen = choose_addresses(http_port=0, grpc_port=0, verifiers=count, drafters=0)
+    return [parse_address(address)[1] for address in chosen.verifiers]
 
 
 class Cluster:

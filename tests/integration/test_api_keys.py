@@ -100,7 +100,11 @@ async def test_a_key_lets_its_holder_in(guarded: Pods) -> None:
         assert [model.id async for model in client.models.list()] == [MODEL]
 
 
-@pytest.mark.parametrize("key", [None, "pk-wrong", EXPIRED, WRITER[:-1], api_key_hash(WRITER)])
+@pytest.mark.parametrize(
+    "key",
+    [None, "pk-wrong", EXPIRED, WRITER[:-1], api_key_hash(WRITER)],
+    ids=["none", "wrong", "expired", "cut", "its hash"],
+)
 async def test_nobody_else_gets_in(guarded: Pods, key: str | None) -> None:
     answer = post(guarded, key)
     assert answer.status_code == 401

@@ -42,6 +42,7 @@ async def test_closed_keeps_so_many_sessions_busy_and_leaves_none_open() -> None
     assert 2 * len(seen.firsts) + len(seen.gaps) == seen.tokens
 
 
+@pytest.mark.serial
 async def test_poisson_asks_at_the_same_times_for_one_seed() -> None:
     async def times() -> list[float]:
         sessions = Sessions(arrivals=1)

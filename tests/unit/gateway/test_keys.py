@@ -88,7 +88,10 @@ def test_holders_who_share_what_is_learned_are_one_tenant_with_anybody(write: Wr
 
 
 @pytest.mark.parametrize(
-    "guess", ["", "pk-", KEY[:-1], KEY + "x", KEY.upper(), api_key_hash(KEY), "é\0", "x" * 10**6]
+    "guess",
+    ["", "pk-", KEY[:-1], KEY + "x", KEY.upper(), api_key_hash(KEY), "é\0", "x" * 10**6],
+    # Ids that are the same in every process of a test run.
+    ids=["empty", "prefix", "cut", "longer", "upper case", "its hash", "no ASCII", "huge"],
 )
 def test_what_is_not_a_key_is_nobodys(write: Write, guess: str) -> None:
     assert ApiKeys(write(entry())).caller(guess) is None
@@ -185,7 +188,11 @@ def test_without_keys_anybody_may_do_anything() -> None:
     assert ANYBODY.scopes == set(Scope)
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", KEY, f"Basic {KEY}", "Bearer pk-wrong"])
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer", "Bearer ", KEY, f"Basic {KEY}", "Bearer pk-wrong"],
+    ids=["none", "no key", "empty key", "no scheme", "another scheme", "wrong key"],
+)
 def test_a_request_without_a_good_key_is_refused(write: Write, authorization: str) -> None:
     with pytest.raises(RequestError) as caught:
         authenticate(ApiKeys(write(entry())), authorization, None)
