@@ -6,7 +6,7 @@ import asyncio
 
 import grpc
 
-from drafter_svc import methods
+from drafter_svc import methods, metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Method
@@ -34,7 +34,7 @@ class Links:
         self._identity = identity
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
         self._tenants: dict[tuple[str, str, int], Tenants] = {}
-        telemetry.DRAFTER_SESSIONS.set_function(lambda: self.sessions)
+        metrics.SESSIONS.set_function(lambda: self.sessions)
 
     @property
     def sessions(self) -> int:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import grpc
 
+from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
@@ -170,7 +171,7 @@ class VerifierLink:
         drafted = self.rounds.verdicts(verdicts)
         if drafted:
             await self._send(drafted)
-            telemetry.DRAFTER_SECONDS.observe(time.perf_counter() - start)
+            metrics.ROUND_SECONDS.observe(time.perf_counter() - start)
         self.rounds.settle()
         for error in response.errors:
             # A session that has just ended may still be answered for a tree that crossed its end.
@@ -202,8 +203,8 @@ class VerifierLink:
             leaves=drafted.leaves,
             trees=[wire.tree_to_proto(key, base, tree) for key, base, tree in drafted.trees],
         )
-        telemetry.DRAFTER_TREES.inc(len(drafted.trees))
-        telemetry.DRAFTER_TREE_NODES.inc(sum(len(tree) for _, _, tree in drafted.trees))
+        metrics.TREES.inc(len(drafted.trees))
+        metrics.TREE_NODES.inc(sum(len(tree) for _, _, tree in drafted.trees))
         try:
             async with self._writing:
                 await call.write(request)

@@ -36,16 +36,6 @@ SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1
 # Every service.
 TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
 
-# Drafter.
-DRAFTER_TREES = Counter("paceline:drafter_trees", "Trees sent")
-DRAFTER_TREE_NODES = Counter("paceline:drafter_tree_nodes", "Nodes of the trees sent")
-DRAFTER_SESSIONS = Gauge("paceline:drafter_sessions", "Sessions drafted for")
-DRAFTER_SECONDS = Histogram(
-    "paceline:drafter_round_seconds",
-    "From verdicts in to trees out",
-    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
-)
-
 # Gateway.
 REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
 FIRST_TOKEN_SECONDS = Histogram(
