@@ -33,12 +33,14 @@ from paceline.v1 import verifier_pb2_grpc
 from verifier_svc import metrics
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
+from verifier_svc.control import DraftControl
 from verifier_svc.drafters import DrafterStreams
 from verifier_svc.identity import describe
+from verifier_svc.progress import SessionStep
 from verifier_svc.scheduler import StepLimits
 from verifier_svc.server import VerifierServicer
 from verifier_svc.sessions import Session, SessionTable
-from verifier_svc.step import SessionStep, StepLoop, engine_thread
+from verifier_svc.step import StepLoop, engine_thread
 
 log = telemetry.logger(__name__)
 
@@ -87,9 +89,16 @@ async def serve(
         event_loop.call_soon_threadsafe(committer.fail)
         event_loop.call_soon_threadsafe(stop.set)
 
+    control = DraftControl(
+        table,
+        draft_rows=settings.draft_rows,
+        max_tree_nodes=settings.max_tree_nodes,
+        max_wait_seconds=settings.max_draft_wait_ms / 1000,
+    )
     steps = StepLoop(
         decoder,
         table,
+        control,
         engine,
         blocks=blocks,
         prefix_cache=settings.prefix_cache,
@@ -98,8 +107,6 @@ async def serve(
             prefill_rows=settings.prefill_rows,
             max_tree_nodes=settings.max_tree_nodes,
         ),
-        draft_rows=settings.draft_rows,
-        max_draft_wait=settings.max_draft_wait_ms / 1000,
         divergence_interval=settings.divergence_interval,
         feedback_top_k=streams.feedback_top_k,
         deliver=deliver,
@@ -110,6 +117,7 @@ async def serve(
     servicer = VerifierServicer(
         served,
         steps,
+        control,
         streams,
         committer,
         max_tree_nodes=settings.max_tree_nodes,

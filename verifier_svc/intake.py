@@ -14,12 +14,12 @@ from paceline.session import SessionKey
 from paceline.v1 import tree_pb2, verifier_pb2
 from paceline.verdict import Verdict
 from verifier_svc import metrics
+from verifier_svc.control import DraftControl
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.fairness import WorkBudget
 from verifier_svc.ledger import Ledger
-from verifier_svc.sessions import Session
+from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.standing import Standings
-from verifier_svc.step import StepLoop
 
 log = telemetry.logger(__name__)
 
@@ -56,7 +56,8 @@ class Intake:
 
     def __init__(
         self,
-        loop: StepLoop,
+        table: SessionTable,
+        control: DraftControl,
         streams: DrafterStreams,
         standings: Standings,
         work: WorkBudget,
@@ -65,7 +66,8 @@ class Intake:
         max_tree_nodes: int,
         max_tree_depth: int,
     ) -> None:
-        self._loop = loop
+        self._table = table
+        self._control = control
         self._streams = streams
         self._standings = standings
         self._work = work
@@ -75,7 +77,7 @@ class Intake:
 
     def ledger(self) -> Ledger:
         """That of a new stream."""
-        table = self._loop.table
+        table = self._table
         return Ledger(max_sessions=table.max_sessions, opened=lambda: table.opened)
 
     async def take(
@@ -155,7 +157,7 @@ class Intake:
 
     def _held(self, key: SessionKey) -> Session:
         """The open session of that key, until the lock is let go. Raises `_SessionFault`."""
-        session = self._loop.table.get(key.session_id)
+        session = self._table.get(key.session_id)
         if session is None:
             raise _SessionFault(verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND, "no such session is open here")
         if session.key.epoch != key.epoch:
@@ -167,8 +169,8 @@ class Intake:
 
     def _join(self, join: verifier_pb2.Join, stream: DrafterStream) -> float:
         key = wire.key_from_proto(join.key)
-        with self._loop.table.lock:
-            there = self._loop.table.get(key.session_id)
+        with self._table.lock:
+            there = self._table.get(key.session_id)
             if not stream.ledger.join(
                 again=there is not None and there.drafting.stream_id == stream.stream_id
             ):
@@ -193,7 +195,7 @@ class Intake:
                 key=key,
                 base_length=known,
                 committed=tuple(session.token_ids[known:]),
-                draft_budget=self._loop.draft_budget(session),
+                draft_budget=self._control.nodes_for(session),
             )
         if not stream.drafting:
             stream.drafting = True
@@ -223,9 +225,9 @@ class Intake:
             max_depth=self._max_tree_depth,
         )
         self._standings.tree(stream.peer, sound=True)
-        with self._loop.table.lock:
+        with self._table.lock:
             session = self._hung_on(key, base, stream)
-            self._loop.offer_tree(session, base, drafted)
+            self._control.came(session, base, drafted)
             return _ITEM_SECONDS if session.drafting.trees_offered > _TREES_A_STEP else 0.0
 
     def _hung_on(self, key: SessionKey, base: int, stream: DrafterStream) -> Session:
@@ -246,8 +248,8 @@ class Intake:
     def _leave(self, session_id: str, stream: DrafterStream) -> float:
         if not stream.ledger.leave():
             self._unasked(stream, "leave")
-        with self._loop.table.lock:
-            session = self._loop.table.get(session_id)
+        with self._table.lock:
+            session = self._table.get(session_id)
             if session is None or session.drafting.stream_id != stream.stream_id:
                 return _ITEM_SECONDS
             session.drafting.leave()
@@ -255,14 +257,12 @@ class Intake:
 
     def end(self, stream: DrafterStream) -> list[Session]:
         """Let a stream's sessions go on without it; gives them."""
-        with self._loop.table.lock:
-            held = [
-                each for each in self._loop.table.in_order() if each.drafting.stream_id == stream.stream_id
-            ]
+        with self._table.lock:
+            held = [each for each in self._table.in_order() if each.drafting.stream_id == stream.stream_id]
             for session in held:
                 session.drafting.leave()
-            self._loop.forget_drafter(stream.stream_id)
-            self._loop.table.lock.notify_all()
+            self._control.forget(stream.stream_id)
+            self._table.lock.notify_all()
         return held
 
 

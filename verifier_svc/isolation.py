@@ -25,7 +25,7 @@ Drawn: TypeAlias = list[tuple[PlannedRows, Decision]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class SessionFault:
     """A session that cannot be planned or computed, also when it is alone."""
 
     session: Session
@@ -38,7 +38,7 @@ class Computed:
 
     rows: list[PlannedRows]
     drawn: Drawn
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[SessionFault] = field(default_factory=list)
     # Drafter streams whose trees made the step fail.
     harmful: list[int] = field(default_factory=list)
     # As it was planned, trees and all.
@@ -50,7 +50,7 @@ class Planned:
     """A step's plan; the sessions that cannot be planned; drafter streams whose trees could not be."""
 
     plan: Plan
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[SessionFault] = field(default_factory=list)
     harmful: list[int] = field(default_factory=list)
 
 
@@ -78,14 +78,14 @@ def plan_apart(
         return Planned(plan(sessions), harmful=harmful)
     except Exception as error:
         log.warning("a step cannot be planned; session by session", error=type(error).__name__)
-    faults: list[Fault] = []
+    faults: list[SessionFault] = []
     # A plan that is not carried out has taken its sessions' blocks all the same.
     block_tasks: list[BlockTask] = []
     for session in sessions:
         try:
             block_tasks += plan([session]).block_tasks
         except Exception as error:
-            faults.append(Fault(session, error))
+            faults.append(SessionFault(session, error))
     failed = [fault.session for fault in faults]
     planned = plan([session for session in sessions if session not in failed])
     return Planned(replace(planned, block_tasks=[*block_tasks, *planned.block_tasks]), faults, harmful)
@@ -140,7 +140,7 @@ def compute_apart(
         try:
             computed.drawn += compute([row])
         except Exception as error:
-            computed.faults.append(Fault(row.session, error))
+            computed.faults.append(SessionFault(row.session, error))
         else:
             computed.rows.append(row)
     if computed.faults and not computed.rows and not engine_is_sound():

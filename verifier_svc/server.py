@@ -31,13 +31,15 @@ from verifier_svc.commit import (
     Tokens,
     Unrecorded,
 )
+from verifier_svc.control import DraftControl
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
 from verifier_svc.fairness import WorkBudget
 from verifier_svc.identity import ServedModel
 from verifier_svc.intake import Intake
+from verifier_svc.progress import SessionStep
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.standing import Standings
-from verifier_svc.step import SessionStep, StepLoop
+from verifier_svc.step import StepLoop
 
 log = telemetry.logger(__name__)
 
@@ -66,6 +68,7 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self,
         served: ServedModel,
         loop: StepLoop,
+        control: DraftControl,
         streams: DrafterStreams,
         committer: Committer,
         *,
@@ -79,7 +82,8 @@ class VerifierServicer(verifier_pb2_grpc.VerifierServiceServicer):
         self._committer = committer
         self._work = WorkBudget(share=_UNASKED_SHARE, burst=_UNASKED_SECONDS)
         self._intake = Intake(
-            loop,
+            loop.table,
+            control,
             self._streams,
             self._standings,
             self._work,

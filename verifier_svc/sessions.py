@@ -101,6 +101,10 @@ class SessionTable:
         """All sessions, oldest first."""
         return list(self._sessions.values())
 
+    def running(self) -> list[Session]:
+        """Sessions that have not ended, oldest first."""
+        return [session for session in self._sessions.values() if session.finish_reason is None]
+
     def get(self, session_id: str) -> Session | None:
         """The session of that id, if it is open here."""
         return self._sessions.get(session_id)

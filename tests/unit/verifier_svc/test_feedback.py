@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
-from paceline.engine.model import BLOCK_SIZE
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Verdict
+from tests.unit.verifier_svc.step_loops import LoopUnderTest, running_loop
 from verifier_svc import warmup
 from verifier_svc.cost import StepCost
 from verifier_svc.drafting import Drafting
-from verifier_svc.scheduler import StepLimits
-from verifier_svc.sessions import Session, SessionTable
-from verifier_svc.step import SessionStep, StepLoop, engine_thread
+from verifier_svc.progress import SessionStep
+from verifier_svc.sessions import Session
 
 PROMPT = [1, 5, 9]
 TOKENS = 120
@@ -56,42 +55,24 @@ def _verdicts(folder: Path, text: list[int], tokens: int = TOKENS) -> list[tuple
     )
     tree = TokenTree()
 
-    def deliver(steps: list[SessionStep]) -> None:
+    def on_step(world: LoopUnderTest, step: SessionStep) -> None:
         nonlocal tree
-        for step in steps:
-            taught.append((tree, step.verdict))
-            if step.verdict.finished:
-                done.set()
-            else:
-                tree = _boastful(text, session.length)
-                with loop.table.lock:
-                    loop.offer_tree(session, session.length, tree)
+        taught.append((tree, step.verdict))
+        if step.verdict.finished:
+            done.set()
+        else:
+            tree = _boastful(text, session.length)
+            world.came(session, tree)
 
-    with loaded(folder) as decoder, engine_thread() as engine:
-        loop = StepLoop(
-            decoder,
-            SessionTable(1),
-            engine,
-            blocks=16,
-            prefix_cache=False,
-            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
-            draft_rows=8,
-            max_draft_wait=0.0,
-            divergence_interval=0,
-            feedback_top_k=lambda _: TOP_K,
-            deliver=deliver,
-            on_fault=lambda session, why: done.set(),
-            on_harm=lambda stream_id: done.set(),
-            on_failure=done.set,
-        )
-        loop.start()
-        with loop.table.lock:
-            loop.table.add(session)
-            loop.table.lock.notify_all()
-        ended = done.wait(60)
-        loop.stop()
-        assert ended
-        assert loop.failure is None
+    with (
+        loaded(folder) as decoder,
+        running_loop(decoder, on_step, prefix_cache=False, feedback_top_k=TOP_K) as world,
+    ):
+        world.add(session)
+        assert done.wait(60)
+        assert world.loop.failure is None
+        assert not world.faults
+        assert not world.harmful
     return taught
 
 

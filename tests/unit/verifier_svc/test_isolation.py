@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.model import Decoder
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
+from tests.unit.verifier_svc.step_loops import LoopUnderTest, running_loop
 from tests.waiting import wait_until
 from verifier_svc import compute
 from verifier_svc.drafting import Drafting
-from verifier_svc.scheduler import StepLimits
-from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.progress import SessionStep
+from verifier_svc.sessions import Session
 from verifier_svc.standing import HARMFUL_TREES
-from verifier_svc.step import SessionStep, StepLoop, engine_thread
 
 TOKENS = 40
 PROMPTS = {"a": [1, 5, 9], "b": [2, 6, 10, 14], "c": [3, 7]}
@@ -51,30 +50,26 @@ def texts(decoder: Decoder) -> dict[str, list[int]]:
 
 
 class World:
-    """A step loop, and what came of its sessions."""
+    """A step loop, and the tokens that its sessions got."""
 
-    def __init__(
-        self, loop: StepLoop, got: dict[str, list[int]], faults: dict[str, str], harmful: list[int]
-    ) -> None:
-        self.loop = loop
+    def __init__(self, tested: LoopUnderTest, got: dict[str, list[int]]) -> None:
+        self.loop = tested.loop
+        self.faults = tested.faults
+        self.harmful = tested.harmful
         self.got = got
-        self.faults = faults
-        # Streams whose trees were to blame.
-        self.harmful = harmful
+        self._tested = tested
 
-    def add(self, name: str, prompt: Sequence[int], sampling: SamplingParams | None = None) -> Session:
-        made = Session(
-            key=SessionKey(name, 1),
-            prompt_length=len(prompt),
-            token_ids=list(prompt),
-            sampling=sampling or SamplingParams(max_tokens=TOKENS),
-            length_limit=len(prompt) + TOKENS,
-            drafting=Drafting(stream_id=STREAMS.get(name, 9)),
+    def add(self, name: str, prompt: Sequence[int], sampling: SamplingParams | None = None) -> None:
+        self._tested.add(
+            Session(
+                key=SessionKey(name, 1),
+                prompt_length=len(prompt),
+                token_ids=list(prompt),
+                sampling=sampling or SamplingParams(max_tokens=TOKENS),
+                length_limit=len(prompt) + TOKENS,
+                drafting=Drafting(stream_id=STREAMS.get(name, 9)),
+            )
         )
-        with self.loop.table.lock:
-            self.loop.table.add(made)
-            self.loop.table.lock.notify_all()
-        return made
 
     def has_ended(self, *names: str) -> Callable[[], bool]:
         return lambda: all(len(self.got.get(name, ())) == TOKENS or name in self.faults for name in names)
@@ -87,42 +82,15 @@ def world(decoder: Decoder, *, offer: TokenTree | None = None) -> Iterator[World
     The others have sound ones then.
     """
     got: dict[str, list[int]] = {}
-    faults: dict[str, str] = {}
-    harmful: list[int] = []
 
-    def deliver(steps: list[SessionStep]) -> None:
-        for step in steps:
-            got.setdefault(step.key.session_id, []).extend(step.outcome.token_ids)
-            session = loop.table.get(step.key.session_id)
-            if offer is not None and session is not None:
-                with loop.table.lock:
-                    loop.offer_tree(
-                        session, session.length, offer if session.drafting.stream_id == 2 else SOUND
-                    )
+    def on_step(tested: LoopUnderTest, step: SessionStep) -> None:
+        got.setdefault(step.key.session_id, []).extend(step.outcome.token_ids)
+        session = tested.loop.table.get(step.key.session_id)
+        if offer is not None and session is not None:
+            tested.came(session, offer if session.drafting.stream_id == STREAMS["b"] else SOUND)
 
-    with engine_thread() as engine:
-        failed = threading.Event()
-        loop = StepLoop(
-            decoder,
-            SessionTable(9),
-            engine,
-            blocks=16,
-            prefix_cache=True,
-            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
-            draft_rows=8,
-            max_draft_wait=0.0,
-            divergence_interval=0,
-            feedback_top_k=lambda _: 0,
-            deliver=deliver,
-            on_fault=lambda session, why: faults.update({session.key.session_id: why}),
-            on_harm=harmful.append,
-            on_failure=failed.set,
-        )
-        loop.start()
-        try:
-            yield World(loop, got, faults, harmful)
-        finally:
-            loop.stop()
+    with running_loop(decoder, on_step, prefix_cache=True) as tested:
+        yield World(tested, got)
 
 
 async def test_parameters_that_cannot_be_drawn_with_end_their_session(

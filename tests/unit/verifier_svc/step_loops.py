@@ -1,0 +1,77 @@
+"""A step loop on the real engine, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.tree import TokenTree
+from verifier_svc.control import DraftControl
+from verifier_svc.progress import SessionStep
+from verifier_svc.scheduler import StepLimits
+from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.step import StepLoop, engine_thread
+
+
+@dataclass
+class LoopUnderTest:
+    """A running step loop; steps are told to `on_step`, and all else is noted."""
+
+    loop: StepLoop
+    control: DraftControl
+    # By the session's id, why it was ended.
+    faults: dict[str, str] = field(default_factory=dict)
+    # Drafter streams whose trees were to blame.
+    harmful: list[int] = field(default_factory=list)
+
+    def add(self, session: Session) -> None:
+        with self.loop.table.lock:
+            self.loop.table.add(session)
+            self.loop.table.lock.notify_all()
+
+    def came(self, session: Session, tree: TokenTree) -> None:
+        """A tree on all of the session's ids comes in, past the checks at the door."""
+        with self.loop.table.lock:
+            self.control.came(session, session.length, tree)
+
+
+@contextmanager
+def running_loop(
+    decoder: Decoder,
+    on_step: Callable[[LoopUnderTest, SessionStep], None],
+    *,
+    prefix_cache: bool,
+    feedback_top_k: int = 0,
+) -> Iterator[LoopUnderTest]:
+    """`on_step` is called on the engine's thread with each session's share of each step."""
+    table = SessionTable(9)
+    control = DraftControl(table, draft_rows=8, max_tree_nodes=16, max_wait_seconds=0.0)
+
+    def deliver(steps: list[SessionStep]) -> None:
+        for step in steps:
+            on_step(made, step)
+
+    with engine_thread() as engine:
+        loop = StepLoop(
+            decoder,
+            table,
+            control,
+            engine,
+            blocks=16,
+            prefix_cache=prefix_cache,
+            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
+            divergence_interval=0,
+            feedback_top_k=lambda _: feedback_top_k,
+            deliver=deliver,
+            on_fault=lambda session, why: made.faults.update({session.key.session_id: why}),
+            on_harm=lambda stream_id: made.harmful.append(stream_id),
+            on_failure=lambda: None,
+        )
+        made = LoopUnderTest(loop, control)
+        loop.start()
+        try:
+            yield made
+        finally:
+            loop.stop()

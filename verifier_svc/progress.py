@@ -1,0 +1,168 @@
+"""What a computed step does to its sessions: tokens are appended, KV is accounted for, verdicts are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paceline.engine.blocks import BlockAllocator
+from paceline.engine.verify import Decision
+from paceline.session import FinishReason, SessionKey
+from paceline.verdict import Feedback, Verdict
+from verifier_svc import metrics
+from verifier_svc.commit import StepOutcome
+from verifier_svc.control import DraftControl
+from verifier_svc.divergence import DivergenceCheck
+from verifier_svc.isolation import Computed, SessionFault
+from verifier_svc.scheduler import PlannedRows
+from verifier_svc.sessions import Session, SessionTable
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStep:
+    """One session's share of a finished step."""
+
+    key: SessionKey
+    outcome: StepOutcome
+    verdict: Verdict
+    # Drafter stream the verdict goes to, 0 for none.
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts since the start, for Status."""
+
+    session_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    committed_tokens: int = 0
+
+
+class Progress:
+    """Moves sessions on, and takes those out that have ended. Hold the table's lock to call a method."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        allocator: BlockAllocator,
+        control: DraftControl,
+        divergence: DivergenceCheck,
+    ) -> None:
+        self.totals = Totals()
+        self._table = table
+        self._allocator = allocator
+        self._control = control
+        self._divergence = divergence
+
+    def apply(self, computed: Computed) -> tuple[list[SessionStep], list[SessionFault]]:
+        """What each session of a step got, and the sessions that could not take it."""
+        decisions = {row.session.key: decision for row, decision in computed.drawn}
+        steps: list[SessionStep] = []
+        faults: list[SessionFault] = []
+        for row in computed.rows:
+            try:
+                if row.session.blocks:
+                    self._extend_kv(row.session, row.segment.root_index + 1)
+                decision = decisions.get(row.session.key)
+                if decision is not None and row.session.finish_reason is None:
+                    steps.append(self._advance(row, decision))
+            except Exception as error:
+                faults.append(SessionFault(row.session, error))
+        return steps, faults
+
+    def retire(self, session: Session, reason: FinishReason) -> None:
+        """Take a session out before the next step and free its KV. Idempotent."""
+        if session.finish_reason is None:
+            session.finish_reason = reason
+        self._allocator.keep(session.blocks, session.token_ids, session.num_computed)
+        self._allocator.release(session.blocks)
+        session.drafting.drop_tree()
+        self._table.remove(session)
+        self._table.lock.notify_all()
+
+    def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
+        session = row.session
+        base = session.length
+        tokens, finish = _final_tokens(session, row, decision)
+        accepted = min(len(decision.path), len(tokens))
+        session.token_ids += tokens
+        self._extend_kv(session, session.num_computed + len(decision.path))
+        self._divergence.stepped(session, base, accepted)
+        session.steps += 1
+        drafted = len(row.tree)
+        if drafted:
+            self._control.budget.observe(session.drafting.stream_id, row.tree, decision.path)
+            session.drafted_steps += 1
+            session.drafted_tokens += drafted
+            session.accepted_tokens += accepted
+        self._count(drafted, accepted, len(tokens))
+        if finish is not None:
+            self.retire(session, finish)
+        receipt = session.receipt() if finish is not None else None
+        outcome = StepOutcome(tuple(tokens), accepted, finish, receipt, drafted)
+        return self._told(row, decision, outcome, base=base)
+
+    def _told(self, row: PlannedRows, decision: Decision, outcome: StepOutcome, *, base: int) -> SessionStep:
+        """The session's step with the verdict for its drafter, which is asked for its next tree thereby."""
+        session, drafting = row.session, row.session.drafting
+        finished = outcome.finish is not None
+        nodes = self._control.nodes_for(session) if drafting.stream_id and not finished else 0
+        self._control.stepped(session, nodes=nodes)
+        known = drafting.told_length
+        # A drafter that need not draft hears of the text with the next request: many sessions' verdicts in
+        # every step cost more than drafting could bring.
+        speaking = bool(drafting.stream_id and (nodes or outcome.drafted or finished))
+        if speaking:
+            drafting.told_length = session.length
+        feedback = None
+        if decision.top_k and known == base:
+            root = session.token_ids[base - 1]
+            feedback = Feedback.of(root, row.tree, decision.top_ids, decision.top_k)
+        verdict = Verdict(
+            key=session.key,
+            base_length=known,
+            committed=tuple(session.token_ids[known:]),
+            accepted=outcome.accepted,
+            drafted=outcome.drafted,
+            feedback=feedback,
+            draft_budget=nodes,
+            finished=finished,
+        )
+        return SessionStep(session.key, outcome, verdict, drafting.stream_id if speaking else 0)
+
+    def _extend_kv(self, session: Session, positions: int) -> None:
+        """The session's KV is computed up to `positions`; blocks that are full now may be shared."""
+        block_size = self._allocator.block_size
+        full = positions // block_size * block_size
+        if full > session.num_computed:
+            self._allocator.keep(session.blocks, session.token_ids, full)
+        session.num_computed = positions
+
+    def _count(self, drafted: int, accepted: int, committed: int) -> None:
+        self.totals = Totals(
+            self.totals.session_steps + 1,
+            self.totals.drafted_tokens + drafted,
+            self.totals.accepted_tokens + accepted,
+            self.totals.committed_tokens + committed,
+        )
+        metrics.COMMITTED.inc(committed)
+        if drafted:
+            metrics.DRAFTS.inc()
+            metrics.DRAFT_TOKENS.inc(drafted)
+            metrics.ACCEPTED_TOKENS.inc(accepted)
+            for depth in range(accepted):
+                metrics.ACCEPTED_PER_POS.labels(position=depth).inc()
+
+
+def _final_tokens(
+    session: Session, row: PlannedRows, decision: Decision
+) -> tuple[list[int], FinishReason | None]:
+    """The tokens that a step adds, up to a stop token or the length limit; why the session ends, if so."""
+    tokens = [row.tree.tokens[node] for node in decision.path] + [decision.bonus]
+    tokens = tokens[: session.length_limit - session.length]
+    for index, token in enumerate(tokens):
+        if token in session.sampling.stop_token_ids:
+            return tokens[: index + 1], FinishReason.STOP
+    if session.length + len(tokens) >= session.length_limit:
+        return tokens, FinishReason.LENGTH
+    return tokens, None
