@@ -1,4 +1,4 @@
-"""Measure decoding speed on this machine, or drafting methods without the system."""
+"""Measure the whole system, the engine alone, or drafting methods on this machine."""
 
 from __future__ import annotations
 
@@ -44,28 +44,40 @@ def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
 
 
 _model_options = _options(
-    click.option("--json", "out_path", type=_OUT_FILE, help="Write everything measured here."),
+    click.option("--json", "out_path", type=_OUT_FILE, help="Write everything measured into this file."),
     click.option(
         "--dtype",
         type=click.Choice(["bfloat16", "float16", "float32"]),
         default="bfloat16",
         show_default=True,
-        help="Of all arms.",
+        help="Number type, the same in all arms.",
     ),
     click.option(
         "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
     ),
-    click.option("--threads", type=click.IntRange(1, 1024), help="Of all arms. [default: the usable cores]"),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="CPU threads, the same in all arms. [default: the usable cores]",
+    ),
 )
 _question_options = _options(
     click.option(
         "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
     ),
     click.option(
-        "--prompts", type=click.IntRange(1), default=24, show_default=True, help="Spread over the six tasks."
+        "--prompts",
+        type=click.IntRange(1),
+        default=24,
+        show_default=True,
+        help="How many, spread evenly over the six tasks.",
     ),
     click.option(
-        "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer."
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=128,
+        show_default=True,
+        help="Most tokens of each answer.",
     ),
 )
 _plot_option = click.option("--plot", type=_OUT_FILE, help="Draw it as a PNG file (needs matplotlib).")
@@ -214,7 +226,7 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     type=click.Choice(["closed", "poisson"]),
     default="closed",
     show_default=True,
-    help="Of requests: when the one before is answered, or at random times.",
+    help="When requests come: as the one before is answered, or at random times.",
 )
 @click.option(
     "--rate",
@@ -224,7 +236,13 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     show_default=True,
     help="Requests per second, for poisson. Repeatable.",
 )
-@click.option("--window", type=click.FloatRange(1), default=20.0, show_default=True, help="Seconds per arm.")
+@click.option(
+    "--window",
+    type=click.FloatRange(1),
+    default=20.0,
+    show_default=True,
+    help="Seconds of each window of an arm.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
 @_plot_option
 def load(
@@ -249,10 +267,12 @@ def load(
 
 @command.command()
 @_model_options
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times per step.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times that each step is timed."
+)
 @_plot_option
 def steps(rounds: int, **options: Any) -> None:
-    """Time of the engine's forward alone: one session's rows from 1 to 256, and up to 32 sessions' rows."""
+    """Time of the engine's forward alone: 1 to 256 rows of one session, 1 to 8 rows of up to 32."""
     from bench.plots import step_cost
     from bench.steps import measure, table
 
@@ -262,11 +282,19 @@ def steps(rounds: int, **options: Any) -> None:
 @command.command()
 @_question_options
 @_model_options
-@click.option("--sessions", type=click.IntRange(1), default=8, show_default=True, help="Decoding meanwhile.")
-@click.option("--prompt-tokens", type=click.IntRange(64), default=4000, show_default=True, help="About.")
+@click.option(
+    "--sessions", type=click.IntRange(1), default=8, show_default=True, help="Sessions that decode meanwhile."
+)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(64),
+    default=4000,
+    show_default=True,
+    help="Length of the long prompt, about.",
+)
 @click.option("--speculation/--no-speculation", default=True, show_default=True)
 def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) -> None:
-    """What a long prompt does to sessions that are decoding: their worst gap between tokens, in steps."""
+    """Worst gap between the tokens of decoding sessions while a long prompt arrives, in steps."""
     from bench.stall import measure
 
     settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
@@ -283,7 +311,7 @@ def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) 
     multiple=True,
     type=click.Choice(ARMS),
     default=ARMS,
-    help="Only this one. Repeatable. [default: all]",
+    help="Run this arm only. Repeatable. [default: all]",
 )
 def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) -> None:
     """Decoding speed of other servers and Paceline, one awake at a time, after `make peers`.
@@ -309,9 +337,15 @@ def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) ->
     show_default=True,
     help="Sessions at once. Repeatable.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of other prompts.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Rounds, each with prompts of its own.",
+)
 def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
-    """What padding of drafts and keys costs: the same engine, unpadded and padded, by batch size."""
+    """Speed of one engine with and without padding of drafts and keys, by batch size."""
     from bench.padding import measure, table
 
     _measure(measure, {"batches": batch, "rounds": rounds}, table=table, **options)
@@ -338,7 +372,7 @@ def _hand_on(name: str, help_text: str) -> None:
 
 _hand_on("acceptance", "Acceptance lengths of drafting methods on recorded answers, without the system.")
 _hand_on("tables", "Write texts with a model and keep what drafters learn from them.")
-_hand_on("models", "Which architectures are served as transformers computes them: docs/models.md.")
+_hand_on("models", "Which architectures are served as transformers computes them (docs/models.md).")
 
 
 if __name__ == "__main__":

@@ -162,18 +162,39 @@ def _row(name: str, tally: Tally) -> str:
     return f"{name:20} {tally.length():.3f}  {tasks}  {times}"
 
 
-@click.command()
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
-@click.option("--dataset", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
-@click.option("--method", "names", multiple=True, default=("lookup", "recycling", "lookup+recycling"))
-@click.option("--per-task", default=4, show_default=True, help="questions of each of the six tasks")
-@click.option("--offset", default=0, show_default=True, help="take other questions of the same tasks")
-@click.option("--tokens", default=128, show_default=True, help="most tokens of a text")
-@click.option("--nodes", default=31, show_default=True)
-@click.option("--depth", default=16, show_default=True)
-@click.option("--tenants", default=1, show_default=True, help="API keys that the questions are dealt to")
-@click.option("--tables/--no-tables", help="begin with the tables that come with Paceline")
-@click.option("--cache", type=click.Path(dir_okay=False, path_type=Path), help="keep the recorded texts here")
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the model.",
+)
+@click.option(
+    "--dataset",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Spec-Bench questions, one JSON object a line.",
+)
+@click.option(
+    "--method",
+    "names",
+    multiple=True,
+    default=("lookup", "recycling", "lookup+recycling"),
+    show_default=True,
+    help="Drafting method. Repeatable.",
+)
+@click.option("--per-task", default=4, show_default=True, help="Questions of each of the six tasks.")
+@click.option("--offset", default=0, show_default=True, help="Questions of each task to skip first.")
+@click.option("--tokens", default=128, show_default=True, help="Most tokens of a text.")
+@click.option("--nodes", default=31, show_default=True, help="Most nodes of a tree.")
+@click.option("--depth", default=16, show_default=True, help="Most levels of a tree.")
+@click.option(
+    "--tenants", default=1, show_default=True, help="Tenants that the questions are dealt to in turn."
+)
+@click.option("--tables/--no-tables", help="Begin with the tables that come with Paceline.")
+@click.option(
+    "--cache", type=click.Path(dir_okay=False, path_type=Path), help="Keep the recorded texts in this file."
+)
 def command(
     model: Path,
     dataset: Path,

@@ -184,14 +184,14 @@ def tiny_and_quiet() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--only",
     "families",
     multiple=True,
     metavar="FAMILY",
     type=click.Choice(list(FAMILIES)),
-    help="Only this one. Repeatable.",
+    help="Run this family only. Repeatable.",
 )
 def command(families: tuple[str, ...]) -> None:
     """Serve a tiny model of every architecture and print which texts are those of `transformers.generate`.

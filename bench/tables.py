@@ -138,12 +138,12 @@ def learn(method: Method, number: int, writing: Writing) -> None:
     method.forget(key.session_id)
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="Its folder.",
+    help="Folder of the model.",
 )
 @click.option(
     "--out",
@@ -151,12 +151,22 @@ def learn(method: Method, number: int, writing: Writing) -> None:
     required=True,
     help="Folder to write to, as a drafter's --tables.",
 )
-@click.option("--texts", type=click.IntRange(1), default=1024, show_default=True)
 @click.option(
-    "--question-tokens", type=click.IntRange(1), default=96, show_default=True, help="Longest question."
+    "--texts", type=click.IntRange(1), default=1024, show_default=True, help="Texts to write and learn from."
 )
 @click.option(
-    "--answer-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer."
+    "--question-tokens",
+    type=click.IntRange(1),
+    default=96,
+    show_default=True,
+    help="Most tokens of a question.",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Most tokens of an answer.",
 )
 def command(model: Path, out: Path, texts: int, question_tokens: int, answer_tokens: int) -> None:
     """Write texts with a model and keep what drafters learn from them, for `paceline drafter --tables`."""

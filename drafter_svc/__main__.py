@@ -1,4 +1,4 @@
-"""Start one drafter: read settings, check the method, serve gRPC, drain on SIGTERM."""
+"""Start a drafter: it guesses tokens for verifiers to check. SIGTERM drains it."""
 
 from __future__ import annotations
 

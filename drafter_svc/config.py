@@ -15,33 +15,38 @@ class DrafterSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_DRAFTER_")
 
-    port: int = Field(9100, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    port: int = Field(9100, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     drafter_id: str = Field(
         "",
         max_length=128,
-        description="stable name in logs and metrics; empty takes host name and process id",
+        description="Stable name in logs and metrics; empty takes host name and process id.",
     )
-    method: str = Field("lookup+recycling", description="drafting sources joined by +: lookup, recycling")
+    method: str = Field("lookup+recycling", description="Sources of drafts, joined by +: lookup, recycling.")
     tables: Path | None = Field(
         None,
-        description="folder of tables to start with, one file per vocabulary (`paceline bench tables` writes "
-        "them); those that come with Paceline when not set",
+        description="Folder of tables to start with, one file per vocabulary (`paceline bench tables` writes "
+        "them). Not set: those that come with Paceline.",
     )
     tenants: int = Field(
         64,
         ge=0,
-        description="tenants (holders of API keys) whose learned tables are kept while they have no session; "
-        "the one that was away longest goes first",
+        description="Tenants (holders of API keys) whose learned tables are kept while they have no session; "
+        "the one that was away longest goes first.",
     )
     tree_nodes: int = Field(
-        31, ge=1, le=1024, description="most nodes of a tree; with the root they make the verifier's rows"
+        31,
+        ge=1,
+        le=1024,
+        description="Most nodes of a tree. Nodes and root are the rows that a verifier computes.",
     )
-    tree_depth: int = Field(16, ge=1, le=256, description="deepest level of a tree")
-    max_sessions: int = Field(1024, ge=1, description="sessions drafted for at once; more are refused")
-    max_verifiers: int = Field(64, ge=1, description="verifiers connected at once; more are refused")
+    tree_depth: int = Field(16, ge=1, le=256, description="Most levels of a tree.")
+    max_sessions: int = Field(1024, ge=1, description="Most sessions drafted for at once; more are refused.")
+    max_verifiers: int = Field(64, ge=1, description="Most verifiers connected at once; more are refused.")
     rejoin_seconds: float = Field(
-        30.0, ge=0, description="how long sessions of a verifier that went away are kept for its return"
+        30.0, ge=0, description="Seconds that sessions of a verifier that went away are kept for its return."
     )
     idle_seconds: float = Field(
-        600.0, gt=0, description="a session without a verdict for so long, or an idle stream, is dropped"
+        600.0,
+        gt=0,
+        description="Seconds after which a session without a verdict, or an idle stream, is dropped.",
     )

@@ -1,4 +1,4 @@
-"""Start a gateway: read settings, serve HTTP and gRPC, drain on SIGTERM."""
+"""Start a gateway: clients over HTTP and gRPC. SIGTERM drains it."""
 
 from __future__ import annotations
 

@@ -25,88 +25,101 @@ class GatewaySettings(StoreSettings):
     )
     port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     verifiers: str = Field(description="Verifiers as host:port, separated by commas.")
-    drafters: str = Field("", description="Drafters as host:port, separated by commas; none decodes plainly.")
-    public_tls_cert: Path | None = Field(
-        None, description="PEM file of the certificate shown to clients, HTTP and gRPC, with its chain."
+    drafters: str = Field(
+        "", description="Drafters as host:port, separated by commas; without any, decoding is plain."
     )
-    public_tls_key: Path | None = Field(None, description="PEM file of the private key of public_tls_cert.")
+    public_tls_cert: Path | None = Field(
+        None, description="PEM file of the certificate that clients see over HTTP and gRPC, with its chain."
+    )
+    public_tls_key: Path | None = Field(None, description="PEM file of the private key of --public-tls-cert.")
     model: str = Field(description="Folder or Hugging Face id that holds the model's tokenizer.")
-    model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
+    model_name: str = Field("", description="Model name that clients ask for; empty takes the model's own.")
     trust_remote_code: bool = Field(
         False,
-        description="Run Python code that comes with the tokenizer; its author owns this process.",
+        description="Run Python code that comes with the tokenizer. Its author then controls this process.",
     )
     special_tokens_in_text: SpecialTokensInText = Field(
         "plain-completions",
-        description="Where special tokens that users write are these tokens and not text: plain-completions, "
-        "everywhere (whoever writes a message can then end it and speak for others), nowhere.",
+        description="Where special tokens that a user writes count as tokens, not as text: in plain "
+        "completions only, everywhere (a message can then end itself and speak for others), or nowhere.",
     )
     verifier_silence_seconds: float = Field(
         5.0,
         ge=3,
         le=600,
-        description="A verifier that says nothing of a session for so long is taken for hung, and its "
-        "session moves; more than its longest step.",
+        description="Seconds without news of a session after which its verifier counts as hung and the "
+        "session moves. Set more than the longest step takes.",
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="A larger body or gRPC message is refused.")
-    max_sessions: int = Field(1024, ge=1, description="Sessions followed at once; more wait in line.")
+    max_body_bytes: int = Field(
+        4 << 20, ge=1024, description="Largest HTTP body or gRPC message; larger ones are refused."
+    )
+    max_sessions: int = Field(
+        1024, ge=1, description="Sessions that this gateway follows at once; more wait in line."
+    )
     max_waiting: int = Field(
         2048,
         ge=2,
-        description="Requests that have no place for their session yet; more are refused with 429. A key "
-        "that is alone may take half of it, two a third each, and so on.",
+        description="Requests that may wait in line for a place; more are refused with 429. One key alone "
+        "may take half of the line, two a third each, and so on.",
     )
     api_keys_file: str = Field(
         "",
         description="JSON file of the API keys' hashes, scopes and limits, read anew when it changes "
-        "(`paceline key create` makes entries); empty serves anybody.",
+        "(`paceline key create` prints entries); empty serves everybody.",
     )
     share_learning: bool = Field(
         False,
-        description="What drafters learn from one key's sessions helps all keys': faster, but a receipt then "
-        "tells whether somebody has asked the same before. Without api_keys_file it is shared by all.",
+        description="Let what drafters learn from one key's sessions help every key's. That is faster, but a "
+        "receipt then tells whether somebody asked the same before. Without --api-keys-file all share.",
     )
     concurrent_sessions: int = Field(
-        0, ge=0, description="Sessions of all gateways and keys at once; more wait. 0 sets no limit."
+        0, ge=0, description="Sessions at once, over all gateways and keys; more wait. 0 sets no limit."
     )
     queued_requests: int = Field(
-        256, ge=0, description="Requests that may wait for one of concurrent_sessions; more are refused."
+        256, ge=0, description="Requests that may wait for --concurrent-sessions; more are refused."
     )
     tokens_per_minute: int = Field(
-        0, ge=0, description="Prompt and answer tokens of all gateways and keys; 0 sets no limit."
+        0, ge=0, description="Prompt and answer tokens a minute, over all gateways and keys; 0 sets no limit."
     )
     queue_seconds: float = Field(
         10.0,
         ge=0,
         le=600,
-        description="How long a request waits for a session's place: its key's, everybody's, a verifier's.",
+        description="Seconds that a request may wait for its limits, or for a place at a verifier.",
     )
     client_stall_seconds: float = Field(
-        60.0, ge=1, le=3600, description="A client that takes nothing of its stream for so long is let go."
+        60.0,
+        ge=1,
+        le=3600,
+        description="Seconds after which a client that reads nothing of its stream is disconnected.",
     )
     keep_alive_seconds: float = Field(
         90.0,
         ge=1,
         le=3600,
-        description="How long a connection without a request stays open; longer than a proxy in front keeps "
-        "its own.",
+        description="Seconds that an HTTP connection without a request stays open. Set more than a proxy in "
+        "front of the gateway does.",
     )
     cors_origins: str = Field(
         "",
-        description="Origins of web pages that may use the HTTP API from a browser, separated by commas; * "
-        "is all of them, empty none.",
+        description="Origins of web pages that may use the HTTP API, separated by commas; * allows all, "
+        "empty none.",
     )
     request_seconds: float = Field(
-        0, ge=0, description="Longest time for a request over HTTP, which may ask for less; 0 sets none."
+        0,
+        ge=0,
+        description="Most seconds of an HTTP request, which may ask for less; 0 sets no bound.",
     )
-    poll_seconds: float = Field(1.0, gt=0, le=60, description="How often each pod is asked for its status.")
+    poll_seconds: float = Field(
+        1.0, gt=0, le=60, description="Seconds between two questions to each pod for its status."
+    )
 
     drain_delay_seconds: float = Field(
         0.0,
         ge=0,
         le=300,
-        description="How long after SIGTERM, readiness off, new sessions are still taken: as long as whoever "
-        "balances load may need to notice.",
+        description="Seconds after SIGTERM in which new sessions are still taken while /readyz says 503, so "
+        "that a load balancer has time to notice.",
     )
 
     @field_validator("verifiers", "drafters")

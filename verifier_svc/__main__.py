@@ -1,4 +1,4 @@
-"""Start a verifier: load the model, serve gRPC, drain on SIGTERM."""
+"""Start a verifier: it holds the model and decides the text. SIGTERM drains it."""
 
 from __future__ import annotations
 

@@ -25,53 +25,57 @@ class VerifierSettings(StoreSettings):
 
     port: int = Field(9000, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     model: str = Field(description="Folder or Hugging Face id of the target model.")
-    model_name: str = Field("", description="Name clients ask for; the model's own name when empty.")
+    model_name: str = Field("", description="Model name that clients ask for; empty takes the model's own.")
     trust_remote_code: bool = Field(
-        False, description="Run Python code that comes with the model; its author owns this process."
+        False, description="Run Python code that comes with the model. Its author then controls this process."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="What the weights are computed in; auto keeps the checkpoint's own."
+        "auto", description="Number type of the weights; auto keeps the checkpoint's own."
     )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="CPU threads of the forward; 0 takes the cores that affinity and cgroup allow.",
+        description="CPU threads of the forward; 0 takes as many as affinity mask and cgroup allow cores.",
     )
     store_patience_seconds: float = Field(
         20.0,
         ge=0,
         le=3600,
-        description="How long strict durability waits for Redis before it gives up sessions.",
+        description="Seconds that strict durability waits for Redis before it ends sessions.",
     )
-    max_sessions: int = Field(64, ge=1, le=4096, description="Sessions open at the most; more are refused.")
+    max_sessions: int = Field(64, ge=1, le=4096, description="Most sessions open at once; more are refused.")
     kv_tokens: int = Field(
         0,
         ge=0,
-        description="KV capacity in tokens; 0 sizes it from what is free at start (cgroup limits count).",
+        description="KV capacity in tokens; 0 sizes it from the memory that is free at the start.",
     )
-    prefix_cache: bool = Field(True, description="Keep the KV of past texts for those that begin alike.")
-    prefill_rows: int = Field(256, ge=128, le=8192, description="Prompt rows in one step at the most.")
+    prefix_cache: bool = Field(True, description="Keep the KV of past texts for sessions that begin alike.")
+    prefill_rows: int = Field(256, ge=128, le=8192, description="Most prompt rows in one step.")
     draft_rows: int = Field(
         256,
         ge=0,
         le=256,
-        description="Rows of all sessions' trees and roots in one step at the most; costs decide below.",
+        description="Most rows of roots and trees in one step; below that, measured costs decide.",
     )
-    max_tree_nodes: int = Field(64, ge=1, le=1024, description="A larger tree is refused.")
-    max_tree_depth: int = Field(32, ge=1, le=256, description="A deeper tree is refused.")
+    max_tree_nodes: int = Field(
+        64, ge=1, le=1024, description="Most nodes of a tree; larger ones are refused."
+    )
+    max_tree_depth: int = Field(
+        32, ge=1, le=256, description="Most levels of a tree; deeper ones are refused."
+    )
     max_draft_wait_ms: float = Field(
         20.0,
         ge=0,
         le=1000,
-        description="Longest wait for trees that are on their way, where it pays; 0 never waits.",
+        description="Longest wait of a step for trees under way, where it pays; 0 never waits.",
     )
     divergence_interval: int = Field(
         512,
         ge=0,
-        description="Of so many steps with accepted drafts one is drawn again as plain decoding would, where "
-        "the engine is not exact, to count divergences; 0 checks none.",
+        description="Where the engine is not exact: draw one in so many steps with accepted drafts again, as "
+        "plain decoding would, to count divergences. 0 checks none.",
     )
 
     def message_bytes(self, max_context: int) -> int:

@@ -22,8 +22,8 @@ def generate(
     gateway: Gateway = DEFAULT_GATEWAY,
     tls: Tls = False,
     ca: Ca = None,
-    model: Annotated[str, typer.Option(help="Model id; not needed where one model is served.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at the most.")] = 256,
+    model: Annotated[str, typer.Option(help="Model id; may be left out where one model is served.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
     temperature: Annotated[
         float, typer.Option(min=0, max=100, help="0 takes the most likely token each time.")
     ] = 0.0,
@@ -38,7 +38,7 @@ def generate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Stream one answer; tokens that a drafter guessed are green. Needs a running `paceline up`."""
+    """Stream one answer; tokens that a drafter guessed are green. Needs a running fleet (`paceline up`)."""
     from paceline.client import ChatMessage, Generation
 
     text = _read_stdin() if prompt == "-" else prompt

@@ -20,7 +20,7 @@ def create(
         list[Scope] | None, typer.Option(help="What it may do; repeat for several.", show_default="generate")
     ] = None,
 ) -> None:
-    """Print a new key (on stderr, this once) and its entry for the key file (on stdout).
+    """Print a new key once, on stderr, and its entry for the key file on stdout.
 
     To rotate a key, add the new entry's hash to the old entry's list, and take the old hash out once
     nobody uses it any more.

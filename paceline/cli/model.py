@@ -70,11 +70,18 @@ def path(model: _Model = None) -> None:
 def check(
     model: _Model = None,
     dtype: Annotated[
-        _Dtype, typer.Option(help="auto is the checkpoint's own; float32 sees most.")
+        _Dtype,
+        typer.Option(
+            help="Number type of the weights. auto is the checkpoint's own; float32 finds the most faults."
+        ),
     ] = _Dtype.AUTO,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     longest: Annotated[
-        int, typer.Option(min=64, help="Positions of the longest text: windows up to so many are passed.")
+        int,
+        typer.Option(
+            min=64,
+            help="Positions of the longest text that is tried. A window longer than this is not tried.",
+        ),
     ] = 1024,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python that comes with the model.")

@@ -21,7 +21,9 @@ def up(
     verifiers: Annotated[
         int, typer.Option(min=1, max=64, help="Verifier processes; each holds the model.")
     ] = 1,
-    drafters: Annotated[int, typer.Option(min=0, max=64, help="Drafter processes; 0 decodes plainly.")] = 1,
+    drafters: Annotated[
+        int, typer.Option(min=0, max=64, help="Drafter processes; with 0, decoding is plain.")
+    ] = 1,
     host: Annotated[
         str,
         typer.Option(
@@ -43,7 +45,7 @@ def up(
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the demonstration.")] = False,
-    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Show what speculation does first.")] = True,
+    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="First show what speculation does.")] = True,
 ) -> None:
     """Run everything here: Redis, verifiers, drafters and the gateway, with a demonstration.
 

@@ -38,23 +38,25 @@ class ServiceSettings(BaseSettings):
         description="Address to listen on, IPv4 or IPv6; :: for all interfaces, 0.0.0.0 for all of IPv4.",
     )
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 serves no metrics.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged."
+    )
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for machines.")
     use_http_proxy: bool = Field(
         False,
         description="Call other services and the trace collector through the proxy that http_proxy, "
-        "https_proxy and no_proxy name; else they are called directly.",
+        "https_proxy and no_proxy name; false calls them directly.",
     )
     otlp_endpoint: str = Field("", description="OTLP gRPC collector for traces, host:port; empty sends none.")
     grace_seconds: float = Field(
-        30.0, ge=0, description="How long running sessions may go on after SIGTERM before they are cut."
+        30.0, ge=0, description="Seconds that running sessions may go on after SIGTERM before they are cut."
     )
     tls_cert: Path | None = Field(
-        None, description="PEM file of this service's certificate towards the others, with its chain."
+        None, description="PEM file of the certificate that this service shows to the others, with its chain."
     )
-    tls_key: Path | None = Field(None, description="PEM file of the private key of tls_cert.")
+    tls_key: Path | None = Field(None, description="PEM file of the private key of --tls-cert.")
     tls_ca: Path | None = Field(
-        None, description="PEM file of the CAs whose certificates the other services must have."
+        None, description="PEM file of the CAs that must have signed the other services' certificates."
     )
 
     @field_validator("host")
@@ -98,14 +100,14 @@ class StoreSettings(ServiceSettings):
 
     redis_url: SecretStr = Field(
         SecretStr(""),
-        description="Session store, with USER:PASSWORD@ where it has users; empty runs without one.",
+        description="URL of the session store, as redis://USER:PASSWORD@HOST:PORT/0; empty keeps no records.",
     )
     session_ttl_seconds: int = Field(
-        3600, ge=1, description="Lifetime of a session's record after its last token."
+        3600, ge=1, description="Seconds that a session's record is kept after its last token."
     )
     durability: Literal["strict", "relaxed"] = Field(
         "relaxed",
-        description="While Redis is away strict holds tokens back, relaxed streams them as not durable.",
+        description="While Redis is away, strict holds tokens back; relaxed streams them, marked.",
     )
 
     @property
@@ -182,12 +184,19 @@ def service_command(
     )
 
 
+def _shown(value: object) -> str:
+    """A default as a person would write it."""
+    if value is None or value == "":
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _option(name: str, field: FieldInfo, prefix: str) -> click.Option:
     description = (field.description or "").rstrip(".")
     annotation, value = field.annotation, field.default
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    default = "required" if value is PydanticUndefined else f"default: {value!r}"
+    default = "required" if value is PydanticUndefined else f"default: {_shown(value)}"
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     return click.Option(
         [_flag(name)],
