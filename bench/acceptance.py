@@ -31,7 +31,7 @@ Path_ = tuple[int, ...]
 
 @dataclass(slots=True)
 class Tally:
-    """What one method did: steps and committed tokens by task, seconds of every draft and lesson."""
+    """What one method did: steps and committed tokens by task, seconds of every draft and observation."""
 
     committed: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
-from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome, Row
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Method
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
@@ -134,7 +134,7 @@ def learn(method: Method, number: int, writing: Writing) -> None:
         Row(tuple(ids[max(0, position - CONTEXT_IDS) : position]), top, position)
         for position, top in enumerate(writing.top_ids, start=first)
     )
-    method.learn(session, Outcome(start=first, committed=tuple(writing.text), rows=rows))
+    method.learn(session, Lesson(start=first, committed=tuple(writing.text), rows=rows))
     method.forget(key.session_id)
 
 

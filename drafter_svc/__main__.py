@@ -76,7 +76,7 @@ def run(settings: DrafterSettings) -> None:
     telemetry.setup("drafter", settings)
     try:
         methods.check(settings.method)
-    except methods.UnknownMethod as error:
+    except methods.UnknownMethodError as error:
         raise SettingsError(f"--method (PACELINE_DRAFTER_METHOD): {error}") from error
     rpc.run_service(lambda stop: serve(settings, stop))
 

@@ -13,7 +13,7 @@ from paceline.verdict import Feedback, Verdict
 CONTEXT_IDS = 8
 
 
-class OutOfStep(ValueError):
+class OutOfStepError(ValueError):
     """A verdict does not continue what is known: only a new Join with the right length can help."""
 
 
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Lesson:
     """What a verdict taught: ids from `start` on are newly committed; rows hold the feedback."""
 
     start: int
@@ -57,19 +57,19 @@ class Hypothesis:
         """prompt + committed length known here: where the next tree hangs."""
         return len(self.ids)
 
-    def learn(self, verdict: Verdict) -> Outcome:
-        """Append what was committed; raises `OutOfStep` when ids between are missing or differ."""
+    def learn(self, verdict: Verdict) -> Lesson:
+        """Append what was committed; raises `OutOfStepError` when ids between are missing or differ."""
         known = len(self.ids)
         overlap = known - verdict.base_length
         if overlap < 0:
-            raise OutOfStep(f"verdict starts at {verdict.base_length}, only {known} ids are known")
+            raise OutOfStepError(f"verdict starts at {verdict.base_length}, only {known} ids are known")
         seen = verdict.committed[:overlap]
         if tuple(self.ids[verdict.base_length : verdict.base_length + len(seen)]) != seen:
-            raise OutOfStep(f"verdict from {verdict.base_length} contradicts the known ids")
+            raise OutOfStepError(f"verdict from {verdict.base_length} contradicts the known ids")
         rows = () if verdict.feedback is None else tuple(self._rows(verdict.base_length, verdict.feedback))
         fresh = verdict.committed[overlap:]
         self.ids.extend(fresh)
-        return Outcome(start=known, committed=fresh, rows=rows)
+        return Lesson(start=known, committed=fresh, rows=rows)
 
     def _rows(self, base: int, feedback: Feedback) -> Iterator[Row]:
         """Feedback rows with their contexts; none where a row has no ids."""

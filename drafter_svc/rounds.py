@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from drafter_svc.hypothesis import Hypothesis, OutOfStep
+from drafter_svc.hypothesis import Hypothesis, OutOfStepError
 from drafter_svc.methods.base import Method
 from drafter_svc.tenants import Tenants
 from paceline.session import SessionKey
@@ -15,7 +15,7 @@ from paceline.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TreeLimits:
     """What the verifier takes, from its Welcome, and what this drafter wants to send."""
 
     vocab_size: int
@@ -66,7 +66,7 @@ class Rounds:
         self._seats: dict[str, _Seat] = {}
         self._tenants: Tenants | None = None
         self._unsettled: list[Method] = []
-        self._limits = Limits(0, 0, 0)
+        self._limits = TreeLimits(0, 0, 0)
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -79,7 +79,7 @@ class Rounds:
         """The verifier's vocabulary size; None before its first Welcome."""
         return self._limits.vocab_size or None
 
-    def welcome(self, tenants: Tenants, limits: Limits) -> Drafted:
+    def welcome(self, tenants: Tenants, limits: TreeLimits) -> Drafted:
         """A stream is up: join every session again, and draft for each."""
         if self._tenants is not tenants:
             for seat in self._seats.values():
@@ -177,8 +177,8 @@ class Rounds:
         """Take a verdict in; one that does not fit asks once, by a Join, for what is missing."""
         assert seat.method is not None
         try:
-            outcome = seat.hypothesis.learn(verdict)
-        except OutOfStep:
+            lesson = seat.hypothesis.learn(verdict)
+        except OutOfStepError:
             if seat.rejoined or verdict.finished:
                 drafted.leaves.append(verdict.key.session_id)
                 self.detach(verdict.key.session_id)
@@ -187,7 +187,7 @@ class Rounds:
                 drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
             return False
         seat.rejoined = False
-        seat.method.observe(seat.hypothesis, outcome)
+        seat.method.observe(seat.hypothesis, lesson)
         self._unsettled.append(seat.method)
         return True
 
@@ -204,5 +204,5 @@ class Rounds:
             self._counters.drafted_tokens += len(tree)
 
 
-def _fits(hypothesis: Hypothesis, limits: Limits) -> bool:
+def _fits(hypothesis: Hypothesis, limits: TreeLimits) -> bool:
     return max(hypothesis.ids, default=0) < limits.vocab_size

@@ -13,7 +13,7 @@ import grpc
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.net import rpc, wire
 from paceline.net.handshake import PROTOCOL_VERSION
@@ -40,7 +40,7 @@ _FINAL = {
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
 
 
-class HandshakeRefused(Exception):
+class HandshakeRefusedError(Exception):
     """The two do not speak the same protocol: reconnecting cannot help."""
 
 
@@ -83,7 +83,7 @@ class VerifierLink:
             try:
                 await self._converse()
                 reason = "ended by the verifier"
-            except HandshakeRefused as refused:
+            except HandshakeRefusedError as refused:
                 log.error("verifier refused", verifier=self.address, reason=str(refused))
                 return
             except grpc.aio.AioRpcError as lost:
@@ -133,7 +133,7 @@ class VerifierLink:
                 welcome = await self._shake_hands(call)
                 settings = self._settings
                 tenants = self._tenants(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
-                limits = Limits(
+                limits = TreeLimits(
                     vocab_size=welcome.vocab_size,
                     nodes=min(settings.tree_nodes, welcome.max_tree_nodes),
                     depth=min(settings.tree_depth, welcome.max_tree_depth),
@@ -156,10 +156,10 @@ class VerifierLink:
                 first = await call.read()
         except grpc.aio.AioRpcError as error:
             if error.code() in _FINAL:
-                raise HandshakeRefused(error.details()) from error
+                raise HandshakeRefusedError(error.details()) from error
             raise
         if first is grpc.aio.EOF or not first.HasField("welcome") or not first.welcome.vocab_size:
-            raise HandshakeRefused("its first message is no Welcome with a vocabulary size")
+            raise HandshakeRefusedError("its first message is no Welcome with a vocabulary size")
         welcome: pb.Welcome = first.welcome
         return welcome
 

@@ -1,4 +1,4 @@
-"""Draft trees as flat arrays: checked, merged, re-rooted, pruned. Knows no proto and no tensor."""
+"""Draft trees as flat arrays: checked, re-rooted, pruned. No proto and no tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class TreeFault(StrEnum):
-    """What can be wrong with a tree that came over the wire."""
+    """The rules that a tree from the wire can break."""
 
     MALFORMED = "malformed"
     BAD_PARENT = "bad_parent"
@@ -31,8 +31,8 @@ class TreeError(ValueError):
 class TokenTree:
     """Candidate continuations after a root that is not in the arrays.
 
-    `parents[i] < i` always, -1 is the root; siblings carry different tokens; `log_probs[i] <= 0`, finite, is
-    the drafter's confidence in node i given its parent and only ever ranks nodes.
+    `parents[i] < i`; -1 is the root. Siblings carry different tokens. `log_probs[i]` is the drafter's
+    confidence in node i given its parent: finite, at most 0, and used for ranking only.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class TokenTree:
         return depths
 
     def survivals(self) -> list[float]:
-        """Log of the product of confidences along each node's path; never grows along a path."""
+        """Log of the product of confidences along each node's path. It never grows along a path."""
         survivals: list[float] = []
         for parent, log_prob in zip(self.parents, self.log_probs, strict=True):
             survivals.append(log_prob if parent < 0 else survivals[parent] + log_prob)
@@ -64,7 +64,7 @@ class TokenTree:
         return None
 
     def select(self, nodes: Sequence[int]) -> TokenTree:
-        """The tree of the given nodes, in the given order; a node's parent stands before it."""
+        """The tree of the given nodes, in the given order. Each node's parent must come before it."""
         place = {-1: -1} | {node: index for index, node in enumerate(nodes)}
         return TokenTree(
             tokens=tuple(self.tokens[node] for node in nodes),
@@ -73,7 +73,7 @@ class TokenTree:
         )
 
     def subtree(self, node: int) -> TokenTree:
-        """What hangs below `node`, re-rooted there."""
+        """The nodes below `node`, as a tree whose root is `node`."""
         if node < 0:
             return self
         place = {node: -1}
@@ -89,7 +89,7 @@ class TokenTree:
         )
 
     def reroot(self, committed: Sequence[int]) -> TokenTree:
-        """What is left of the tree after `committed` was appended to its root; may be empty."""
+        """The tree below the path `committed`; empty when the tree does not contain that path."""
         node = -1
         for token in committed:
             step = self.child(node, token)
@@ -99,16 +99,15 @@ class TokenTree:
         return self.subtree(node)
 
     def best(self, budget: int) -> TokenTree:
-        """The `budget` nodes of highest survival, with the likeliest path first.
+        """The `budget` nodes of highest survival, in depth-first order, likeliest child first.
 
-        Survival never grows along a path, so the best nodes are closed under taking parents. Nodes
-        come in depth-first order, likeliest child first: the accepted path then mostly lies in
-        place already when KV is compacted.
+        Survival never grows along a path, so a chosen node's parent is always chosen too. In this order the
+        accepted path's KV is mostly in place already when KV is compacted.
         """
         return self.select(self.best_nodes(budget))
 
     def best_nodes(self, budget: int) -> list[int]:
-        """The nodes of `best`, in its order."""
+        """Indices of the nodes of `best`, in its order."""
         if budget <= 0 or not self.tokens:
             return []
         survivals = self.survivals()
@@ -131,7 +130,7 @@ class TokenTree:
 
 
 def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -> None:
-    """Raise `TreeError` unless the tree keeps every rule. O(nodes)."""
+    """Raise `TreeError` if the tree breaks a rule. O(nodes)."""
     count = len(tree.tokens)
     if len(tree.parents) != count or len(tree.log_probs) != count:
         raise TreeError(
@@ -168,53 +167,9 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
         siblings.add((parent, token))
         depths.append(1 if parent < 0 else depths[parent] + 1)
         if depths[-1] > max_depth:
-            raise TreeError(
-                TreeFault.TOO_DEEP, f"node {index} lies at depth {depths[-1]}, at most {max_depth}"
-            )
+            raise TreeError(TreeFault.TOO_DEEP, f"node {index} is at depth {depths[-1]}, at most {max_depth}")
 
 
 def too_many_nodes(count: int, max_nodes: int) -> TreeError:
-    """What `check` raises of a tree that is too large; for those who need not look at it any further."""
+    """The error for a tree of `count` nodes, for callers that refuse it by its size alone."""
     return TreeError(TreeFault.TOO_MANY_NODES, f"{count} nodes, at most {max_nodes} are taken")
-
-
-class TreeBuilder:
-    """Grows a tree by paths; equal prefixes merge, and a node keeps its best log-probability."""
-
-    def __init__(self) -> None:
-        self._index: dict[tuple[int, int], int] = {}
-        self._tokens: list[int] = []
-        self._parents: list[int] = []
-        self._log_probs: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def add(self, parent: int, token: int, log_prob: float) -> int:
-        """Index of `parent`'s child `token`, made if there is none."""
-        index = self._index.get((parent, token))
-        if index is None:
-            index = len(self._tokens)
-            self._index[parent, token] = index
-            self._tokens.append(token)
-            self._parents.append(parent)
-            self._log_probs.append(log_prob)
-        elif log_prob > self._log_probs[index]:
-            self._log_probs[index] = log_prob
-        return index
-
-    def build(self) -> TokenTree:
-        """The tree grown so far."""
-        return TokenTree(tuple(self._tokens), tuple(self._parents), tuple(self._log_probs))
-
-
-def merge(trees: Sequence[TokenTree], budget: int) -> TokenTree:
-    """One tree of the `budget` likeliest nodes of all: same-token siblings collapse."""
-    builder = TreeBuilder()
-    for tree in trees:
-        place = {-1: -1}
-        for index, (token, parent, log_prob) in enumerate(
-            zip(tree.tokens, tree.parents, tree.log_probs, strict=True)
-        ):
-            place[index] = builder.add(place[parent], token, log_prob)
-    return builder.build().best(budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drafter_svc.methods import tables
 from drafter_svc.methods.base import Method, Source
 
-__all__ = ["SOURCES", "UnknownMethod", "check", "create", "tables"]
+__all__ = ["SOURCES", "UnknownMethodError", "check", "create", "tables"]
 
 # Log-odds of grades, from a logistic regression on Spec-Bench texts of SmolLM2-135M. They are only a
 # start: what counts is measured while serving.
@@ -42,22 +42,22 @@ _ENTRIES = 1 << 17
 SOURCES = ("lookup", "recycling")
 
 
-class UnknownMethod(ValueError):
+class UnknownMethodError(ValueError):
     """No drafting method has this name; the message lists those there are."""
 
 
 def create(name: str, vocab_size: int) -> Method:
-    """A fresh method for one model, e.g. "lookup+recycling"; raises `UnknownMethod`."""
+    """A fresh method for one model, e.g. "lookup+recycling"; raises `UnknownMethodError`."""
     from drafter_svc.methods.merged import Merged
 
     return Merged(name, [source for part in check(name) for source in _sources(part)], vocab_size, _BIAS)
 
 
 def check(name: str) -> list[str]:
-    """The sources named by a method; raises `UnknownMethod`."""
+    """The sources named by a method; raises `UnknownMethodError`."""
     parts = name.split("+")
     if len(set(parts)) != len(parts) or not set(parts) <= set(SOURCES):
-        raise UnknownMethod(
+        raise UnknownMethodError(
             f"no drafting method {name!r}; use {' or '.join(SOURCES)}, or several joined by +"
         )
     return parts
@@ -65,7 +65,7 @@ def check(name: str) -> list[str]:
 
 def _sources(part: str) -> list[Source]:
     if part == "lookup":
-        from drafter_svc.methods.suffix import Lookup
+        from drafter_svc.methods.lookup import Lookup
 
         return [Lookup()]
     from drafter_svc.methods.branches import Branches

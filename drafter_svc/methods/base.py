@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.hypothesis import Hypothesis, Lesson
 from paceline.tree import TokenTree
 
 
@@ -26,15 +26,15 @@ class Method(Protocol):
         """
         ...
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
-        """Learn from a verdict; `session.ids` already end with `outcome.committed`."""
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        """Learn from a verdict; `session.ids` already end with `lesson.committed`."""
         ...
 
     def settle(self) -> None:
         """Do what was left over from `observe`: call it when the trees have been sent."""
         ...
 
-    def learn(self, session: Hypothesis, outcome: Outcome) -> None:
+    def learn(self, session: Hypothesis, lesson: Lesson) -> None:
         """Like `observe`, of a text that was not drafted: nothing is measured."""
         ...
 
@@ -84,7 +84,7 @@ class Source(Protocol):
         """Candidates for the session as its ids stand now."""
         ...
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Learn from a verdict, after it was appended to the session's ids."""
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
 # What an id that is a row's first, second, third choice counts.
@@ -38,11 +38,11 @@ class Branches:
 
         return propose
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Count the votes for positions that are still open."""
         base = session.base_length
         levels: list[dict[int, float]] = []
-        for row in outcome.rows:
+        for row in lesson.rows:
             if row.position < base:
                 continue
             while len(levels) <= row.position - base:

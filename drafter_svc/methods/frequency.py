@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
 _CANDIDATES = 8
@@ -37,17 +37,17 @@ class Frequency:
         """The same for every session and context, at the root: deeper they would fill trees with chance."""
         return lambda context, depth: self._best if depth == 0 else _NOTHING
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Count the committed ids."""
         counts = self._counts
-        for token in outcome.committed:
+        for token in lesson.committed:
             counts[token] = self._count(token) + 1
-        self._total += len(outcome.committed)
+        self._total += len(lesson.committed)
         if self._total > _HALVE_AT:
             self._counts = {token: count // 2 for token, count in self._all().items() if count > 1}
             self._begun = _NOTHING
             self._total = sum(self._counts.values())
-        self._best = self._ranked({*self._best, *outcome.committed})
+        self._best = self._ranked({*self._best, *lesson.committed})
 
     def forget(self, session_id: str) -> None:
         """Counts outlive their session."""

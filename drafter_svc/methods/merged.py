@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer, Source
 from paceline.tree import TokenTree
 
@@ -20,7 +20,7 @@ _MOST_COST = -math.log(0.005)
 _MEASURED_IDS = 64
 
 
-class Calibration:
+class HitRates:
     """How often a candidate of given grades was the token that came; the sources' prior until known.
 
     A cell is one combination of all sources' grades, as a number of mixed radix.
@@ -79,13 +79,13 @@ class Merged:
         self._vocab_size = vocab_size
         self._bias = bias
         # Sampled text follows its sources less closely than greedy text: counted apart.
-        self._greedy = Calibration(self._sources, bias)
-        self._sampled = Calibration(self._sources, bias)
+        self._greedy = HitRates(self._sources, bias)
+        self._sampled = HitRates(self._sources, bias)
         # By session, the candidates of its last draft: a verdict is measured on what was proposed.
         self._proposed: dict[str, dict[tuple[int, ...], dict[int, int]]] = {}
-        self._unmeasured: list[tuple[Calibration, dict[int, int], int]] = []
+        self._unmeasured: list[tuple[HitRates, dict[int, int], int]] = []
 
-    def _calibration(self, session: Hypothesis) -> Calibration:
+    def _rates(self, session: Hypothesis) -> HitRates:
         return self._sampled if session.sampling.temperature > 0 else self._greedy
 
     def draft(self, session: Hypothesis, budget: int, max_depth: int) -> TokenTree:
@@ -93,8 +93,8 @@ class Merged:
         if budget <= 0 or max_depth <= 0 or not session.ids:
             return TokenTree()
         proposers = [source.proposer(session) for source in self._sources]
-        calibration = self._calibration(session)
-        known = calibration.log_prob
+        rates = self._rates(session)
+        known = rates.log_prob
         proposed: dict[tuple[int, ...], dict[int, int]] = {}
         self._proposed[session.key.session_id] = proposed
         tokens: list[int] = []
@@ -105,9 +105,9 @@ class Merged:
         node, context, depth, cost = -1, tuple(session.ids[-CONTEXT_IDS:]), 0, 0.0
         while len(tokens) < budget:
             if depth < max_depth:
-                cells = proposed[context] = candidates(proposers, calibration.strides, context, depth)
+                cells = proposed[context] = candidates(proposers, rates.strides, context, depth)
                 for token, cell in cells.items():
-                    log_prob = known.get(cell) or calibration.confidence(cell)
+                    log_prob = known.get(cell) or rates.confidence(cell)
                     if cost - log_prob > _MOST_COST or token >= self._vocab_size:
                         continue
                     serial += 1
@@ -123,32 +123,32 @@ class Merged:
             depth += 1
         return TokenTree(tuple(tokens), tuple(parents), tuple(log_probs)).best(budget)
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Note the committed ids for `settle`, whether drafted or not; then let the sources learn."""
-        calibration = self._calibration(session)
+        rates = self._rates(session)
         proposers = [source.proposer(session) for source in self._sources]
         proposed = self._proposed.get(session.key.session_id, {})
-        for offset, token in enumerate(outcome.committed[:_MEASURED_IDS]):
-            position = outcome.start + offset
+        for offset, token in enumerate(lesson.committed[:_MEASURED_IDS]):
+            position = lesson.start + offset
             context = tuple(session.ids[max(0, position - CONTEXT_IDS) : position])
             cells = proposed.get(context)
             if cells is None and context:
-                cells = candidates(proposers, calibration.strides, context, offset)
+                cells = candidates(proposers, rates.strides, context, offset)
             if cells:
-                self._unmeasured.append((calibration, cells, token))
-        self.learn(session, outcome)
+                self._unmeasured.append((rates, cells, token))
+        self.learn(session, lesson)
 
     def settle(self) -> None:
         """Measure the sources on what was committed."""
-        for calibration, cells, token in self._unmeasured:
+        for rates, cells, token in self._unmeasured:
             for candidate, cell in cells.items():
-                calibration.count(cell, candidate == token)
+                rates.count(cell, candidate == token)
         self._unmeasured.clear()
 
-    def learn(self, session: Hypothesis, outcome: Outcome) -> None:
+    def learn(self, session: Hypothesis, lesson: Lesson) -> None:
         """Let the sources learn."""
         for source in self._sources:
-            source.observe(session, outcome)
+            source.observe(session, lesson)
 
     def forget(self, session_id: str) -> None:
         """Drop what the sources keep of the session."""
@@ -157,7 +157,7 @@ class Merged:
             source.forget(session_id)
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
-        """Every source's, under its name. Calibrations are not kept: they depend on the traffic."""
+        """Every source's, under its name. Rates are not kept: they depend on the traffic."""
         return {
             f"{source.name}.{name}": table
             for source in self._sources

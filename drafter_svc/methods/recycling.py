@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import Hypothesis, Outcome
+from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
 TOP_K = 8
@@ -88,11 +88,11 @@ class Recycling:
 
         return propose
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Replace the entry of every verified row's context."""
         session_id, order, table = session.key.session_id, self._order, self._next
         before = len(table)
-        for row in outcome.rows:
+        for row in lesson.rows:
             if len(row.context) < order:
                 continue
             context = row.context[-order:]

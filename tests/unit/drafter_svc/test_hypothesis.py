@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, OutOfStep, Row
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, OutOfStepError, Row
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
@@ -21,21 +21,21 @@ def session(*ids: int) -> Hypothesis:
 
 def test_ids_known_already_are_not_appended_twice() -> None:
     known = session(1, 2, 3)
-    outcome = known.learn(Verdict(KEY, 2, (3, 4, 5)))
+    lesson = known.learn(Verdict(KEY, 2, (3, 4, 5)))
     assert known.ids == [1, 2, 3, 4, 5]
-    assert (outcome.start, outcome.committed) == (3, (4, 5))
+    assert (lesson.start, lesson.committed) == (3, (4, 5))
 
 
 def test_a_verdict_past_what_is_known_is_out_of_step() -> None:
     known = session(1, 2)
-    with pytest.raises(OutOfStep):
+    with pytest.raises(OutOfStepError):
         known.learn(Verdict(KEY, 3, (4,)))
     assert known.ids == [1, 2]
 
 
 def test_a_verdict_that_contradicts_what_is_known_is_out_of_step() -> None:
     known = session(1, 2)
-    with pytest.raises(OutOfStep):
+    with pytest.raises(OutOfStepError):
         known.learn(Verdict(KEY, 1, (7, 8)))
     assert known.ids == [1, 2]
 
@@ -44,8 +44,8 @@ def test_rows_carry_the_path_of_their_node() -> None:
     known = session(1, 2)
     verified = TokenTree((5, 6, 7), (-1, 0, -1), (-0.1, -0.1, -2.0))
     feedback = Feedback.of(2, verified, top_ids=(5, 0, 6, 0, 9, 0, 8, 0), top_k=2)
-    outcome = known.learn(Verdict(KEY, 2, (5, 6, 9), accepted=2, drafted=3, feedback=feedback))
-    assert outcome.rows == (
+    lesson = known.learn(Verdict(KEY, 2, (5, 6, 9), accepted=2, drafted=3, feedback=feedback))
+    assert lesson.rows == (
         Row((1, 2), (5, 0), 2),
         Row((1, 2, 5), (6, 0), 3),
         Row((1, 2, 5, 6), (9, 0), 4),
@@ -76,10 +76,8 @@ def test_the_rows_of_any_tree_find_their_whole_path(ids: list[int], known: int, 
     feedback = Feedback.of(ids[-1], tree, tuple(range(len(paths))), 1)
     # Some of what was committed may be known from the answer to a Join.
     committed = tuple(range(30, 33))
-    outcome = session(*ids, *committed[:known]).learn(Verdict(KEY, len(ids), committed, feedback=feedback))
-    assert outcome.rows == tuple(
-        Row(path[-CONTEXT_IDS:], (row,), len(path)) for row, path in enumerate(paths)
-    )
+    lesson = session(*ids, *committed[:known]).learn(Verdict(KEY, len(ids), committed, feedback=feedback))
+    assert lesson.rows == tuple(Row(path[-CONTEXT_IDS:], (row,), len(path)) for row, path in enumerate(paths))
 
 
 @given(
@@ -92,7 +90,7 @@ def test_any_split_of_a_text_into_verdicts_rebuilds_it(text: list[int], cuts: li
     position = 1
     for cut in cuts:
         base = max(1, position - back)
-        outcome = known.learn(Verdict(KEY, base, tuple(text[base : position + cut])))
-        assert list(outcome.committed) == text[position : position + cut]
+        lesson = known.learn(Verdict(KEY, base, tuple(text[base : position + cut])))
+        assert list(lesson.committed) == text[position : position + cut]
         position = min(len(text), position + cut)
     assert known.ids == text[:position]

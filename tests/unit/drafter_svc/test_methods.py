@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
-from drafter_svc.hypothesis import Hypothesis, Outcome, Row
+from drafter_svc.hypothesis import Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Method
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -135,7 +135,7 @@ def test_a_forgotten_session_starts_afresh() -> None:
 
 @pytest.mark.parametrize("name", ["", "eagle", "lookup+lookup", "lookup+", "lookup recycling"])
 def test_an_unknown_method_is_refused_by_name(name: str) -> None:
-    with pytest.raises(methods.UnknownMethod, match="lookup or recycling"):
+    with pytest.raises(methods.UnknownMethodError, match="lookup or recycling"):
         methods.create(name, VOCAB)
 
 
@@ -204,7 +204,7 @@ def test_what_is_learned_of_a_text_is_learned_of_its_steps() -> None:
         rows.append(Row(tuple(ids[-8:]), (token, 7, 8), len(ids)))
         ids.append(token)
     known.ids.extend(ids[3:])
-    told.learn(known, Outcome(start=3, committed=tuple(ids[3:]), rows=tuple(rows)))
+    told.learn(known, Lesson(start=3, committed=tuple(ids[3:]), rows=tuple(rows)))
     tables, expected = told.tables(), _taught("recycling").tables()
     assert tables.keys() == expected.keys()
     for name, table in tables.items():

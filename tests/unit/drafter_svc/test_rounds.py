@@ -6,14 +6,14 @@ import pytest
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.verdict import Verdict
 
 VOCAB = 100
-LIMITS = Limits(vocab_size=VOCAB, nodes=8, depth=4)
+LIMITS = TreeLimits(vocab_size=VOCAB, nodes=8, depth=4)
 
 
 def hypothesis(session_id: str = "s", epoch: int = 1, ids: tuple[int, ...] = (1, 2, 3, 1, 2)) -> Hypothesis:

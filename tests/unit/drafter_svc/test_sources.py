@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafter_svc.hypothesis import Hypothesis, Outcome, Row
+from drafter_svc.hypothesis import Hypothesis, Lesson, Row
 from drafter_svc.methods.branches import Branches
 from drafter_svc.methods.frequency import Frequency
-from drafter_svc.methods.merged import Calibration
+from drafter_svc.methods.lookup import SuffixIndex
+from drafter_svc.methods.merged import HitRates
 from drafter_svc.methods.recycling import Recycling, Room
-from drafter_svc.methods.suffix import SuffixIndex
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 
@@ -48,7 +48,7 @@ def test_an_index_extended_in_parts_equals_one_built_at_once(ids: list[int], cut
 def test_recycling_grades_the_sessions_own_rows_apart() -> None:
     table = Recycling(1, ODDS, Room(10))
     own, other = session(1, 2), session(1, 2, session_id="other")
-    table.observe(own, Outcome(2, (), (Row((1, 2), (7, 8), 2),)))
+    table.observe(own, Lesson(2, (), (Row((1, 2), (7, 8), 2),)))
     assert table.proposer(own)((2,), 0) == {7: 1, 8: 2}
     assert set(table.proposer(other)((2,), 0)) == {7, 8}
     assert table.proposer(other)((2,), 0) != table.proposer(own)((2,), 0)
@@ -59,7 +59,7 @@ def test_recycling_is_bounded_and_forgets_the_oldest() -> None:
     table = Recycling(1, ODDS, Room(2))
     known = session(1)
     for token in (1, 2, 1, 3):
-        table.observe(known, Outcome(1, (), (Row((token,), (7,), 1),)))
+        table.observe(known, Lesson(1, (), (Row((token,), (7,), 1),)))
     propose = table.proposer(known)
     assert [bool(propose((token,), 0)) for token in (1, 2, 3)] == [True, False, True]
 
@@ -68,7 +68,7 @@ def test_branches_propose_what_rejected_rows_said_for_the_same_position() -> Non
     source = Branches(ODDS)
     known = session(1, 2, 9)
     rows = (Row((1, 2), (9, 5, 6), 2), Row((1, 2, 5), (7, 8, 4), 3), Row((1, 2, 5, 7), (3, 1, 2), 4))
-    source.observe(known, Outcome(2, (9,), rows))
+    source.observe(known, Lesson(2, (9,), rows))
     propose = source.proposer(known)
     assert list(propose((1, 2, 9), 0)) == [7, 8, 4]
     assert list(propose((1, 2, 9, 7), 1)) == [3, 1, 2]
@@ -80,28 +80,28 @@ def test_branches_propose_what_rejected_rows_said_for_the_same_position() -> Non
 def test_frequency_proposes_the_commonest_ids_and_follows_the_traffic() -> None:
     source = Frequency(ODDS)
     known = session(1)
-    source.observe(known, Outcome(1, (4,) * 12_000 + (5,) * 3, ()))
+    source.observe(known, Lesson(1, (4,) * 12_000 + (5,) * 3, ()))
     assert source.proposer(known)((1,), 0) == {4: 1, 5: 2}
     for _ in range(4):
-        source.observe(known, Outcome(1, (6,) * 9_000, ()))
+        source.observe(known, Lesson(1, (6,) * 9_000, ()))
     assert next(iter(source.proposer(known)((1,), 0))) == 6
 
 
 @given(st.lists(st.booleans(), max_size=300))
 def test_confidence_stays_a_log_probability(hits: list[bool]) -> None:
-    calibration = Calibration([Recycling(1, (0.0, 5.0, -5.0), Room(1))], bias=0.0)
+    rates = HitRates([Recycling(1, (0.0, 5.0, -5.0), Room(1))], bias=0.0)
     for hit in hits:
-        calibration.count(1, hit)
-    assert -math.inf < calibration.confidence(1) <= 0
-    assert calibration.confidence(2) < calibration.confidence(0)
+        rates.count(1, hit)
+    assert -math.inf < rates.confidence(1) <= 0
+    assert rates.confidence(2) < rates.confidence(0)
 
 
 def test_confidence_moves_from_the_prior_to_what_is_measured() -> None:
-    calibration = Calibration([Recycling(1, (0.0, 2.0), Room(1))], bias=0.0)
-    assert calibration.confidence(1) == pytest.approx(math.log(1 / (1 + math.exp(-2.0))))
+    rates = HitRates([Recycling(1, (0.0, 2.0), Room(1))], bias=0.0)
+    assert rates.confidence(1) == pytest.approx(math.log(1 / (1 + math.exp(-2.0))))
     for trial in range(20_000):
-        calibration.count(1, trial % 4 == 0)
-    assert calibration.confidence(1) == pytest.approx(math.log(0.25), abs=0.05)
+        rates.count(1, trial % 4 == 0)
+    assert rates.confidence(1) == pytest.approx(math.log(0.25), abs=0.05)
 
 
 @given(
@@ -118,9 +118,9 @@ def test_common_ids_that_were_there_at_the_start_count_like_those_that_came(
     told._counts, told._total = dict(known), sum(known.values())
     told._best = told._ranked(known)
     for token in committed:
-        outcome = Outcome(1, (token,), ())
+        lesson = Lesson(1, (token,), ())
         for each in (fresh, told):
-            each.observe(session(1), outcome)
+            each.observe(session(1), lesson)
         assert fresh.proposer(session(1))((1,), 0) == told.proposer(session(1))((1,), 0)
     assert dict(fresh.tables()["counts"].tolist()) == dict(told.tables()["counts"].tolist())
     assert (begun.tables()["counts"] == table).all()

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drafter_svc import methods
-from drafter_svc.hypothesis import Hypothesis, Outcome, Row
+from drafter_svc.hypothesis import Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Method
 from drafter_svc.methods.recycling import Recycling, Room
-from drafter_svc.rounds import Counters, Limits, Rounds
+from drafter_svc.rounds import Counters, Rounds, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -22,7 +22,7 @@ from paceline.verdict import Feedback, Verdict
 
 VOCAB = 12
 METHOD = "lookup+recycling"
-LIMITS = Limits(vocab_size=VOCAB, nodes=24, depth=6)
+LIMITS = TreeLimits(vocab_size=VOCAB, nodes=24, depth=6)
 IDS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20)
 
 
@@ -46,7 +46,7 @@ def tables() -> Method:
     taught = methods.create(METHOD, VOCAB)
     known = Hypothesis(SessionKey("taught", 1), SamplingParams(max_tokens=9), [1, 2, 3, 4, 5])
     rows = tuple(Row((token,), ((token + 1) % VOCAB,), 4) for token in range(4))
-    taught.learn(known, Outcome(4, (5,), rows))
+    taught.learn(known, Lesson(4, (5,), rows))
     method = methods.create(METHOD, VOCAB)
     method.restore(taught.tables())
     return method
@@ -164,8 +164,8 @@ def test_a_tenant_that_is_dropped_leaves_nothing_in_memory() -> None:
     assert method() is None
 
 
-def rows(first: int, count: int) -> Outcome:
-    return Outcome(1, (), tuple(Row((token,), (7,), 1) for token in range(first, first + count)))
+def rows(first: int, count: int) -> Lesson:
+    return Lesson(1, (), tuple(Row((token,), (7,), 1) for token in range(first, first + count)))
 
 
 @given(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.tree import TokenTree, TreeBuilder, TreeError, TreeFault, check, merge
+from paceline.tree import TokenTree, TreeError, TreeFault, check
 
 VOCAB = 6
 MAX_NODES = 64
@@ -19,11 +19,13 @@ Path = tuple[int, ...]
 @st.composite
 def trees(draw: st.DrawFn, max_nodes: int = 24) -> TokenTree:
     """Sound trees of any shape."""
-    builder = TreeBuilder()
+    nodes: dict[tuple[int, int], float] = {}
     for _ in range(draw(st.integers(0, max_nodes))):
-        parent = draw(st.integers(-1, len(builder) - 1))
-        builder.add(parent, draw(st.integers(0, VOCAB - 1)), draw(st.integers(-40, 0)) / 8)
-    return builder.build()
+        parent, token = draw(st.integers(-1, len(nodes) - 1)), draw(st.integers(0, VOCAB - 1))
+        nodes.setdefault((parent, token), draw(st.integers(-40, 0)) / 8)
+    return TokenTree(
+        tuple(token for _, token in nodes), tuple(parent for parent, _ in nodes), tuple(nodes.values())
+    )
 
 
 def is_sound(tree: TokenTree) -> None:
@@ -106,21 +108,6 @@ def test_best_starts_with_the_likeliest_path(tree: TokenTree, budget: int) -> No
         node, index = index, index + 1
 
 
-@given(st.lists(trees(), max_size=4), st.integers(0, 40))
-def test_merge_is_the_best_of_the_union_with_the_higher_confidence(
-    several: list[TokenTree], budget: int
-) -> None:
-    union: dict[Path, float] = {}
-    for tree in several:
-        for path, log_prob in paths(tree).items():
-            union[path] = max(log_prob, union.get(path, -math.inf))
-    merged = merge(several, budget)
-    is_sound(merged)
-    assert len(merged) == min(budget, len(union))
-    assert paths(merged).items() <= union.items()
-    assert paths(merge(several, 1000)) == union
-
-
 @given(trees())
 def test_child_finds_exactly_the_siblings_that_are_there(tree: TokenTree) -> None:
     for node in range(-1, len(tree)):
@@ -149,7 +136,7 @@ def test_child_finds_exactly_the_siblings_that_are_there(tree: TokenTree) -> Non
         ((1, VOCAB), (-1, 0), (0.0, 0.0), TreeFault.TOKEN_OUT_OF_RANGE, "node 1 has token 6"),
         ((-1,), (-1,), (0.0,), TreeFault.TOKEN_OUT_OF_RANGE, "node 0 has token -1"),
         ((1, 2, 3, 4, 5), (-1,) * 5, (0.0,) * 5, TreeFault.TOO_MANY_NODES, "5 nodes, at most 4"),
-        ((1, 1, 1, 1), (-1, 0, 1, 2), (0.0,) * 4, TreeFault.TOO_DEEP, "node 3 lies at depth 4, at most 3"),
+        ((1, 1, 1, 1), (-1, 0, 1, 2), (0.0,) * 4, TreeFault.TOO_DEEP, "node 3 is at depth 4, at most 3"),
     ],
 )
 def test_each_fault_has_its_name_and_its_place(

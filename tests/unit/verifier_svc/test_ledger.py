@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Limits, Rounds
+from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -18,7 +18,7 @@ from verifier_svc.drafters import DrafterStream
 from verifier_svc.ledger import Ledger
 
 VOCAB = 100
-LIMITS = Limits(vocab_size=VOCAB, nodes=8, depth=4)
+LIMITS = TreeLimits(vocab_size=VOCAB, nodes=8, depth=4)
 MAX_SESSIONS = 4
 PROMPT = (1, 2, 3, 1, 2)
 

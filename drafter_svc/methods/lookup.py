@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Outcome
+from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
 # Latest occurrences looked at per lookup; bounds the time of a draft in repetitive texts.
@@ -96,7 +96,7 @@ class Lookup:
             index.extend()
         return index
 
-    def observe(self, session: Hypothesis, outcome: Outcome) -> None:
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Index what was committed."""
         index = self._indexes.get(session.key.session_id)
         if index is not None:
