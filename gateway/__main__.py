@@ -34,7 +34,7 @@ from paceline.net.rpc import run_service, start_server
 from paceline.net.tls import Identity
 from paceline.service import telemetry
 from paceline.service.settings import SettingsError, service_command
-from paceline.store import RedisStore, SessionStore
+from paceline.store import MemoryStore, RedisStore, SessionStore
 from paceline.v1 import gateway_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -46,11 +46,7 @@ async def serve(
     """Serve until `stop` is set, then let running streams end within the grace period."""
     if keys is None:
         log.warning("no api_keys_file: everybody is served")
-    store: SessionStore | None = None
-    if settings.redis_url:
-        store = RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
-    else:
-        log.warning("no redis_url: sessions are not recorded")
+    store = _store(settings)
     ledger = _ledger(settings)
     admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     identity = Identity.of_service(settings, Role.GATEWAY)
@@ -114,8 +110,15 @@ async def serve(
         await serving
     await fleet.close()
     await ledger.close()
-    if store is not None:
-        await store.close()
+    await store.close()
+
+
+def _store(settings: GatewaySettings) -> SessionStore:
+    """Where sessions are recorded."""
+    if settings.redis_url:
+        return RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
+    log.warning("no redis_url: sessions are not durable, and can be resumed at this gateway alone")
+    return MemoryStore(ttl_seconds=settings.session_ttl_seconds)
 
 
 def _ledger(settings: GatewaySettings) -> Ledger:

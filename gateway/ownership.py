@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
 from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.store import Append, Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
 
 log = telemetry.logger(__name__)
 
@@ -24,7 +24,7 @@ class Ownership:
 
     def __init__(
         self,
-        store: SessionStore | None,
+        store: SessionStore,
         key: SessionKey,
         known: Callable[[SessionKey], SessionRecord],
         *,
@@ -42,8 +42,6 @@ class Ownership:
 
     async def create(self) -> None:
         """Record a new session. Raises `RequestError` where it must be recorded and cannot be."""
-        if self._store is None:
-            return
         try:
             await self._store.create(self.record())
         except StoreUnavailable as error:
@@ -66,31 +64,45 @@ class Ownership:
     async def ended_elsewhere(self, error: Exception) -> SessionRecord:
         """The record of a session that a later owner has ended. Raises `RequestError` while it goes on."""
         record = None
-        if self._store is not None:
-            with suppress(StoreUnavailable):
-                record = await self._store.get(self.key.session_id)
+        with suppress(StoreUnavailable):
+            record = await self._store.get(self.key.session_id)
         if record is None or record.finish_reason is None:
             raise RequestError(TAKEN_OVER, "the session goes on in another stream") from error
         return record
 
     async def abandon(self) -> None:
         """Let nobody resume the session."""
-        if self._store is not None:
-            key = replace(self.key, epoch=self.key.epoch + 1)
-            with suppress(StoreUnavailable, UnknownSession, Fenced):
-                await self._store.claim(key, finish=FinishReason.CANCELLED)
+        key = replace(self.key, epoch=self.key.epoch + 1)
+        with suppress(StoreUnavailable, UnknownSession, Fenced):
+            await self._store.claim(key, finish=FinishReason.CANCELLED)
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is recorded outlives this gateway."""
+        return self._store.durable
+
+    async def heard(
+        self, base_length: int, token_ids: Sequence[int], finish: FinishReason | None = None
+    ) -> None:
+        """Record what a verifier has told at `base_length`. A durable store has it from the verifier itself.
+
+        Raises `Fenced` where the session goes on in another stream, or has been ended.
+        """
+        if self._store.durable:
+            return
+        (error,) = await self._store.append([Append(self.key, base_length, tuple(token_ids), finish)])
+        if isinstance(error, Fenced):
+            raise error
 
     async def _claimed(self, deadline: float) -> SessionRecord:
         """The record under an epoch that no verifier has had. Raises `Fenced` or `RequestError`.
 
-        Without a store that knows the session it is what the client knows: tokens that only the lost
+        Where the store does not know the session it is what the client knows: tokens that only the lost
         verifier had are drawn again, and come out the same. Strict durability waits for a store that is away.
         """
         while True:
             # Another one each time: a claim that went unanswered may have taken effect, or still may.
             self.key = replace(self.key, epoch=self.key.epoch + 1)
-            if self._store is None:
-                return self.record()
             try:
                 try:
                     return await self._store.claim(self.key)

@@ -32,7 +32,7 @@ class Readiness:
             return "draining", "draining"
         if problem := self._sessions.fleet.not_ready():
             return problem, problem
-        if self._sessions.store is not None and self._sessions.policy.strict:
+        if self._sessions.policy.strict:
             try:
                 await self._sessions.store.ping()
             except StoreUnavailable as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import grpc
 
+from gateway import verifier_call
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.errors import INTERNAL, TIMEOUT, UNAVAILABLE, RequestError
@@ -22,12 +23,12 @@ from gateway.pod import Pod
 from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
-from paceline.net import rpc, wire
+from paceline.net import wire
 from paceline.service import telemetry
 from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
-from paceline.store import SessionRecord, SessionStore
-from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from paceline.store import Fenced, SessionRecord, SessionStore
+from paceline.v1 import verifier_pb2
 
 log = telemetry.logger(__name__)
 
@@ -36,22 +37,8 @@ _PATIENCE_SECONDS = 20.0
 # Before a move, for each one since the last token: the first is made at once.
 _MOVE_SECONDS = 0.1
 _LONGEST_MOVE_SECONDS = 1.0
-# A verifier that ends a call so may serve the session elsewhere or later.
-_MOVABLE = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-}
 
-
-_Response = verifier_pb2.OpenResponse
 _Heard = Told | verifier_pb2.Opened
-
-
-class _Silent(Exception):
-    """A verifier neither serves its session nor says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +59,7 @@ class Following:
     def __init__(
         self,
         fleet: Fleet,
-        store: SessionStore | None,
+        store: SessionStore,
         policy: Policy,
         key: SessionKey,
         wanted: Generation,
@@ -131,7 +118,7 @@ class Following:
         recorded = resumed is not None
         if resumed is not None:
             yield verifier_pb2.Opened()
-            for event in self._transcript.catch_up(resumed):
+            for event in self._transcript.catch_up(resumed, durable=self._owned.durable):
                 yield event
         deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
         while not self._transcript.ended:
@@ -152,80 +139,75 @@ class Following:
                         else:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
                         yield event
-            except (grpc.aio.AioRpcError, _Silent) as error:
-                if not opened and _is_full(error):
+            except (grpc.aio.AioRpcError, verifier_call.SilentError, Fenced) as error:
+                if not opened and verifier_call.is_full(error):
                     self._seat.turned_away(verifier)
                     if not self._seat.begun:
                         # Its time is the line's.
                         deadline = time.monotonic() + _PATIENCE_SECONDS
                     continue
                 moves += 1
-                for event in self._transcript.catch_up(
-                    await self._taken_from(verifier, error, deadline, opened=opened)
-                ):
+                record = await self._taken_from(verifier, error, deadline, opened=opened)
+                for event in self._transcript.catch_up(record, durable=self._owned.durable):
                     self._seat.begun = True
                     yield event
                 if not self._transcript.ended:
                     await asyncio.sleep(min(_MOVE_SECONDS * (moves - 1), _LONGEST_MOVE_SECONDS))
 
     async def _taken_from(
-        self,
-        verifier: Pod,
-        error: grpc.aio.AioRpcError | _Silent,
-        deadline: float,
-        *,
-        opened: bool,
+        self, verifier: Pod, error: verifier_call.CallError, deadline: float, *, opened: bool
     ) -> SessionRecord:
-        """Take the session from a verifier that has failed it; what had come of it until then.
+        """Take the session from a verifier that has failed it; the record of what it had come to until then.
 
         Raises `RequestError` where it goes no further.
         """
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise RequestError(TIMEOUT, "the request's time is over") from error
-        if isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.ABORTED:
+        if verifier_call.is_fenced(error):
             return await self._owned.ended_elsewhere(error)
-        if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MOVABLE:
-            raise _refusal(error) from error
+        if (refusal := verifier_call.refusal(error)) is not None:
+            raise refusal from error
         log.warning(
             "verifier lost, moving the session",
             session=self._owned.key.session_id,
             verifier=verifier.address,
-            why="silent" if isinstance(error, _Silent) else error.code().name,
+            why=verifier_call.why(error),
         )
         self._failed.add(verifier.address)
-        if isinstance(error, _Silent):
+        if isinstance(error, verifier_call.SilentError):
             # Perhaps it was only slow.
             self._silence_seconds *= 2
-        if isinstance(error, _Silent) or error.code() == grpc.StatusCode.UNAVAILABLE:
+        if verifier_call.is_gone(error):
             verifier.lost("call failed")
-        draining = verifier.status.draining
-        if opened and not draining and _is_death(error) and self._suspicion.died():
+        died = opened and not verifier.status.draining and verifier_call.is_death(error)
+        if died and self._suspicion.died():
             log.error("verifiers die of a session, it is ended", session=self._owned.key.session_id)
             await self._owned.abandon()
             raise RequestError(INTERNAL, "verifiers die of this session; it goes no further") from error
         return await self._owned.claim(deadline)
 
     async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
-        """Read the session's tokens from one verifier. Raises `AioRpcError` when it fails, or `_Silent`."""
-        call = self._open(verifier)
+        """Read the session's tokens from one verifier. Raises a `CallError` when it fails."""
+        call = verifier_call.open_session(verifier, self._owned.record(), self._trace, self._deadline)
         speculation = self._speculation(verifier)
         speculating: asyncio.Task[None] | None = None
         try:
-            async for response in self._heard(call):
+            async for response in verifier_call.heard(call, self._silence_seconds):
                 kind = response.WhichOneof("event")
                 if kind == "opened":
                     if self._wanted.speculation:
                         speculating = asyncio.create_task(speculation.run())
                     yield response.opened
                 elif kind == "tokens":
+                    await self._owned.heard(response.tokens.position, response.tokens.token_ids)
                     for event in self._take(response.tokens):
                         yield event
                 elif kind == "drafter_aside":
                     speculation.put_aside(response.drafter_aside.seconds)
                 elif kind == "finished":
-                    for event in self._transcript.end(
-                        wire.finish_reason_from_proto(response.finished.reason)
-                    ):
+                    reason = wire.finish_reason_from_proto(response.finished.reason)
+                    await self._owned.heard(self._transcript.position, (), reason)
+                    for event in self._transcript.end(reason):
                         yield event
                 if self._transcript.ended:
                     return
@@ -235,36 +217,6 @@ class Following:
             self._seat.leave()
             if speculating is not None:
                 await cancel_and_wait(speculating)
-
-    def _open(self, verifier: Pod) -> grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, _Response]:
-        stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
-        record = self._owned.record()
-        call: grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, _Response] = stub.Open(
-            verifier_pb2.OpenRequest(
-                key=wire.key_to_proto(record.key),
-                prompt_ids=record.prompt_ids,
-                committed_ids=record.committed_ids,
-                sampling=wire.sampling_to_proto(record.sampling),
-                model_id=record.model_id,
-                reply=record.reply,
-            ),
-            metadata=self._trace,
-            timeout=None if self._deadline is None else max(0.0, self._deadline - time.monotonic()),
-        )
-        return call
-
-    async def _heard(self, call: AsyncIterable[_Response]) -> AsyncIterator[_Response]:
-        """What a verifier says. Raises `_Silent` when it says nothing for too long."""
-        responses = aiter(call)
-        while True:
-            try:
-                async with asyncio.timeout(self._silence_seconds):
-                    response = await anext(responses)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise _Silent from error
-            yield response
 
     def _speculation(self, verifier: Pod) -> Speculation:
         return Speculation(
@@ -289,22 +241,3 @@ class Following:
         )
         self._suspicion.got_on(self._transcript.position - before)
         return told
-
-
-def _is_full(error: grpc.aio.AioRpcError | _Silent) -> bool:
-    """Whether the verifier has said that it has no place for one more session."""
-    if isinstance(error, _Silent) or error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return False
-    return rpc.is_refusal(error)
-
-
-def _is_death(error: grpc.aio.AioRpcError | _Silent) -> bool:
-    """Whether the verifier or its engine has ended, rather than said why it does not serve the session."""
-    if isinstance(error, _Silent):
-        return False
-    return error.code() == grpc.StatusCode.INTERNAL or not rpc.is_refusal(error)
-
-
-def _refusal(error: grpc.aio.AioRpcError) -> RequestError:
-    log.error("verifier refused a session", code=error.code().name, details=error.details())
-    return RequestError(INTERNAL, f"the verifier refused the session: {error.details()}")

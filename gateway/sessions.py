@@ -34,7 +34,7 @@ class Sessions:
     def __init__(
         self,
         fleet: Fleet,
-        store: SessionStore | None,
+        store: SessionStore,
         policy: Policy,
         admission: Admission,
         *,
@@ -42,10 +42,7 @@ class Sessions:
         max_sessions: int,
         max_waiting: int = 2048,
     ) -> None:
-        """Without a store sessions are neither resumed nor cancelled by id.
-
-        `max_waiting`: requests that have no place yet.
-        """
+        """`max_waiting`: requests that have no place yet."""
         self._model_id = model_id
         self.fleet = fleet
         self.store = store
@@ -87,19 +84,18 @@ class Sessions:
 
         Unless it has ended, whoever followed it before is fenced out. Raises `RequestError`.
         """
-        store = self._known_store()
         unknown = RequestError(UNKNOWN_SESSION, f"no session {session_id[:64]!r} of yours is recorded")
         if not SESSION_ID.fullmatch(session_id):
             raise unknown
         try:
             for _ in range(_CLAIMS):
-                record = await store.get(session_id)
+                record = await self.store.get(session_id)
                 if record is None or not self._is_of(record, caller):
                     raise unknown
                 if record.finish_reason is not None:
                     return record
                 try:
-                    return await store.claim(SessionKey(session_id, record.key.epoch + 1), finish)
+                    return await self.store.claim(SessionKey(session_id, record.key.epoch + 1), finish)
                 except Fenced:
                     continue
         except StoreUnavailable as error:
@@ -186,8 +182,3 @@ class Sessions:
     def _is_of(self, record: SessionRecord, caller: Caller) -> bool:
         owner = Generation.recorded(record)[1]
         return record.model_id == self._model_id and owner.id == caller.id
-
-    def _known_store(self) -> SessionStore:
-        if self.store is None:
-            raise RequestError(UNKNOWN_SESSION, "this gateway records no sessions: it runs without redis_url")
-        return self.store

@@ -84,11 +84,14 @@ class Transcript:
                     told.append(self._done(FinishReason.STOP))
         return told
 
-    def catch_up(self, record: SessionRecord) -> list[Told]:
-        """What the session has come to since its client last heard, and its end if it has ended."""
+    def catch_up(self, record: SessionRecord, *, durable: bool) -> list[Told]:
+        """What the session has come to since its client last heard, and its end if it has ended.
+
+        `durable`: whether the store that has the record is.
+        """
         told: list[Told] = []
         if untold := record.committed_ids[len(self._committed) :]:
-            told.append(self._chunk(untold, 0, durable=True))
+            told.append(self._chunk(untold, 0, durable=durable))
         if self._stops.matched:
             return [*told, self._done(FinishReason.STOP)]
         reason = record.finish_reason or self._reason_to_end()

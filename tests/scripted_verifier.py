@@ -17,7 +17,7 @@ from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline.net import rpc, wire
 from paceline.session import FinishReason, Receipt
-from paceline.store import SessionStore
+from paceline.store import MemoryStore, SessionStore
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
 
@@ -115,7 +115,8 @@ async def serving(
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
         admission = Admission(MemoryLedger(), Limits(), queue_seconds=queue_seconds)
-        yield Sessions(fleet, store, policy, admission, model_id=MODEL, max_sessions=max_sessions)
+        kept = MemoryStore() if store is None else store
+        yield Sessions(fleet, kept, policy, admission, model_id=MODEL, max_sessions=max_sessions)
     finally:
         await fleet.close()
         await server.stop(0)

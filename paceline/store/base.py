@@ -64,6 +64,10 @@ class Append:
 class SessionStore(Protocol):
     """Atomic steps on session records. Methods raise `StoreUnavailable` when nobody answers."""
 
+    @property
+    def durable(self) -> bool:
+        """Whether records outlive this process. Then other processes share them, verifiers among them."""
+
     async def create(self, record: SessionRecord) -> None:
         """Record a new session; again changes nothing. Raises `SessionExists` where another has its id."""
 

@@ -56,6 +56,8 @@ def _keys(session_id: str) -> list[str]:
 class RedisStore:
     """See `SessionStore`. Safe for many tasks of one event loop."""
 
+    durable = True
+
     def __init__(self, url: str, *, ttl_seconds: int, timeout_seconds: float = 2.0) -> None:
         """`timeout_seconds` bounds every call. Raises `SettingsError` where `url` names no Redis."""
         self._client = RedisClient(url, timeout_seconds=timeout_seconds)

@@ -16,7 +16,7 @@ from gateway.core import Gateway
 from gateway.http import headers
 from gateway.http.app import build_app
 from paceline.service import telemetry
-from paceline.store import StoreUnavailable
+from paceline.store import MemoryStore, StoreUnavailable
 
 PAGE = "https://page.example"
 
@@ -40,7 +40,7 @@ def fleet() -> SimpleNamespace:
 async def client(request: pytest.FixtureRequest, fleet: SimpleNamespace) -> AsyncIterator[httpx.AsyncClient]:
     sessions = SimpleNamespace(
         fleet=fleet,
-        store=Away() if request.param == "away" else None,
+        store=Away() if request.param == "away" else MemoryStore(),
         policy=SimpleNamespace(strict=True),
     )
     gateway = Gateway(

@@ -11,7 +11,7 @@ from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
 from gateway.ownership import Ownership
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, MemoryStore, SessionRecord, StoreUnavailable
+from paceline.store import Append, Fenced, MemoryStore, SessionRecord, StoreUnavailable
 
 KEY = SessionKey("s", 1)
 TOLD = SessionRecord(KEY, "m", (1, 2), SamplingParams(9), (3,))
@@ -38,7 +38,7 @@ class Away(MemoryStore):
         return await super().claim(key, finish)
 
 
-def owned(store: MemoryStore | None, *, strict: bool = False) -> Ownership:
+def owned(store: MemoryStore, *, strict: bool = False) -> Ownership:
     return Ownership(store, KEY, lambda key: replace(TOLD, key=key), strict=strict)
 
 
@@ -111,8 +111,34 @@ async def test_what_is_abandoned_has_ended_for_everybody() -> None:
     assert record.finish_reason is FinishReason.CANCELLED
 
 
-async def test_without_a_store_it_is_what_the_client_knows() -> None:
-    mine = owned(None)
+class Durable(MemoryStore):
+    """One that verifiers write to."""
+
+    durable = True
+
+
+async def test_what_is_heard_is_recorded_where_no_verifier_does_it() -> None:
+    store = MemoryStore()
+    mine = owned(store)
     await mine.create()
-    assert (await mine.claim(soon())) == replace(TOLD, key=SessionKey("s", 2))
-    await mine.abandon()
+    await mine.heard(3, [4, 5])
+    await mine.heard(5, [], FinishReason.LENGTH)
+    record = await store.get("s")
+    assert record is not None
+    assert (record.committed_ids, record.finish_reason) == ((3, 4, 5), FinishReason.LENGTH)
+    durable = Durable()
+    theirs = owned(durable)
+    await theirs.create()
+    await theirs.heard(3, [4, 5])
+    assert await durable.get("s") == TOLD
+
+
+async def test_who_has_been_fenced_out_hears_no_more() -> None:
+    store = MemoryStore()
+    mine = owned(store)
+    await mine.create()
+    await store.claim(SessionKey("s", 2))
+    with pytest.raises(Fenced):
+        await mine.heard(3, [4])
+    # One that memory has had no room for goes on, and cannot be resumed.
+    await owned(MemoryStore()).heard(3, [4])

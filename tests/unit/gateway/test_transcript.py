@@ -154,7 +154,7 @@ def test_a_record_tells_what_is_untold_and_how_it_ended(
     made, told = transcript(asked), list[Told]()
     if first := ids[:known]:
         told += step(made, len(PROMPT), first)
-    told += made.catch_up(record(asked, ids, reason))
+    told += made.catch_up(record(asked, ids, reason), durable=True)
     assert ids_of(told) == ids
     assert made.ended == (reason is not None)
     if reason is not None:
@@ -173,6 +173,6 @@ def test_a_record_that_can_only_have_ended_has(
     """Its verifier died between its last tokens and the word that they were the last."""
     asked = wanted(max_tokens)
     made = transcript(asked)
-    told = made.catch_up(record(asked, ids))
+    told = made.catch_up(record(asked, ids), durable=True)
     assert [each.reason for each in told if isinstance(each, Done)] == ([reason] if reason else [])
     assert made.ended == (reason is not None)
