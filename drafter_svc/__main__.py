@@ -2,86 +2,25 @@
 
 from __future__ import annotations
 
-from paceline.service import garbage
+from paceline.service import interrupts
 
 if __name__ == "__main__":
-    # What is imported below is never garbage.
-    garbage.rest()
+    interrupts.end_quietly()
 
-import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import grpc
-
-from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
-from drafter_svc.links import Links
-from drafter_svc.server import DrafterServicer
-from paceline.net import rpc
-from paceline.net.roles import Role
-from paceline.net.tls import Identity
-from paceline.service import telemetry
-from paceline.service.settings import SettingsError, service_command
-from paceline.v1 import drafter_pb2_grpc
-
-SERVICE = "paceline.v1.DrafterService"
-log = telemetry.logger(__name__)
+from paceline.service.settings import service_command
 
 
-@dataclass(frozen=True, slots=True)
-class Drafter:
-    """A drafter that serves: where, and what it holds."""
+def load(settings: DrafterSettings) -> Callable[[DrafterSettings], None]:
+    """Import what serves."""
+    from drafter_svc.service import run
 
-    address: str
-    links: Links
-
-    @classmethod
-    @asynccontextmanager
-    async def running(cls, settings: DrafterSettings) -> AsyncIterator[Drafter]:
-        """Serve until the block is left, then drain within the grace period."""
-        drafter_id = settings.drafter_id or f"{socket.gethostname()}-{os.getpid()}"
-        identity = Identity.of_service(settings, Role.DRAFTER)
-        links = Links(drafter_id, settings, identity)
-        servicer = DrafterServicer(drafter_id, settings, links)
-
-        def add(server: grpc.aio.Server) -> None:
-            drafter_pb2_grpc.add_DrafterServiceServicer_to_server(servicer, server)
-
-        server = await rpc.start_server(
-            add, services=[SERVICE], host=settings.host, port=settings.port, identity=identity
-        )
-        sweep = asyncio.create_task(links.sweep(), name="drop idle sessions and links")
-        log.info("ready", address=server.address, drafter=drafter_id, method=settings.method)
-        try:
-            yield cls(server.address, links)
-        finally:
-            await links.drain(settings.grace_seconds)
-            sweep.cancel()
-            await links.close()
-            await server.stop(0)
+    return run
 
 
-async def serve(settings: DrafterSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set."""
-    async with Drafter.running(settings):
-        await stop.wait()
-
-
-def run(settings: DrafterSettings) -> None:
-    """Check the method's name and serve. Raises `SettingsError` for a method that there is not."""
-    telemetry.setup("drafter", settings)
-    try:
-        methods.check(settings.method)
-    except methods.UnknownMethodError as error:
-        raise SettingsError(f"--method (PACELINE_DRAFTER_METHOD): {error}") from error
-    rpc.run_service(lambda stop: serve(settings, stop))
-
-
-command = service_command("drafter", DrafterSettings, run, help=__doc__ or "")
+command = service_command("drafter", DrafterSettings, load, help=__doc__ or "")
 
 if __name__ == "__main__":
     command()

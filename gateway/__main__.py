@@ -2,175 +2,27 @@
 
 from __future__ import annotations
 
-from paceline.service import garbage
+from paceline.service import interrupts
 
 if __name__ == "__main__":
-    # What is imported below is never garbage.
-    garbage.rest()
+    interrupts.end_quietly()
 
-import asyncio
-import socket
+from collections.abc import Callable
 
-from gateway.admission import Admission
 from gateway.config import GatewaySettings
-from gateway.core import Gateway
-from gateway.discovery import Addresses, StaticDiscovery
-from gateway.fleet import Fleet
-from gateway.grpc.key_check import KeyCheck
-from gateway.grpc.servicer import GatewayServicer
-from gateway.http.app import build_app
-from gateway.http.server import HttpServer
-from gateway.keys import ApiKeys, KeyFileError
-from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
-from gateway.no_torch import hide_torch
-from gateway.prompt import Prompts
-from gateway.session import Policy
-from gateway.sessions import Sessions
-from paceline.addresses import join_address, listen, why_not
-from paceline.models.store import NoSuchFolder, check_model
-from paceline.net.handshake import Served
-from paceline.net.roles import Role
-from paceline.net.rpc import run_service, start_server
-from paceline.net.tls import Identity
-from paceline.service import telemetry
-from paceline.service.settings import SettingsError, service_command
-from paceline.store import MemoryStore, RedisStore, SessionStore
-from paceline.v1 import gateway_pb2_grpc
-
-log = telemetry.logger(__name__)
+from paceline.models import unused
+from paceline.service.settings import service_command
 
 
-async def serve(
-    settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None, stop: asyncio.Event
-) -> None:
-    """Serve until `stop` is set, then let running streams end within the grace period."""
-    if keys is None:
-        log.warning("no api_keys_file: everybody is served")
-    store = _store(settings)
-    ledger = _ledger(settings)
-    admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
-    identity = Identity.of_service(settings, Role.GATEWAY)
-    public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
-    model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
-    fleet = Fleet(
-        settings.poll_seconds,
-        identity,
-        served=Served(model_name, prompts.vocab_fingerprint),
-        use_http_proxy=settings.use_http_proxy,
-    )
-    sessions = Sessions(
-        fleet,
-        store,
-        Policy(settings.strict, settings.verifier_silence_seconds, settings.poll_seconds),
-        admission,
-        model_id=model_name,
-        max_sessions=settings.max_sessions,
-        max_waiting=settings.max_waiting,
-    )
-    gateway = Gateway(
-        prompts,
-        sessions,
-        keys,
-        model_name=model_name,
-        max_body_bytes=settings.max_body_bytes,
-        request_seconds=settings.request_seconds,
-        client_stall_seconds=settings.client_stall_seconds,
-        cors_origins=settings.cors_allowed,
-    )
-    listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
-    fleet.start(StaticDiscovery(Addresses(settings.verifier_addresses, settings.drafter_addresses)))
-    grpc_server = await start_server(
-        lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
-            GatewayServicer(gateway), server
-        ),
-        services=["paceline.v1.GatewayService"],
-        host=settings.host,
-        port=settings.port,
-        max_receive_bytes=settings.max_body_bytes,
-        interceptors=[KeyCheck(keys)],
-        identity=public_identity,
-    )
-    http_server = HttpServer(
-        build_app(gateway),
-        public_identity,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        grace_seconds=settings.grace_seconds,
-    )
-    serving = asyncio.create_task(http_server.serve(sockets=listeners))
-    http_address = join_address(settings.host, listeners[0].getsockname()[1])
-    log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
-    stopping = asyncio.create_task(stop.wait())
-    async with admission.running():
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        gateway.readiness.draining = True
-        await grpc_server.not_serving()
-        await asyncio.sleep(settings.drain_delay_seconds)
-        http_server.should_exit = True
-        await grpc_server.stop(settings.grace_seconds)
-        await serving
-    await fleet.close()
-    await ledger.close()
-    await store.close()
+def load(settings: GatewaySettings) -> Callable[[GatewaySettings], None]:
+    """Import what serves."""
+    unused.hide("torch")
+    from gateway.service import run
+
+    return run
 
 
-def _store(settings: GatewaySettings) -> SessionStore:
-    """Where sessions are recorded."""
-    if settings.redis_url:
-        return RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
-    log.warning("no redis_url: sessions are not durable, and can be resumed at this gateway alone")
-    return MemoryStore(ttl_seconds=settings.session_ttl_seconds)
-
-
-def _ledger(settings: GatewaySettings) -> Ledger:
-    """Where limits are counted: together with other gateways, or here alone."""
-    if not settings.redis_url:
-        return MemoryLedger()
-    shared = RedisLedger(settings.redis_url.get_secret_value())
-    return shared if settings.strict else FallbackLedger(shared)
-
-
-def _listen(host: str, port: int, stall_seconds: float) -> list[socket.socket]:
-    """Sockets whose connections end when their client takes nothing for `stall_seconds`."""
-    try:
-        listeners = listen(host, port)
-    except OSError as error:
-        raise SettingsError(why_not(error, host, port, "--http-port")) from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        for listener in listeners:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
-    return listeners
-
-
-def run(settings: GatewaySettings) -> None:
-    """Load the tokenizer and serve. Raises `SettingsError` when the model has none."""
-    telemetry.setup("gateway", settings)
-    if not settings.verifier_addresses:
-        raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
-    hide_torch()
-    try:
-        check_model(settings.model)
-        prompts = Prompts(
-            settings.model,
-            trust_remote_code=settings.trust_remote_code,
-            special_tokens_in_text=settings.special_tokens_in_text,
-        )
-    except NoSuchFolder as error:
-        raise SettingsError(f"--model: {error}") from error
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error
-    keys = _keys(settings)
-    run_service(lambda stop: serve(settings, prompts, keys, stop))
-
-
-def _keys(settings: GatewaySettings) -> ApiKeys | None:
-    path = settings.api_keys_file
-    try:
-        return ApiKeys(path, one_tenant=settings.share_learning) if path else None
-    except KeyFileError as error:
-        raise SettingsError(f"--api-keys-file: {error}") from error
-
-
-command = service_command("gateway", GatewaySettings, run, help=__doc__ or "")
+command = service_command("gateway", GatewaySettings, load, help=__doc__ or "")
 
 if __name__ == "__main__":
     command()

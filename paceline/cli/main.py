@@ -1,113 +1,13 @@
-"""`paceline`: its own commands, and those that services and tools register under it.
-
-Speed of `--help` is a feature: commands import what they run (gRPC, Redis, models) only when they run, and a
-registered command's module is not imported before it is called.
-"""
+"""Where the `paceline` script begins: before it imports the commands, Ctrl-C is made to end it quietly."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import sys
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from paceline import __version__
-from paceline.cli import generate, key, model, status, up
-from paceline.service import garbage
-
-_OURS = "Use it"
-_SERVICES = "One service, as a pod runs it"
-_TOOLS = "Tools"
-
-app = typer.Typer(
-    name="paceline",
-    help="Paceline: distributed speculative decoding. Drafters guess, verifiers decide.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"paceline {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
-    ] = False,
-) -> None:
-    pass
-
-
-app.command("up", rich_help_panel=_OURS)(up.up)
-app.command("generate", rich_help_panel=_OURS)(generate.generate)
-app.command("status", rich_help_panel=_OURS)(status.status)
-app.add_typer(model.app, name="model", rich_help_panel=_OURS)
-app.add_typer(key.app, name="key", rich_help_panel=_OURS)
-
-
-def _register(entry: EntryPoint) -> None:
-    summary = _summary(entry.module)
-    if summary is None:  # its package is not installed here (an image holds one service only)
-        return
-    app.command(
-        entry.name,
-        help=summary,
-        rich_help_panel=_TOOLS if entry.module.startswith("bench") else _SERVICES,
-        add_help_option=False,
-        # Everything after the name belongs to the command, in the order it was typed.
-        context_settings={
-            "ignore_unknown_options": True,
-            "allow_extra_args": True,
-            "allow_interspersed_args": False,
-            "help_option_names": [],
-        },
-    )(_forwarder(entry))
-
-
-def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
-    def forward(context: typer.Context) -> None:
-        garbage.rest()
-        command = entry.load()
-        garbage.spare()
-        command.main(args=context.args, prog_name=f"paceline {entry.name}")
-
-    return forward
-
-
-def _summary(module: str) -> str | None:
-    """First line of a module's docstring, read without importing it; None when there is no such module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    if spec is None or spec.origin is None:
-        return None
-    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+from paceline.service import interrupts
 
 
 def main() -> None:
     """Entry point of the `paceline` script."""
-    for entry in sorted(entry_points(group="paceline.commands"), key=lambda found: found.name):
-        _register(entry)
-    try:
-        app()
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
-        sys.exit(1)
+    interrupts.end_quietly()
+    from paceline.cli import app
 
-
-if __name__ == "__main__":
-    main()
+    app.run()

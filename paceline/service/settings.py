@@ -160,16 +160,23 @@ def _flag(name: str) -> str:
 
 
 def service_command(
-    name: str, settings_type: type[S], run: Callable[[S], None], *, help: str
+    name: str, settings_type: type[S], load: Callable[[S], Callable[[S], None]], *, help: str
 ) -> click.Command:
-    """The command that starts a service: one flag per field of its settings."""
+    """The command that starts a service: one flag per field of its settings.
+
+    `load` imports what serving takes, which `--help` and wrong settings do without, and returns what serves.
+    """
     prefix = str(settings_type.model_config["env_prefix"])
 
     def callback(**flags: Any) -> None:
-        garbage.spare()
         given = {key: value for key, value in flags.items() if value is not None}
         try:
-            run(load_settings(settings_type, **given))
+            settings = load_settings(settings_type, **given)
+            # What is imported is never garbage.
+            garbage.rest()
+            run = load(settings)
+            garbage.spare()
+            run(settings)
         except SettingsError as error:
             click.echo(f"{name}: {error}", err=True)
             sys.exit(2)

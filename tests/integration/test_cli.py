@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -50,15 +51,58 @@ async def test_help_reads_well(command: list[str]) -> None:
     assert ran.err == ""
 
 
-async def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ([], {"torch", "transformers", "numpy", "grpc", "redis"}),
+        (["verifier"], {"torch", "transformers", "numpy", "redis"}),
+        (["gateway"], {"torch", "transformers", "numpy"}),
+        (["drafter"], {"torch", "transformers", "numpy", "grpc", "redis"}),
+    ],
+    ids=["paceline", "verifier", "gateway", "drafter"],
+)
+async def test_help_imports_nothing_heavy(command: list[str], heavy: set[str]) -> None:
     code = (
-        "import sys\nfrom paceline.cli.main import main\nsys.argv = ['paceline', '--help']\n"
+        f"import sys\nfrom paceline.cli.main import main\nsys.argv = {['paceline', *command, '--help']}\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('HEAVY', sorted({'torch', 'transformers', 'numpy', 'grpc', 'redis'} & set(sys.modules)))"
+        f"print('HEAVY', sorted({heavy} & set(sys.modules)))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     assert out.decode().splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize(
+    ("script", "imported"),
+    [
+        (["paceline", "status"], "paceline.cli.app"),
+        (["paceline", "drafter"], "drafter_svc.service"),
+        (["drafter_svc"], "drafter_svc.service"),
+        (["gateway", "--model", "m", "--verifiers", "localhost:1"], "gateway.service"),
+        (["verifier_svc", "--model", "m"], "verifier_svc.service"),
+    ],
+    ids=["paceline", "paceline drafter", "drafter", "gateway", "verifier"],
+)
+async def test_an_interrupt_during_imports_ends_it_without_a_traceback(
+    script: list[str], imported: str
+) -> None:
+    """SIGINT comes when a process is about to import what serves."""
+    code = f"""
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {imported!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = {script}
+runpy.run_module({script[0].replace("paceline", "paceline.cli")!r}, run_name="__main__", alter_sys=True)
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    # A shell calls this 130.
+    assert (process.returncode, out, err) == (-signal.SIGINT, b"", b"")
 
 
 @pytest.mark.parametrize("command", [["generate", "hello"], ["status"], ["status", "--json"]])

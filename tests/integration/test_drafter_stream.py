@@ -13,10 +13,10 @@ import pytest
 
 from bench import tables
 from drafter_svc import methods
-from drafter_svc.__main__ import Drafter
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
+from drafter_svc.service import Drafter
 from paceline.net import rpc, wire
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gateway.keys import ApiKeys
 from paceline.api_keys import Scope
-from paceline.cli.main import app
+from paceline.cli.app import app
 
 
 def test_a_made_key_opens_a_gateway_with_the_made_entry(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_what_only_looks_like_a_service_link_stops_the_start(
 
 
 def command(started: list[OvenSettings]) -> click.Command:
-    return service_command("oven", OvenSettings, started.append, help="Bake.")
+    return service_command("oven", OvenSettings, lambda _: started.append, help="Bake.")
 
 
 def test_the_command_takes_a_flag_per_field() -> None:

@@ -1,0 +1,227 @@
+"""What a verifier runs: it loads the model, serves gRPC and drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from concurrent.futures import Executor
+
+import torch
+
+from paceline.engine import parallel
+from paceline.engine.loading import ModelError
+from paceline.engine.memory import kv_blocks
+from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
+from paceline.engine.parallel import RankLostError, Ranks
+from paceline.models.store import NoSuchFolder, check_model
+from paceline.net.roles import Role
+from paceline.net.rpc import MAX_STREAMS, check_free, run_service, start_server
+from paceline.net.tls import Identity
+from paceline.service import garbage, telemetry
+from paceline.service.machine import usable_cores
+from paceline.service.settings import SettingsError
+from paceline.service.tasks import let_end
+from paceline.store import RedisStore, SessionStore
+from paceline.v1 import verifier_pb2_grpc
+from verifier_svc import metrics
+from verifier_svc.commit import Committer
+from verifier_svc.config import VerifierSettings
+from verifier_svc.control import DraftControl
+from verifier_svc.drafters import DrafterStreams
+from verifier_svc.identity import describe
+from verifier_svc.progress import SessionStep
+from verifier_svc.scheduler import StepLimits
+from verifier_svc.server import VerifierServicer
+from verifier_svc.sessions import Session, SessionTable
+from verifier_svc.step import StepLoop, engine_thread
+
+log = telemetry.logger(__name__)
+
+# For what calls still have to say when all sessions have ended.
+_LAST_WORDS_SECONDS = 0.5
+
+
+async def serve(
+    settings: VerifierSettings,
+    store: SessionStore | None,
+    identity: Identity | None,
+    decoder: Decoder,
+    blocks: int,
+    engine: Executor,
+    stop: asyncio.Event,
+) -> None:
+    """Serve until `stop` is set, then let running sessions end within the grace period."""
+    served = describe(
+        decoder,
+        model=settings.model,
+        model_name=settings.model_name,
+        port=settings.port,
+        kv_blocks=blocks,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    event_loop = asyncio.get_running_loop()
+    streams = DrafterStreams()
+    committer = Committer(
+        store,
+        strict=settings.strict,
+        patience_seconds=settings.store_patience_seconds,
+        on_failure=stop.set,
+    )
+    table = SessionTable(settings.max_sessions)
+
+    def deliver(steps: list[SessionStep]) -> None:
+        event_loop.call_soon_threadsafe(servicer.deliver, steps)
+
+    def give_up(session: Session, message: str) -> None:
+        event_loop.call_soon_threadsafe(servicer.give_up, session, message)
+
+    def blame(stream_id: int) -> None:
+        event_loop.call_soon_threadsafe(servicer.blame, stream_id)
+
+    def fail() -> None:
+        event_loop.call_soon_threadsafe(committer.fail)
+        event_loop.call_soon_threadsafe(stop.set)
+
+    control = DraftControl(
+        table,
+        draft_rows=settings.draft_rows,
+        max_tree_nodes=settings.max_tree_nodes,
+        max_wait_seconds=settings.max_draft_wait_ms / 1000,
+    )
+    steps = StepLoop(
+        decoder,
+        table,
+        control,
+        engine,
+        blocks=blocks,
+        prefix_cache=settings.prefix_cache,
+        limits=StepLimits(
+            block_size=BLOCK_SIZE,
+            prefill_rows=settings.prefill_rows,
+            max_tree_nodes=settings.max_tree_nodes,
+        ),
+        divergence_interval=settings.divergence_interval,
+        feedback_top_k=streams.feedback_top_k,
+        deliver=deliver,
+        on_fault=give_up,
+        on_harm=blame,
+        on_failure=fail,
+    )
+    servicer = VerifierServicer(
+        served,
+        steps,
+        control,
+        streams,
+        committer,
+        max_tree_nodes=settings.max_tree_nodes,
+        max_tree_depth=settings.max_tree_depth,
+    )
+    async with committer.running():
+        await asyncio.to_thread(steps.start)
+        living = asyncio.create_task(servicer.say_alive())
+        try:
+            server = await start_server(
+                lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
+                    servicer, grpc_server
+                ),
+                services=["paceline.v1.VerifierService"],
+                host=settings.host,
+                port=settings.port,
+                max_receive_bytes=settings.message_bytes(served.max_context),
+                # Those that gateways have given up may end a little later.
+                max_streams=2 * settings.max_sessions + MAX_STREAMS,
+                identity=identity,
+            )
+            metrics.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
+            log.info(
+                "ready",
+                address=server.address,
+                model=served.model_id,
+                device=served.device,
+                exact=decoder.exact,
+                fused=decoder.fused,
+                ranks=decoder.shape.ranks,
+                kv_tokens=blocks * BLOCK_SIZE,
+            )
+            await stop.wait()
+            with table.lock:
+                table.draining = True
+            await server.not_serving()
+            # Drafters' streams would outlast it.
+            await let_end(lambda: committer.busy, settings.grace_seconds)
+            await server.stop(_LAST_WORDS_SECONDS)
+        finally:
+            living.cancel()
+            await asyncio.to_thread(steps.stop)
+            if store is not None:
+                await store.close()
+    if committer.failed:
+        # Whoever keeps this process running is to start it anew.
+        raise SystemExit(1)
+
+
+def run(settings: VerifierSettings) -> None:
+    """Load the model and serve it. Raises `SettingsError` when the model or a certificate cannot be used."""
+    ranks = Ranks.launched()
+    # Followers have nothing to count, and the leader may be on this machine.
+    telemetry.setup("verifier", settings if ranks.leads else settings.model_copy(update={"metrics_port": 0}))
+    try:
+        check_model(settings.model)
+    except NoSuchFolder as error:
+        raise SettingsError(f"--model: {error}") from error
+    if ranks.leads:
+        # Before minutes are spent on loading.
+        check_free(settings.host, settings.port)
+    identity = Identity.of_service(settings, Role.VERIFIER)
+    # The engine's thread gives the interpreter lock up at every kernel; the event loop must not keep it
+    # for the default 5 ms then, a sixth of a step.
+    sys.setswitchinterval(0.0005)
+    store = None
+    if settings.redis_url:
+        store = RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
+    else:
+        log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
+    with engine_thread() as engine:
+        try:
+            decoder, blocks = engine.submit(_load, settings, ranks).result()
+        except ModelError as error:
+            raise SettingsError(str(error)) from error
+        try:
+            if ranks.leads:
+                run_service(lambda stop: serve(settings, store, identity, decoder, blocks, engine, stop))
+                engine.submit(decoder.close).result()
+            else:
+                _follow(ranks, decoder, blocks, engine)
+        except RankLostError as error:
+            log.error("rank lost", rank=ranks.rank, ranks=ranks.size, error=str(error))
+            raise SystemExit(1) from error
+
+
+def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> None:
+    # torchrun passes a signal on to all ranks, and the leader needs them as long as it drains.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    garbage.spare()
+    log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
+    engine.submit(lambda: parallel.follow(ranks, decoder, decoder.kv_pool(blocks))).result()
+
+
+def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
+    """The decoder, and how many blocks of KV every rank has room for."""
+    # torch counts the affinity mask and OMP_NUM_THREADS, but no quota.
+    torch.set_num_threads(settings.threads or min(torch.get_num_threads(), usable_cores()))
+    decoder = parallel.load(
+        settings.model,
+        device=choose_device(settings.device),
+        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        ranks=ranks,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    blocks = kv_blocks(
+        decoder,
+        kv_tokens=settings.kv_tokens,
+        max_sessions=settings.max_sessions,
+        local_ranks=ranks.local_size,
+    )
+    return decoder, ranks.least(blocks)
