@@ -16,7 +16,7 @@ _GRACE_S = 8.0
 
 
 class ServiceState(StrEnum):
-    """Where a service stands, for display."""
+    """State of a service, for display."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -27,10 +27,10 @@ class ServiceState(StrEnum):
 
 
 class OnChange(Protocol):
-    """Told of every change of a service's state; `detail` is for people and may hold several lines."""
+    """Called at every change of a service's state; `detail` is for people and may have several lines."""
 
     def __call__(self, name: str, state: ServiceState, detail: str = "") -> None:
-        """Show it; must not raise."""
+        """Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RestartPolicy:
     attempts: int = 5
     first_delay_s: float = 0.5
     max_delay_s: float = 10.0
-    # A service that ran this long starts over with all its attempts.
+    # Seconds of running after which a service's failures are forgotten.
     settled_s: float = 60.0
 
     def delay(self, failures: int) -> float:
@@ -76,7 +76,7 @@ class LocalFleet:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process id of each service that runs now."""
+        """Process ids of the services that run now, by name."""
         return {
             kept.service.name: kept.process.pid
             for kept in self._all()

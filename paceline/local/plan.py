@@ -19,8 +19,8 @@ from paceline.net.readiness import grpc_serving, http_ok
 from paceline.service.machine import usable_cores
 
 HOST = "127.0.0.1"
-# Where free ports are looked for: systems give outgoing connections others, and one of those may take a
-# service's port while it starts.
+# Range in which free ports are looked for. Systems take the ports of outgoing connections from other
+# ranges, so none of those takes a service's port while it starts.
 _FREE_PORTS = range(20000, 32768)
 
 
@@ -54,7 +54,7 @@ class PortTaken(Exception):
 
 
 class NotOurHost(Exception):
-    """A host that was asked for is no address of this machine."""
+    """The host asked for is not an address of this machine."""
 
 
 def choose_addresses(
@@ -69,7 +69,7 @@ def choose_addresses(
     taken = [_bound(host, port) for port in (http_port, grpc_port)]
     taken += [_bound(near, 0) for _ in range(verifiers + drafters)]
     try:
-        # All held at once, so that no two are the same.
+        # All are held open at once, so that no two are the same.
         ports = [held.getsockname()[1] for held in taken]
     finally:
         for held in taken:
@@ -134,7 +134,7 @@ def _listening(address: str) -> tuple[str, ...]:
 
 def _bound(host: str, port: int) -> socket.socket:
     if port:
-        # As servers do: a port whose last connections are still closing is free.
+        # As servers do: a port whose old connections are still closing counts as free.
         return _bound_to(host, port, reuse=True)
     for candidate in random.sample(_FREE_PORTS, 100):
         with suppress(PortTaken):

@@ -1,4 +1,4 @@
-"""One service as a process of this machine: started tethered, logged to a file, stopped for certain."""
+"""One service as a process on this machine: ends with its parent, logs to a file, and is always stopped."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What to run and how to know that it is up."""
+    """A command to run, and the probe that tells when it is ready."""
 
     name: str
     command: tuple[str, ...]
     ready: Callable[[], Awaitable[bool]]
     start_timeout_s: float = 300.0
-    # Variables beside those of this process: for what other users must not see in a list of processes.
+    # Additional environment variables. Secrets go here: other users see flags in a list of processes.
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ class LocalProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process still runs."""
         return self._process.returncode is None
 
     async def wait(self) -> int:
@@ -80,11 +80,11 @@ class LocalProcess:
             raise ServiceDied(
                 f"{name} is not ready after {self.service.start_timeout_s:g} s\n{self.last_words()}"
             ) from None
-        if not self.running:  # something else answers at its address
+        if not self.running:  # something else answered at its address
             raise ServiceDied(self.obituary())
 
     def obituary(self) -> str:
-        """How it ended and the last lines it wrote."""
+        """How the process ended, and the last lines of its log."""
         status = self._process.returncode or 0
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
         return f"{self.service.name} {how}\n{self.last_words()}"

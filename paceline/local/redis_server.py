@@ -1,4 +1,4 @@
-"""A Redis-compatible server of one's own: found on this machine or taken from the Python package."""
+"""A private Redis-compatible server: found on this machine or taken from the Python package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_TMP_PATH = 70
 
 
 class RedisMissing(Exception):
-    """No server binary is on this machine; the message says how to get one."""
+    """There is no server binary on this machine; the message says how to get one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def private_server(binary: Path, folder: Path) -> LocalRedis:
 
 
 async def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Whether what `url` names answers in time, and can write. A malformed `url` raises `SettingsError`."""
+    """Whether the Redis at `url` answers in time and can write. A malformed `url` raises `SettingsError`."""
     client = RedisClient(url, timeout_seconds=timeout_s)
     try:
         await client.ping()

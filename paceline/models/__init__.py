@@ -1,1 +1,1 @@
-"""Where models come from, how they are converted, and whether they are computed rightly."""
+"""Models: where they come from, how they are converted, and whether the engine computes them rightly."""

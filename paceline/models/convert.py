@@ -1,4 +1,4 @@
-"""One GGUF file in, one Hugging Face folder out; run as a process of its own, so its memory goes back."""
+"""Convert a GGUF file to a Hugging Face folder. Runs as a process of its own, so that its memory is freed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from paceline.service import tether
 
 Progress = Callable[[str], None]
 
-# Grows when what `convert` writes changes, so that older cache folders are made anew.
+# Version of what `convert` writes. Increase it to have older cache folders made anew.
 _FORMAT = 1
 _MANIFEST = "paceline.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -30,11 +30,11 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 class ModelError(Exception):
-    """A model cannot be had; the message says why and what to do."""
+    """A model cannot be found or made; the message says why and what to do."""
 
 
 class NoSuchFolder(ModelError):
-    """What was given can only be a folder, and there is none."""
+    """The name given can only be a folder's, and there is no such folder."""
 
 
 def check_model(model: str) -> None:
@@ -46,7 +46,7 @@ def check_model(model: str) -> None:
 
 
 def _is_path(model: str) -> bool:
-    """Whether what is no folder can be no hub id: by its form, or because it begins with a folder of ours."""
+    """Whether a name that is no folder cannot be a hub id: by its form, or as a local folder begins it."""
     if model.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(model):
         return True
     owner, slash, _ = model.partition("/")
@@ -55,7 +55,7 @@ def _is_path(model: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A model that a package of the Python index carries as one GGUF file."""
+    """A model that a package of the Python index holds as one GGUF file."""
 
     name: str
     package: str
@@ -155,7 +155,7 @@ class ModelStore:
         return self.root / "models" / packaged.name
 
     def is_ready(self, packaged: PackagedModel) -> bool:
-        """Whether the cache holds this very version, complete."""
+        """Whether the cache holds exactly this version, complete."""
         try:
             manifest = json.loads((self.folder(packaged) / _MANIFEST).read_text())
         except (OSError, ValueError):

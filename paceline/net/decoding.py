@@ -1,4 +1,4 @@
-"""Bytes that are no message of their method: refused as any other bad input, by every service of a server."""
+"""Refuse bytes that are not a valid message, as any other bad input, for every method of a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paceline.net.wire import WireError
 
 
 class Undecodable(WireError):
-    """What arrived is not the message that the method takes."""
+    """The bytes that arrived are not a message of the method's type."""
 
     def __init__(self, reason: str) -> None:
         ValueError.__init__(self, reason)
@@ -22,12 +22,12 @@ class Undecodable(WireError):
 
 
 class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Answers INVALID_ARGUMENT; by itself gRPC answers UNKNOWN, and logs a traceback."""
+    """Answers undecodable messages with INVALID_ARGUMENT; gRPC alone answers UNKNOWN and logs a traceback."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """The method's handler, with a decoder whose failures it answers."""
+        """Return the method's handler with a decoder whose failures become answers."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler

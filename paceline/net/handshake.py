@@ -1,4 +1,4 @@
-"""Do services fit one another: protocol version, model and vocabulary, agree or refuse."""
+"""Whether two services fit one another: protocol version, model and vocabulary."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_DRAFTER_ID = 128
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model as clients and ids know it: its name, and what its tokenizer makes of text."""
+    """A served model: the name that clients use, and the fingerprint of its vocabulary."""
 
     model_id: str
     vocab_fingerprint: str
 
     def misfit(self, verifier: Served) -> str:
-        """Why a gateway of this model may give a verifier no session; empty when it may."""
+        """Why a gateway of this model may not give sessions to a verifier; empty when it may."""
         if verifier.model_id != self.model_id:
             return (
                 f"a verifier serves {verifier.model_id!r} and this gateway {self.model_id!r}: "
@@ -34,11 +34,11 @@ class Served:
 
 
 class HandshakeError(ValueError):
-    """The two sides do not fit; the message says in what and what to do."""
+    """The two sides do not fit; the message says why and what to do."""
 
 
 def vocab_fingerprint(tokens: Mapping[str, int]) -> str:
-    """32 hex digits that two tokenizers share exactly when they map the same tokens to the same ids."""
+    """Hash of a vocabulary (32 hex digits): equal only where tokens map to the same ids."""
     digest = hashlib.sha256()
     for token, index in sorted(tokens.items(), key=lambda item: item[1]):
         encoded = token.encode("utf-8", "surrogatepass")

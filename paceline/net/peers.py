@@ -1,4 +1,4 @@
-"""Who is at the other end of a call: by what it shows, and never by what it says of itself."""
+"""Who is at the other end of a call, by its certificate or connection, never by a name it gives itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 def peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The caller's identity: its certificate's key and its host; its connection where it shows none.
+    """The caller's identity: certificate key and host; without a certificate, the connection.
 
     The key, because a renewed certificate makes nobody another. The host beside it, because pods of a role
     may share a certificate.

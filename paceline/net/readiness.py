@@ -1,4 +1,4 @@
-"""Asks a service whether it can serve: gRPC health, or an HTTP probe."""
+"""Ask a service whether it can serve, by gRPC health or an HTTP probe."""
 
 from __future__ import annotations
 

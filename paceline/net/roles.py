@@ -1,4 +1,4 @@
-"""Who may call what between services: a certificate gives its holder a role, a table the role its calls."""
+"""Which service may call which method: a certificate names a role, a table lists each role's methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 
 
 class Role(StrEnum):
-    """What a service is to the others. Its certificate says so by a DNS name."""
+    """A kind of service. Its certificate gives it by a DNS name."""
 
     GATEWAY = "gateway"
     VERIFIER = "verifier"
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 
 _EVERY_ROLE = frozenset(Role)
-# All there is to authorisation between services. A method that is not here nobody may call.
+# The whole authorisation between services. Nobody may call a method that is not here.
 MAY_CALL = {
     "/paceline.v1.VerifierService/Open": frozenset({Role.GATEWAY}),
     "/paceline.v1.VerifierService/Draft": frozenset({Role.DRAFTER}),
@@ -49,7 +49,7 @@ MAY_CALL = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _EVERY_ROLE,
 }
 
-# By (request streams, response streams): which behaviour a handler has, and what makes a new one.
+# By (request streams, response streams): the handler's attribute, and the function that makes a handler.
 _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -59,7 +59,7 @@ _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler]]
 
 
 class RoleCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Answers PERMISSION_DENIED where the caller's certificate gives no role that may call the method.
+    """Answers PERMISSION_DENIED unless the caller's certificate gives a role that may call the method.
 
     For servers that demand a client certificate.
     """

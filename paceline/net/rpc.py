@@ -34,18 +34,18 @@ log = logger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 # Trailing metadata key under which gRPC carries google.rpc.Status.
 _DETAILS_KEY = "grpc-status-details-bin"
-# And one that tells a status of our own from gRPC's.
+# Trailing metadata key that tells our own status from one that gRPC makes.
 _REFUSAL_KEY = "paceline-refusal"
 CONNECTION_OPTIONS: list[tuple[str, int]] = [
-    # A peer that falls silent is given up after 8 seconds at most.
+    # A silent peer is given up after 8 seconds at most.
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 3000),
-    # Without it gRPC's core waits a minute for the answer to any ping, whatever the line above says.
+    # Otherwise gRPC's core waits a minute for the answer to a ping, whatever the line above says.
     ("grpc.http2.ping_timeout_ms", 3000),
     # A stream's reader sends nothing, and what it measures bandwidth by uses up the pings that it is allowed
     # without data.
     ("grpc.http2.max_pings_without_data", 0),
-    # One that comes back is to be reached at once, not after gRPC's default of up to two minutes.
+    # A peer that comes back is reached at once, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Every channel its own connection: a stalled stream must not hold up another one's.
@@ -57,7 +57,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *CONNECTION_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-# Calls of one connection at a time; a client's library keeps more waiting on its side.
+# Most calls of one connection at a time; more wait inside the client's library.
 MAX_STREAMS = 1024
 _SERVER_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -70,16 +70,16 @@ _SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
-# After a stop's grace, for what cut calls still do: a gateway tells drafters of their sessions' ends.
+# Seconds after a stop's grace for the clean-up of cut calls: a gateway tells drafters that sessions ended.
 CLEAN_UP_SECONDS = 5.0
-# Calls that are longer than this after their channel's certificate has changed are cut.
+# Seconds that a call may go on after its channel's certificate has changed; then it is cut.
 _RETIREMENT_SECONDS = 3600.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def proxy_options(use_http_proxy: bool) -> list[tuple[str, int | str]]:
-    """Channel options: whether to go through `https_proxy` or `http_proxy`, which gRPC does unless told."""
+    """Channel options: whether to use `https_proxy` or `http_proxy`, as gRPC does by default."""
     return [("grpc.enable_http_proxy", int(use_http_proxy))]
 
 
@@ -137,7 +137,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
 
 
 def is_refusal(error: grpc.RpcError) -> bool:
-    """Whether the called service chose the status, and not gRPC, as it does where nobody answers."""
+    """Whether the called service chose the status. gRPC chooses one itself where nobody answers."""
     return any(key == _REFUSAL_KEY for key, _ in error.trailing_metadata() or ())
 
 
@@ -146,28 +146,28 @@ async def write(context: Any, response: Any) -> None:
     try:
         await context.write(response)
     except grpc.aio.InternalError as error:
-        # gRPC fails so when the call has ended on the client's side, and it has not told us yet.
+        # gRPC fails like this when the call has ended on the client's side and we were not told yet.
         raise asyncio.CancelledError from error
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Not that the client was gone when gRPC sent the answer to a unary call: what `write` is for streams."""
+    """False for a unary call whose client had gone when gRPC sent the answer (see `write` for streams)."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, grpc.aio.InternalError) and "raised in core" in record.getMessage())
 
 
 def refusing(refused: Refused) -> grpc.RpcMethodHandler:
-    """A handler for an interceptor that refuses a call: no message of it is received, let alone decoded."""
+    """A handler that refuses a call before any of its messages is received or decoded."""
 
     async def refuse(_requests: Any, context: Any) -> None:
         await abort(context, refused)
 
-    # Of the four kinds of handler, gRPC reads nothing by itself for this one; callers see no difference.
+    # gRPC reads no message by itself for this kind of handler only; callers see no difference.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def refusals(method: F) -> F:
-    """Turn what a servicer's method raises into the status it stands for; nothing else leaks out."""
+    """Turn an exception of a servicer's method into its gRPC status; callers see nothing else of it."""
     if inspect.isasyncgenfunction(method):
 
         @functools.wraps(method)
@@ -198,7 +198,7 @@ def refusals(method: F) -> F:
 
 
 class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Knows the calls that a server runs: gRPC's own stop does not wait for those that it has cut."""
+    """Tracks the calls that a server runs, because gRPC's own stop does not wait for calls that it cuts."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
@@ -214,7 +214,7 @@ class _Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return await continuation(handler_call_details)
 
     async def end(self, seconds: float) -> None:
-        """Return when none runs, or after so many seconds."""
+        """Return when no call runs, or after so many seconds."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
@@ -245,7 +245,7 @@ class RunningServer:
     async def stop(self, grace: float | None) -> None:
         """Fail health checks, take no new calls, give running ones `grace` seconds.
 
-        Those that are cut then have ended when it returns, with all that they do at their end.
+        When it returns, cut calls have ended too, clean-up included.
         """
         await self.not_serving()
         await self._server.stop(grace)
@@ -303,7 +303,7 @@ async def start_server(
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise `SettingsError` where a port cannot be listened on: gRPC does not say why."""
+    """Raise `SettingsError` with the reason where a port cannot be listened on; gRPC does not say it."""
     try:
         for listener in listen(host, port):
             listener.close()
@@ -332,9 +332,9 @@ def channel(
 
 
 class Connection:
-    """A way to one server that lasts: its channel is made anew when the identity's certificate changes.
+    """A lasting connection to one server. A new channel replaces the old one when the certificate changes.
 
-    A call stays on the channel that it began on, which is closed when its calls have ended.
+    A call stays on the channel that it began on; a replaced channel closes when its calls have ended.
     """
 
     def __init__(

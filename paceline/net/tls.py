@@ -1,4 +1,4 @@
-"""What a process proves itself with: certificate, key and trusted CAs, read again when their files change."""
+"""A process's TLS identity: certificate, key and trusted CAs, read again when their files change."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WATCH_SECONDS = 1.0
 
 
 class TlsError(SettingsError):
-    """The files cannot be used; the message says which setting's, and why."""
+    """The files cannot be used; the message names the setting and says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class PemFiles:
-    """Where an identity lies. `ca` is None for a server that demands no certificate of its clients.
+    """Paths of an identity's files. `ca` is None for a server that demands no client certificate.
 
     `prefix` begins the names of the settings that gave the paths.
     """
@@ -44,13 +44,13 @@ class PemFiles:
         return f"--{self.prefix}-{name}"
 
     def stamps(self) -> tuple[Any, ...]:
-        """Something that changes when a file does, or when a link on the way to it is turned elsewhere."""
+        """A value that changes when a file does, or when a symbolic link on its path leads elsewhere."""
         return tuple(_stamp(path) for path in (self.cert, self.key, self.ca) if path is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """One reading of the files, in PEM: it belongs together and is valid now."""
+    """The files' contents in PEM, read once: key and certificate match and are valid now."""
 
     chain: bytes
     key: bytes
@@ -70,7 +70,7 @@ class Identity:
     """
 
     def __init__(self, files: PemFiles, role: Role | None = None) -> None:
-        """`role`: the one that the certificate must give. Raises `TlsError` when the files are of no use."""
+        """`role`: what the certificate must give. Raises `TlsError` when the files cannot be used."""
         self._files = files
         self._role = role
         self._stamps = files.stamps()
@@ -81,14 +81,14 @@ class Identity:
 
     @classmethod
     def of_service(cls, settings: ServiceSettings, role: Role) -> Identity | None:
-        """The identity that a service shows the others, None where TLS is not set. Raises `TlsError`."""
+        """The identity that a service shows to other services; None without TLS. Raises `TlsError`."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
         return cls(PemFiles(settings.tls_cert, settings.tls_key, settings.tls_ca, "tls"), role)
 
     @classmethod
     def for_clients(cls, cert: Path | None, key: Path | None) -> Identity | None:
-        """What a gateway shows clients, who need no certificate; None without files. Raises `TlsError`."""
+        """The identity that a gateway shows to clients; None without files. Raises `TlsError`."""
         if cert is None or key is None:
             return None
         return cls(PemFiles(cert, key, None, "public-tls"))
@@ -101,7 +101,7 @@ class Identity:
 
     def refresh(self) -> None:
         """Read the files again if they have changed since they were read last."""
-        # Taken before the reading: what changes meanwhile is seen the next time.
+        # Taken before reading, so that a change meanwhile is seen the next time.
         stamps = self._files.stamps()
         if stamps == self._stamps:
             return
@@ -119,11 +119,11 @@ class Identity:
 
     @property
     def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """What a server of this identity checks its calls with."""
+        """Interceptors that check a server's calls against roles."""
         return () if self._files.ca is None else (RoleCheck(),)
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """For a gRPC server; with a CA it takes only clients that have a certificate of it."""
+        """Credentials of a gRPC server. With a CA, only clients with a certificate of that CA get in."""
         return grpc.dynamic_ssl_server_credentials(
             self.current.for_servers(),
             lambda: self.current.for_servers(),
@@ -131,7 +131,7 @@ class Identity:
         )
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """For a gRPC channel; what is in force now, for as long as the channel lives."""
+        """Credentials of a gRPC channel. They stay as they are now for as long as the channel lives."""
         current = self.current
         return grpc.ssl_channel_credentials(current.ca, current.key, current.chain)
 

@@ -1,1 +1,1 @@
-"""The one way to Redis, and what its URLs name."""
+"""The client of Redis, and the URLs that name a server, Sentinels or a cluster."""

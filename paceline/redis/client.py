@@ -1,7 +1,7 @@
-"""The one way to Redis: scripts that run at the server, primary or cluster of a URL, in bounded time.
+"""The one client of Redis: it runs scripts at the server, primary or cluster of a URL, in bounded time.
 
-Only scripts, because each is atomic, takes one round trip, and finds its place in a cluster by its keys:
-those of one call share a hash tag.
+Only scripts: each is atomic, takes one round trip, and finds its server in a cluster by its keys, which share
+one hash tag.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from paceline.redis.url import open_url
 
-# After one that fails, connections are made anew, and whoever knows is asked which server to go to.
+# Tries of a call. After a failure connections are made anew, and Sentinels or the cluster are asked again.
 _ATTEMPTS = 2
-# Calls under way at once, each with a connection of its own; others wait.
+# Most calls under way at once, each with a connection of its own; others wait.
 _MAX_UNDER_WAY = 32
-# How a server says that a script has met a value that is none of ours. Whatever else it says is of itself.
+# How a server says that a script met a value that is not ours. Any other error is the server's own.
 _BAD_VALUE = re.compile(r"WRONGTYPE|attempt to |is not an? (integer|valid)|exceeds maximum|out of range")
 _FAILURES = (RedisError, RedisClusterException, OSError)
 
@@ -32,11 +32,11 @@ Argument = str | int | float | bytes
 
 
 class RedisUnavailable(Exception):
-    """No server answered in time, or one that cannot do its work now; whether the script ran is not known."""
+    """No server answered in time, or it cannot work now. Whether the script ran is not known."""
 
 
 class BadValue(Exception):
-    """What stands under a call's keys is none of ours: of a wrong type, or no number where there must be one.
+    """A value under a call's keys is not ours: it has a wrong type, or is no number where one must be.
 
     It concerns that call alone: the server is there, and nothing was changed before the script found it.
     """
@@ -44,14 +44,14 @@ class BadValue(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script, and the name that servers give it."""
+    """A Lua script and its SHA-1, by which servers know it."""
 
     source: str
     sha: str
 
     @classmethod
     def named(cls, name: str) -> Script:
-        """That of `paceline/lua/<name>.lua`."""
+        """The script `paceline/lua/<name>.lua`."""
         source = resources.files("paceline").joinpath("lua", f"{name}.lua").read_text("utf-8")
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
@@ -78,15 +78,15 @@ class RedisClient:
         self._client = open_url(url, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._under_way = asyncio.Semaphore(_MAX_UNDER_WAY)
-        # Something failed since it was last asked which server to go to.
+        # Whether a call failed since the server to use was last looked up.
         self._suspect = False
-        # Of a cluster: the server that did not answer last. The others are asked before it.
+        # In a cluster: the server that last failed to answer. The others are asked before it.
         self._unanswering: str | None = None
 
     async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Any:
         """The script's reply. Raises `RedisUnavailable` or `BadValue`.
 
-        A script whose reply is lost is run again: make it idempotent, or bear with that.
+        A script whose reply is lost runs again, so it must be idempotent or its caller must tolerate that.
         """
         (reply,) = await self.run_each(script, [Call(keys, args)])
         if isinstance(reply, RedisUnavailable | BadValue):
@@ -140,11 +140,11 @@ class RedisClient:
         if isinstance(self._client, RedisCluster):
             await self._client.nodes_manager.initialize(last_failed_node_name=self._unanswering)
         else:
-            # Also after an error reply: a server that refuses to write may be the primary no more.
+            # Also after an error reply: a server that refuses to write may no longer be the primary.
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _shares(self, calls: Sequence[Call], todo: Sequence[int]) -> Mapping[str, Sequence[int]]:
-        """`todo`, divided by the server that it is for."""
+        """`todo`, grouped by the server of each call."""
         if not isinstance(self._client, RedisCluster):
             return {"": todo}
         await self._client.initialize()
@@ -186,7 +186,7 @@ class RedisClient:
 
 
 def _failure(error: Exception) -> RedisUnavailable | BadValue:
-    """What an error in the place of a reply is of: the server, or the values under the call's keys."""
+    """The exception for an error reply: the server's own fault, or that of values under the call's keys."""
     text = str(error)
     of_values = isinstance(error, ResponseError) and _BAD_VALUE.search(text)
     return BadValue(text) if of_values else RedisUnavailable(text)

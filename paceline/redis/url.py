@@ -29,7 +29,7 @@ _Address = tuple[str, int]
 
 
 def open_url(url: str, timeout_seconds: float) -> Redis | RedisCluster:
-    """A client of what `url` names. It connects when it is used, and tries nothing twice by itself.
+    """A client for `url`. It connects when it is first used, and never retries by itself.
 
     `timeout_seconds` bounds one connect, and one reply. Raises `SettingsError`, which shows no password.
     """
@@ -65,7 +65,7 @@ def open_url(url: str, timeout_seconds: float) -> Redis | RedisCluster:
         # Python's own words for an unknown argument.
         raise _wrong(f"an option is unknown ({str(error).rpartition(' ')[2]})") from None
     except ValueError:
-        # Its text may hold a part of the password.
+        # The error's text may hold a part of the password.
         raise _wrong("a host, a port or an option cannot be read") from None
 
 
@@ -96,7 +96,7 @@ def _primary(sentinels: list[_Address], path: str, options: dict[str, Any]) -> R
 def _cluster(nodes: list[_Address], path: str, options: dict[str, Any]) -> RedisCluster:
     if path not in ("", "0"):
         raise _wrong("a cluster has one database, 0")
-    # A slot that has moved is noted at once; `redis.client` asks for all of them, after failures.
+    # A moved slot is noted at once; after failures `redis.client` asks for all slots again.
     return RedisCluster(
         startup_nodes=[ClusterNode(*address) for address in nodes], reinitialize_steps=0, **options
     )

@@ -1,7 +1,7 @@
-"""Python's garbage collector, kept away from what a service loads once and holds to its end.
+"""Keep Python's garbage collector away from objects that a service loads once and never frees.
 
-With torch and transformers that is half a million objects. A full collection looks at all of them: a quarter
-of a second in a verifier, in which no session gets a token. Those during imports are a sixth of their time.
+With torch and transformers that is half a million objects. A full collection visits all of them: a quarter
+of a second in a verifier, in which no session gets a token. Collections take a sixth of the time of imports.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import gc
 
 
 def rest() -> None:
-    """Collect nothing until `spare`: while a service's modules are imported."""
+    """Turn collection off until `spare`, while a service's modules are imported."""
     gc.disable()
 
 
 def spare() -> None:
-    """Collect from now on, but never look again at what there is by now."""
+    """Turn collection on, and never visit again the objects that exist now."""
     gc.freeze()
     gc.enable()

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: memory and cores, as kernel and cgroups (v1, v2) allow."""
+"""Memory and cores that this process may use, as the kernel and cgroups (v1, v2) allow."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _CACHE = ("active_file", "inactive_file")
 
 
 def free_memory(proc: Path = _PROC) -> int:
-    """Bytes that this process may still take: page cache counts as free, a cgroup's limit as the end."""
+    """Bytes that this process may still allocate. Page cache counts as free; a cgroup's limit is a bound."""
     return max(0, min([_available(proc), *_left_in_cgroups(proc)]))
 
 
 def usable_cores(proc: Path = _PROC) -> int:
-    """Threads that can run all the time: of the affinity mask, under the cgroups' quotas; one at least.
+    """Threads that can run all the time, by affinity mask and cgroup quotas; at least 1.
 
-    A part of a core is not counted: where threads wait for one another, one that is throttled holds up all.
+    A part of a core does not count: a throttled thread would hold up all others that wait for it.
     """
     return max(1, int(min([len(os.sched_getaffinity(0)), *_quotas(proc)])))
 
 
 def _available(proc: Path) -> int:
     fields = dict(re.findall(r"^(\w+):\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE))
-    # Kernels before 3.14 do not estimate it.
+    # Kernels before 3.14 have no MemAvailable.
     kib = fields.get("MemAvailable") or int(fields["MemFree"]) + int(fields["Cached"])
     return int(kib) << 10
 

@@ -1,7 +1,7 @@
-"""What Kubernetes' service links put into a container's environment, told apart from what a person wrote.
+"""Tell variables of Kubernetes' service links apart from settings that a person wrote.
 
 For a Service named `paceline-gateway`, every container of its namespace gets `PACELINE_GATEWAY_PORT` =
-`tcp://10.0.0.1:8001` and some more, which look like settings and are none.
+`tcp://10.0.0.1:8001` and some more, which look like settings and are not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 
-# The service's name may hold anything, so what follows it decides.
+# A service's name may be anything, so the part after it decides.
 _PORT_URL = re.compile(r"(?P<service>.+)_PORT(_(?P<port>\d+)_(?P<protocol>TCP|UDP|SCTP))?")
 _PORT_PART = re.compile(r".+_PORT_(?P<port>\d+)_(?P<protocol>TCP|UDP|SCTP)_(?P<part>PROTO|PORT|ADDR)")
 _SERVICE = re.compile(r"(?P<service>.+)_SERVICE_(?P<part>HOST|PORT(_.+)?)")

@@ -29,7 +29,7 @@ class SettingsError(ValueError):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service can be told. Subclasses set `env_prefix` and add their own fields."""
+    """Settings of every service. Subclasses set `env_prefix` and add their own fields."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -73,7 +73,7 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment as a person wrote it."""
+        """Flags first, then the environment without variables of service links."""
         assert isinstance(env_settings, EnvSettingsSource)
         linked = {name.lower() for name in os.environ if is_service_link(name, os.environ)}
         env_settings.env_vars = {
@@ -96,11 +96,11 @@ def all_or_none(**given: object) -> None:
 
 
 class StoreSettings(ServiceSettings):
-    """What every service that keeps sessions can be told of their store."""
+    """Settings of the session store, for services that use it."""
 
     redis_url: SecretStr = Field(
         SecretStr(""),
-        description="URL of the session store, as redis://USER:PASSWORD@HOST:PORT/0; empty keeps no records.",
+        description="URL of the session store, as redis://USER:PASSWORD@HOST:PORT/0; empty uses none.",
     )
     session_ttl_seconds: int = Field(
         3600, ge=1, description="Seconds that a session's record is kept after its last token."
@@ -112,7 +112,7 @@ class StoreSettings(ServiceSettings):
 
     @property
     def strict(self) -> bool:
-        """Whether nothing may go on that the store does not have."""
+        """Whether tokens wait until the store has them."""
         return self.durability == "strict"
 
 
@@ -138,7 +138,7 @@ def load_settings(settings_type: type[S], **given: Any) -> S:
     except ValidationError as error:
         fields = settings_type.model_fields
         secret = {name for name, field in fields.items() if field.annotation is SecretStr}
-        # Not from the error, which quotes what was given, secrets too.
+        # Not the error's own text: it quotes the values given, secrets too.
         raise SettingsError(
             "\n".join(_explain(problem, prefix, secret) for problem in error.errors())
         ) from None

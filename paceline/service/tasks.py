@@ -1,4 +1,4 @@
-"""Wait for ends: of tasks, without losing one's own cancellation, and of work within a grace."""
+"""Wait for tasks to end without losing one's own cancellation, and for work to end within a grace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _POLL_SECONDS = 0.05
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait for their ends. Raises what one of them failed with.
+    """Cancel tasks and wait until they have ended. Raises the exception of one that failed.
 
     Whoever is cancelled while it waits is told: `await` of a cancelled task under a `suppress` would take
     that for the task's own end, and its caller would go on after all.
@@ -26,7 +26,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def let_end(busy: Callable[[], bool], grace_seconds: float) -> None:
-    """Return when nothing is `busy` any more, or when the grace is over: what a service does that drains."""
+    """Return when `busy` is false, or when the grace is over. A draining service waits like this."""
     with suppress(TimeoutError):
         async with asyncio.timeout(grace_seconds):
             while busy():  # noqa: ASYNC110 - it ends in many places, and a drain is rare

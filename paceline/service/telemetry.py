@@ -115,10 +115,10 @@ def _setup_logs(service: str, level: str, form: str) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
 
-# Whatever a terminal may take for an order, and what it may take for the end of a line.
+# Characters that a terminal may take for a command, or for the end of a line.
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 _CONTROL_OF_TEXTS = re.compile("(?![\n\t])" + _CONTROL.pattern)
-# Of lines that are several by themselves.
+# Fields whose values may have several lines.
 _TEXTS = frozenset({"exception", "stack"})
 
 
@@ -171,7 +171,7 @@ def span(
     try:
         yield opened
     except Exception as error:
-        # Not its message, which may quote what a client wrote.
+        # Not the error's message, which may quote a client's text.
         opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Runs a command that dies with the process that started it, even if that one is killed outright."""
+"""Run a command that ends with the process that started it, even when that is killed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def command(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """`argv`, tied to the calling process. Start it from the main thread: Linux watches that thread."""
+    """The command that runs `argv` tied to this process. Start it from the main thread: Linux watches it."""
     return (sys.executable, "-m", "paceline.service.tether", str(os.getpid()), *argv)
 
 
 def main(parent: int, argv: list[str]) -> None:
-    """Become `argv`, to be killed when process `parent` ends. Linux only; elsewhere just become it."""
+    """Execute `argv` in place of this process; Linux kills it when process `parent` ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above

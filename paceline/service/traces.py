@@ -1,4 +1,4 @@
-"""Where spans go, and how a trace crosses processes: OpenTelemetry, set up by the settings of a service."""
+"""Set up OpenTelemetry by a service's settings: where spans go, and how a trace crosses processes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from paceline.service.settings import SettingsError
 if TYPE_CHECKING:
     from opentelemetry.propagators.textmap import TextMapPropagator
 
-# A process that ends waits so long for a collector to take what is left.
+# Seconds that an ending process waits for a collector to take the last spans.
 _LAST_SPANS_SECONDS = 2.0
 
 
 def propagator() -> TextMapPropagator:
-    """How traces cross processes; OTEL_PROPAGATORS may name other ways than W3C's.
+    """The propagator of traces between processes: W3C's, or what OTEL_PROPAGATORS names.
 
     Raises `SettingsError` for one that is not installed.
     """
     try:
-        # The import itself looks them up.
+        # The import itself looks up the propagators.
         from opentelemetry import propagate
     except ValueError as error:
         raise SettingsError(
@@ -60,7 +60,7 @@ def export(service: str, endpoint: str, *, use_http_proxy: bool) -> None:
 
 
 def _end_in_time(provider: TracerProvider, exporter: OTLPSpanExporter) -> None:
-    """Send what is left when the process ends, and give up soon: the exporter alone tries for long."""
+    """Send the last spans when the process ends, in bounded time; the exporter alone tries for long."""
     ending = threading.Event()
 
     def give_up() -> None:
@@ -74,6 +74,6 @@ def _end_in_time(provider: TracerProvider, exporter: OTLPSpanExporter) -> None:
         ended.set()
 
     ended = threading.Event()
-    # Started now: none can be while the interpreter ends.
+    # Started now, because no thread can start while the interpreter ends.
     threading.Thread(target=give_up, daemon=True, name="give up the trace collector").start()
     atexit.register(end)
