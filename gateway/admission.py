@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
+from gateway import metrics
 from gateway.caller import Caller
 from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
 from gateway.events import Allowance
@@ -144,7 +145,7 @@ class Admission:
             # Whatever the ledger took it for.
             self._leave(Place(ask, 0, ended=True))
             if isinstance(error, LedgerUnavailable):
-                telemetry.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
+                metrics.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
                 raise RequestError(UNAVAILABLE, "limits cannot be checked now; try again later") from error
             raise
         if verdict.outcome is not Outcome.ADMITTED:
@@ -162,7 +163,7 @@ class Admission:
         """The verdict at the end of the queue."""
         line.length += 1
         self._waiting.append(ask)
-        telemetry.QUEUED_REQUESTS.set(len(self._waiting))
+        metrics.QUEUED_REQUESTS.set(len(self._waiting))
         try:
             async with asyncio.timeout(self.queue_seconds), line.head:
                 while True:
@@ -180,7 +181,7 @@ class Admission:
         finally:
             line.length -= 1
             self._waiting.remove(ask)
-            telemetry.QUEUED_REQUESTS.set(len(self._waiting))
+            metrics.QUEUED_REQUESTS.set(len(self._waiting))
 
     def retry_seconds(self, ahead: int, places: int) -> float:
         """When a place may be free behind `ahead` others, as sessions of late have gone."""
@@ -208,7 +209,7 @@ class Admission:
             else:
                 reason = "queue_seconds"
                 message += f"; none has ended within {self.queue_seconds:g} seconds"
-        telemetry.REFUSED_REQUESTS.labels(reason=reason).inc()
+        metrics.REFUSED_REQUESTS.labels(reason=reason).inc()
         return RequestError(kind, message, retry_after=seconds)
 
     def _leave(self, place: Place) -> None:

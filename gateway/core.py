@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from gateway import metrics
 from gateway.errors import RequestError
 from gateway.events import Chunk, Event
 from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
 from gateway.readiness import Readiness
 from gateway.sessions import Sessions
-from paceline.service import telemetry
 
 
 class Gateway:
@@ -53,9 +53,9 @@ async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGener
                 if isinstance(event, Chunk) and event.token_ids:
                     now = time.monotonic()
                     if last == started:
-                        telemetry.FIRST_TOKEN_SECONDS.observe(now - started)
+                        metrics.FIRST_TOKEN_SECONDS.observe(now - started)
                     else:
-                        telemetry.INTER_TOKEN_SECONDS.observe((now - last) / len(event.token_ids))
+                        metrics.INTER_TOKEN_SECONDS.observe((now - last) / len(event.token_ids))
                     last = now
                 yield event
         outcome = "done"
@@ -63,4 +63,4 @@ async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGener
         outcome = error.kind.code or error.kind.type
         raise
     finally:
-        telemetry.REQUESTS.labels(face=face, outcome=outcome).inc()
+        metrics.REQUESTS.labels(face=face, outcome=outcome).inc()

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from gateway import metrics
 from gateway.caller import ANYBODY, Caller
 from gateway.errors import FORBIDDEN, INVALID_API_KEY, Kind, RequestError
 from gateway.limits.base import Limits
@@ -153,7 +154,7 @@ def _tenant(entry: KeyEntry) -> str:
 
 
 def _refused(kind: Kind, message: str) -> RequestError:
-    telemetry.REFUSED_REQUESTS.labels(reason=kind.code).inc()
+    metrics.REFUSED_REQUESTS.labels(reason=kind.code).inc()
     return RequestError(kind, message)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gateway import metrics
 from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet
 from gateway.line import Line, may_wait
 from gateway.pod import Pod
 from gateway.router import choose_verifier
-from paceline.service import telemetry
 
 # How often one who waits looks whether any verifier is up at all.
 _LOOK_SECONDS = 1.0
@@ -79,7 +79,7 @@ class Places:
             seat.leave()
             if seat.running:
                 self.running -= 1
-                telemetry.GATEWAY_SESSIONS.set(self.running)
+                metrics.SESSIONS.set(self.running)
                 self.give_out()
             else:
                 self._forget(holder)
@@ -136,7 +136,7 @@ class Places:
             seat.running = True
             self._forget(seat.holder)
             self.running += 1
-            telemetry.GATEWAY_SESSIONS.set(self.running)
+            metrics.SESSIONS.set(self.running)
 
     def _forget(self, holder: str) -> None:
         self._without[holder] -= 1
@@ -152,7 +152,7 @@ class Places:
 
     def _overloaded(self, why: str) -> RequestError:
         places = min(self._max_sessions, self._up())
-        telemetry.REFUSED_REQUESTS.labels(reason="places").inc()
+        metrics.REFUSED_REQUESTS.labels(reason="places").inc()
         return RequestError(
             OVERLOADED,
             f"{why}; try again later",

@@ -13,7 +13,7 @@ import grpc
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Gauge, start_http_server
 
 from paceline import __version__
 from paceline.addresses import why_not
@@ -35,22 +35,6 @@ SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1
 
 # Every service.
 TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
-
-# Gateway.
-REQUESTS = Counter("paceline:requests", "Requests by outcome", ["face", "outcome"])
-FIRST_TOKEN_SECONDS = Histogram(
-    "paceline:time_to_first_token_seconds", "Request to first token", buckets=SECONDS_BUCKETS
-)
-INTER_TOKEN_SECONDS = Histogram(
-    "paceline:inter_token_seconds", "Between two tokens of a stream", buckets=SECONDS_BUCKETS
-)
-REFUSED_REQUESTS = Counter(
-    "paceline:refused_requests", "Requests refused for their key or a limit", ["reason"]
-)
-QUEUED_REQUESTS = Gauge("paceline:queued_requests", "Requests that wait at this gateway for a place")
-GATEWAY_SESSIONS = Gauge("paceline:gateway_sessions", "Sessions this gateway follows")
-
-# Every service.
 CERTIFICATE_NOT_AFTER = Gauge(
     "paceline:certificate_not_after_seconds", "Unix time at which the certificate in force ends", ["setting"]
 )
