@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import dataclass
 
 from gateway.admission import Admission
 from gateway.config import GatewaySettings
@@ -33,21 +34,33 @@ from paceline.v1 import gateway_pb2_grpc
 log = telemetry.logger(__name__)
 
 
-async def serve(
-    settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None, stop: asyncio.Event
-) -> None:
-    """Serve until `stop` is set, then let running streams end within the grace period."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gateway is made of, behind its faces."""
+
+    gateway: Gateway
+    fleet: Fleet
+    admission: Admission
+    ledger: Ledger
+    store: SessionStore
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        await self.fleet.close()
+        await self.ledger.close()
+        await self.store.close()
+
+
+def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) -> Parts:
+    """The parts as the settings want them; nothing runs yet."""
     if keys is None:
         log.warning("no api_keys_file: everybody is served")
-    store = _store(settings)
-    ledger = _ledger(settings)
+    store, ledger = _store(settings), _ledger(settings)
     admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
-    identity = Identity.of_service(settings, Role.GATEWAY)
-    public_identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     fleet = Fleet(
         settings.poll_seconds,
-        identity,
+        Identity.of_service(settings, Role.GATEWAY),
         served=Served(model_name, prompts.vocab_fingerprint),
         use_http_proxy=settings.use_http_proxy,
     )
@@ -70,8 +83,18 @@ async def serve(
         client_stall_seconds=settings.client_stall_seconds,
         cors_origins=settings.cors_allowed,
     )
+    return Parts(gateway, fleet, admission, ledger, store)
+
+
+async def serve(
+    settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None, stop: asyncio.Event
+) -> None:
+    """Serve until `stop` is set, then let running streams end within the grace period."""
+    parts = assemble(settings, prompts, keys)
+    gateway = parts.gateway
+    identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
     listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
-    fleet.start(StaticDiscovery(Addresses(settings.verifier_addresses, settings.drafter_addresses)))
+    parts.fleet.start(StaticDiscovery(Addresses(settings.verifier_addresses, settings.drafter_addresses)))
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(gateway), server
@@ -81,11 +104,11 @@ async def serve(
         port=settings.port,
         max_receive_bytes=settings.max_body_bytes,
         interceptors=[KeyCheck(keys)],
-        identity=public_identity,
+        identity=identity,
     )
     http_server = HttpServer(
         build_app(gateway),
-        public_identity,
+        identity,
         keep_alive_seconds=settings.keep_alive_seconds,
         grace_seconds=settings.grace_seconds,
     )
@@ -93,7 +116,7 @@ async def serve(
     http_address = join_address(settings.host, listeners[0].getsockname()[1])
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())
-    async with admission.running():
+    async with parts.admission.running():
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         gateway.readiness.draining = True
         await grpc_server.not_serving()
@@ -101,9 +124,7 @@ async def serve(
         http_server.should_exit = True
         await grpc_server.stop(settings.grace_seconds)
         await serving
-    await fleet.close()
-    await ledger.close()
-    await store.close()
+    await parts.close()
 
 
 def _store(settings: GatewaySettings) -> SessionStore:
