@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from opentelemetry.trace import Span
 
@@ -26,6 +26,15 @@ from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable
 
 # Claims of one session that meet: each time one of them wins.
 _CLAIMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A session that was begun before, its owner here from now on; or how it has ended."""
+
+    record: SessionRecord
+    # What the record says that it was asked for.
+    wanted: Generation
 
 
 class Sessions:
@@ -77,10 +86,8 @@ class Sessions:
         key = SessionKey(secrets.token_urlsafe(24), 1)
         return self._followed(key, wanted, caller, detokenizer, parent, deadline)
 
-    async def claim(
-        self, session_id: str, caller: Caller, finish: FinishReason | None = None
-    ) -> SessionRecord:
-        """The record of a session of the caller's, to be resumed here, or ended with `finish`.
+    async def claim(self, session_id: str, caller: Caller, finish: FinishReason | None = None) -> Claimed:
+        """A session of the caller's, to be resumed here, or ended with `finish`.
 
         Unless it has ended, whoever followed it before is fenced out. Raises `RequestError`.
         """
@@ -88,16 +95,22 @@ class Sessions:
         if not SESSION_ID.fullmatch(session_id):
             raise unknown
         try:
+            record = await self.store.get(session_id)
+            if record is None or record.model_id != self._model_id:
+                raise unknown
+            wanted, owner = Generation.recorded(record)
+            if owner.id != caller.id:
+                raise unknown
             for _ in range(_CLAIMS):
-                record = await self.store.get(session_id)
-                if record is None or not self._is_of(record, caller):
+                if record is None:
                     raise unknown
                 if record.finish_reason is not None:
-                    return record
+                    return Claimed(record, wanted)
                 try:
-                    return await self.store.claim(SessionKey(session_id, record.key.epoch + 1), finish)
+                    key = SessionKey(session_id, record.key.epoch + 1)
+                    return Claimed(await self.store.claim(key, finish), wanted)
                 except Fenced:
-                    continue
+                    record = await self.store.get(session_id)
         except StoreUnavailable as error:
             raise RequestError(UNAVAILABLE, "the session store does not answer; try again later") from error
         except UnknownSession:
@@ -106,7 +119,7 @@ class Sessions:
 
     def resume(
         self,
-        record: SessionRecord,
+        claimed: Claimed,
         caller: Caller,
         detokenizer: Detokenizer,
         parent: Span,
@@ -116,14 +129,14 @@ class Sessions:
 
         Raises `RequestError`.
         """
-        wanted, _ = Generation.recorded(record)
-        return self._followed(record.key, wanted, caller, detokenizer, parent, deadline, record)
+        record = claimed.record
+        return self._followed(record.key, claimed.wanted, caller, detokenizer, parent, deadline, record)
 
     async def cancel(self, session_id: str, caller: Caller) -> FinishReason:
         """End a session wherever it runs; what it ended with, if it had. Raises `RequestError`."""
-        record = await self.claim(session_id, caller, FinishReason.CANCELLED)
-        assert record.finish_reason is not None
-        return record.finish_reason
+        claimed = await self.claim(session_id, caller, FinishReason.CANCELLED)
+        assert claimed.record.finish_reason is not None
+        return claimed.record.finish_reason
 
     async def _followed(
         self,
@@ -178,7 +191,3 @@ class Sessions:
                             span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
                             span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
                         yield event
-
-    def _is_of(self, record: SessionRecord, caller: Caller) -> bool:
-        owner = Generation.recorded(record)[1]
-        return record.model_id == self._model_id and owner.id == caller.id

@@ -61,9 +61,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """The rest of a session."""
         with _refused(), telemetry.rpc_span("gateway.request", context) as span:
             caller = calling()
-            record = await self._gateway.sessions.claim(request.session_id, caller)
+            claimed = await self._gateway.sessions.claim(request.session_id, caller)
             detokenizer = self._gateway.prompts.detokenizer()
-            events = self._gateway.sessions.resume(record, caller, detokenizer, span, _deadline(context))
+            events = self._gateway.sessions.resume(claimed, caller, detokenizer, span, _deadline(context))
             mark = Mark(request.session_id, request.position, request.characters)
             await self._tell(events, Untold(mark), context)
 

@@ -45,10 +45,9 @@ async def resume(gateway: Gateway, request: Request, caller: Caller, mark: Mark)
     """The rest of a recorded session's stream. Raises `RequestError`."""
     deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
-    record = await sessions.claim(mark.session_id, caller)
-    events = _events(request, lambda span: sessions.resume(record, caller, detokenizer, span, deadline))
-    wanted, _ = Generation.recorded(record)
-    reply = Reply(wanted.form, gateway.model_name)
+    claimed = await sessions.claim(mark.session_id, caller)
+    events = _events(request, lambda span: sessions.resume(claimed, caller, detokenizer, span, deadline))
+    reply = Reply(claimed.wanted.form, gateway.model_name)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
     return await _streamed(watched, reply, Untold(mark), marked=True)
 
