@@ -1,1 +1,1 @@
-"""Measurements of Paceline: whole-system decoding speed, and drafting methods without the system."""
+"""Measurements: the whole system, the engine alone, drafting methods alone, and other servers."""

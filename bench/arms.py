@@ -1,4 +1,4 @@
-"""The ways of decoding that are compared: each answers one prompt, measured where the request is made."""
+"""Arms, the ways of decoding that are compared: each answers one prompt, timed at the client."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Sample:
     token_ids: tuple[int, ...]
     first_s: float
     seconds: float
-    # Tokens that arrived with the first one: no time was seen between them.
+    # Tokens that arrived together with the first one, so that no time is known between them.
     first_tokens: int = 1
     receipt: Receipt | None = None
-    # Tokens as the server counts them, where it tells no ids.
+    # The server's own count of tokens, where it sends no ids.
     counted: int | None = None
 
     @property
@@ -122,7 +122,7 @@ class TransformersArm:
         return Sample(made["text"], tuple(made["token_ids"]), made["first_s"], made["seconds"])
 
     def expect(self, number: int | None) -> asyncio.Future[dict[str, Any]]:
-        """The line of this number, when it comes; None is the first, which says that the model is loaded."""
+        """The line with this number, when it comes; None is the first line: the model is loaded."""
         future = asyncio.get_running_loop().create_future()
         if self._ended is not None:
             future.set_exception(self._ended)
@@ -130,7 +130,7 @@ class TransformersArm:
         return future
 
     async def read(self) -> None:
-        """Hand every line to whoever expects it, until the process ends."""
+        """Pass every line to its waiter until the process ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             made = json.loads(line)

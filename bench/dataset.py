@@ -26,7 +26,7 @@ class Question:
 
 
 def choose(path: Path, count: int) -> list[Question]:
-    """`count` questions, shared out evenly over the tasks and spread over each; one task after another,
+    """`count` questions, the same number of each task, spread over its list; tasks in turn,
     round by round, as mixed traffic would bring them. Raises `DatasetError`.
     """
     groups: dict[str, list[Question]] = {task: [] for task in TASKS}

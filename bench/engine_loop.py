@@ -1,4 +1,4 @@
-"""The engine's loop in its plainest form: rows in, forward, accept, compact KV. What the verifier's does."""
+"""The verifier's loop in its plainest form, without a service: rows in, forward, accept, compact KV."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EngineLoop:
         return cls(decoder, decoder.kv_pool(blocks), BlockAllocator(blocks, BLOCK_SIZE))
 
     def segment(self, session: Running, tree: TokenTree, stop: int | None = None) -> Segment:
-        """The rows from what is computed up to `stop`, which is all of the prompt or of the text."""
+        """The rows from the first that is not computed up to `stop` (the whole prompt or text)."""
         in_prompt = session.num_computed < session.prompt_length
         if stop is None:
             stop = session.prompt_length if in_prompt else len(session.token_ids)

@@ -20,7 +20,7 @@ Texts = list[tuple[int, ...]]
 
 
 async def measure(plan: Plan, progress: Progress, *, concurrencies: Sequence[int]) -> Document:
-    """Compare token ids: how many prompts of how many are the same, by comparison.
+    """Compare token ids and count the prompts whose answers are the same, for each comparison.
 
     Greedy float32 text is also compared with transformers', the only one that can be expected to be
     another engine's. Raises what `system` and the arms raise.

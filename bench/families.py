@@ -25,7 +25,7 @@ from bench.tiny_sizes import (
     WINDOWS,
 )
 
-# Positions of a text of the models whose rotation changes with the length of a text.
+# Context, in positions, of models whose rotation changes with a text's length.
 SHORT_CONTEXT = 64
 
 
@@ -35,7 +35,7 @@ class Family:
 
     # Of the configuration's class in transformers, without `Config`.
     name: str
-    # What its tiny model has beside dense layers and attention with rotary positions.
+    # Its features beside dense layers and attention with rotary positions.
     special: str
     sizes: dict[str, Any]
 

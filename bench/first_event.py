@@ -1,4 +1,4 @@
-"""What the HTTP server adds to a first event, and its requests a second, over a kept-alive connection.
+"""Time that HTTP servers add to a first event, and their requests a second, over a kept-alive connection.
 
 `python -m bench.first_event` compares, in turns: the gateway's protocol, the same without TCP_NODELAY (as
 it was before), and uvicorn's own two.
@@ -28,7 +28,7 @@ _EVENT = b'data: {"text":"x"}\n\n'
 
 
 class _Delayed(HttpProtocol):
-    """Small writes wait for the acknowledgement of those before."""
+    """A connection without TCP_NODELAY: a small write waits until the one before is acknowledged."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -16,7 +16,7 @@ from bench.system import Plan, Progress, system
 from bench.windows import Window, closed, poisson
 
 CLOSED, POISSON = ARRIVALS = ("closed", "poisson")
-# What `on_over_off` is a ratio of.
+# The quantity whose ratio `on_over_off` is.
 NOTES = {
     CLOSED: "on_over_off: of the tokens per second of all sessions, as many as `concurrency` at any time.",
     POISSON: "on_over_off: of one session's tokens per second after its first, at `rate` requests a second.",

@@ -19,9 +19,9 @@ from paceline.engine.rows import Segment
 from paceline.engine.verify import decide
 from paceline.sampling import SamplingParams
 
-# As many as EMS-SD's base, LLMA, copies.
+# As many as LLMA, EMS-SD's base method, copies.
 DRAFT_TOKENS = 7
-# Longest and shortest run of tokens that is looked up: what one token was followed by says little.
+# Longest and shortest n-gram that is looked up. A single token says little of what follows.
 MAX_NGRAM, MIN_NGRAM = 4, 2
 # Rows of a prompt in one forward.
 PROMPT_ROWS = 256
@@ -40,7 +40,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Counts:
-    """Of one run: rows, and those that were padding; keys at its end, and those hidden of them."""
+    """Counts of one run: rows and padding rows; keys at its end and hidden keys."""
 
     rows: int = 0
     padding_rows: int = 0
@@ -57,7 +57,7 @@ class PromptLookup:
     def __init__(self, ids: list[int]) -> None:
         """`ids` is the session's text, which only grows."""
         self._ids = ids
-        # Where what follows an n-gram begins.
+        # For each n-gram: index of the token that followed its latest occurrence.
         self._next: dict[tuple[int, ...], int] = {}
         self._known = 0
 

@@ -31,7 +31,7 @@ from paceline.tree import TokenTree
 PROMPT_LENGTHS = (1, 7, 40, 120)
 # Tokens of an answer, and those of it that a tree guesses.
 COUNT, DEPTH = 24, 3
-# Different tokens in all answers below which they say little.
+# Fewest different tokens in all answers for which a comparison says enough.
 _DULL = 6
 _BLOCKS_EACH = 2
 HEADER = ("family", "configuration", "what it has", "text", "exact")
@@ -42,16 +42,16 @@ _Drafter = Callable[[Running], TokenTree]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one family."""
+    """Result of one family."""
 
     family: str
-    # Ways to serve in which a text was not that of `transformers.generate`.
+    # Ways of serving whose text differed from that of `transformers.generate`.
     wrong: tuple[str, ...] = ()
     # Whether the check saw the same bits in every way to serve.
     exact: bool = False
     # Why the engine refused it.
     refused: str = ""
-    # What was raised that is no refusal.
+    # An exception that is not a refusal.
     fault: str = ""
 
     @property

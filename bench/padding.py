@@ -1,4 +1,4 @@
-"""What padding costs: the same engine, drafts and kernels, unpadded and padded, against the batch's size.
+"""What padding costs: one engine with the same drafts and kernels, unpadded and padded, by batch size.
 
 The table of EMS-SD (arXiv 2405.07542, table 2) for this engine: speed over plain decoding of the same batch.
 """

@@ -1,4 +1,4 @@
-"""Figures as PNG files, drawn with matplotlib, which only they need."""
+"""Plots as PNG files. Only this module needs matplotlib."""
 
 from __future__ import annotations
 

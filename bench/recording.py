@@ -1,4 +1,4 @@
-"""A target's greedy text, its top ids, and its answers to tree rows: what a simulation replays."""
+"""A recorded target for simulations: its greedy text, its top ids, and its answers to tree rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every measurement's JSON says beside its figures: the machine, the plan, the load around it."""
+"""What every measurement's JSON holds beside its figures: machine, plan and load."""
 
 from __future__ import annotations
 

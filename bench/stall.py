@@ -1,4 +1,4 @@
-"""What a long prompt does to sessions that are decoding: their worst gap between tokens, in steps."""
+"""Worst gap between tokens of decoding sessions while a long prompt is read, in steps."""
 
 from __future__ import annotations
 

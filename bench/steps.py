@@ -1,4 +1,4 @@
-"""What one forward of the engine takes: against its rows, of one session and of many; no service runs."""
+"""Time of one forward of the engine by its rows, of one session and of many; no service runs."""
 
 from __future__ import annotations
 

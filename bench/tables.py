@@ -1,4 +1,4 @@
-"""Drafters' tables for a model before its first request: learned from texts that the model itself wrote.
+"""Tables that drafters start with: learned from texts that the model itself wrote.
 
 A chat model that is shown nothing but the beginning of a user's turn writes one (Magpie, arXiv 2406.08464),
 and answers it: questions and answers as its traffic might have them, of no data set.

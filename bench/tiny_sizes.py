@@ -1,4 +1,4 @@
-"""Sizes of tiny models, by the names that configurations of transformers give them."""
+"""Sizes of tiny models by the field names of transformers' configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A window of load: sessions that come in closed or open loop, and what their clients see of it."""
+"""A window of load: sessions in closed or open loop, and what their clients measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other servers of the same model on the same machine, and Paceline among them: the names of all arms."""
+"""Comparison with other servers of the same model on the same machine; the names of all arms."""
 
 TRANSFORMERS = "transformers"
 LOOKUP = "transformers+lookup"

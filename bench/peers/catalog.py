@@ -1,4 +1,4 @@
-"""Who is compared, and how each is started: as its own documentation says for this kind of machine."""
+"""The servers that are compared, each started as its own documentation says for this kind of machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One arm, and the session of processes to wake for it; None where it never sleeps."""
+    """One arm, and the process session to wake for it; None where it never sleeps."""
 
     name: str
     arm: Arm
@@ -55,7 +55,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What all peers are started for. `context`: tokens of the longest prompt and its answer."""
+    """What all peers are started with. `context`: tokens of the longest prompt and its answer."""
 
     plan: Plan
     peers: Peers

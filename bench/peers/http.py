@@ -1,4 +1,4 @@
-"""A server with OpenAI's completions API as an arm: a prompt's ids out, server-sent events in."""
+"""An arm for servers with OpenAI's completions API: sends a prompt's ids, reads server-sent events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where peers are installed: virtual environments of their own, as their dependencies exclude Paceline's."""
+"""Install peers into virtual environments of their own: their dependencies conflict with Paceline's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from paceline.cli.console import cache_folder
 from paceline.models.store import PACKAGED, LocalModel, PackagedModel
 
-# In an environment: the digest of the file that it was made from.
+# File in an environment that holds the digest of the requirements it was made from.
 _MARK = ".installed"
 
 

@@ -1,4 +1,4 @@
-"""Processes that are not measured: put to sleep, and proved to have slept.
+"""Put processes that are not measured to sleep, and prove that they slept.
 
 Servers' threads spin while they wait for work. On a machine where all arms share the cores that would slow
 whoever is measured, so the others are stopped for that time.

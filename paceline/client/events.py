@@ -27,7 +27,7 @@ class Chunk:
     position: int
     token_ids: tuple[int, ...]
     accepted: int
-    # Whether the session store has them: else they are lost with their verifier, and drawn again, the same.
+    # Whether the session store has them. If not and their verifier dies, the same tokens are drawn again.
     durable: bool = True
 
 

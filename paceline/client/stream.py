@@ -14,7 +14,7 @@ from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 
 Metadata = tuple[tuple[str, str], ...]
 
-# How a stream ends whose gateway, or the way to it, is gone.
+# Statuses that end a stream when its gateway, or the connection to it, is gone.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 # A gateway that is back is asked again at most a second later: `rpc.CONNECTION_OPTIONS`, and some jitter.
 _NOTICED_S = 1.5
@@ -22,7 +22,7 @@ _CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class Stream:
-    """How far a generation has been told, and the call that tells the rest."""
+    """How much of a generation has been received, and the call that gives the rest."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Stream:
         return event
 
     def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:
-        """What is the matter, or None where it is worth to go on, at the next gateway."""
+        """The error to raise, or None where the next gateway is worth a try."""
         self.gateway = (self.gateway + 1) % self._gateways
         now, code = time.monotonic(), code_of(error)
         if self._deadline is not None and now >= self._deadline:

@@ -1,4 +1,4 @@
-"""The sessions' record: what survives any process. In Redis, or in memory for one process."""
+"""The record of each session: in Redis, where it survives any process, or in one process's memory."""
 
 from paceline.store.base import (
     Append,
