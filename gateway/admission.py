@@ -13,7 +13,16 @@ from gateway import metrics
 from gateway.caller import Caller
 from gateway.errors import OVERLOADED, RATE_LIMITED, UNAVAILABLE, RequestError
 from gateway.events import Allowance
-from gateway.limits import Account, Ask, Ledger, LedgerUnavailable, Limits, Outcome, Settlement, Verdict
+from gateway.limits import (
+    Account,
+    Admission,
+    Ask,
+    Ledger,
+    LedgerUnavailable,
+    Outcome,
+    Settlement,
+    UsageLimits,
+)
 from gateway.limits.base import LEASE_SECONDS
 from paceline.service import telemetry
 from paceline.service.tasks import cancel_and_wait
@@ -64,10 +73,10 @@ class _Line:
     length: int = 0
 
 
-class Admission:
+class AdmissionControl:
     """The door of a gateway. Keys queue apart, so that none waits behind another key's crowd."""
 
-    def __init__(self, ledger: Ledger, everybody: Limits, *, queue_seconds: float) -> None:
+    def __init__(self, ledger: Ledger, everybody: UsageLimits, *, queue_seconds: float) -> None:
         """`everybody`: limits of all requests together. `queue_seconds`: longest wait for a place."""
         self._ledger = ledger
         self._everybody = Account("all", everybody)
@@ -138,9 +147,9 @@ class Admission:
 
     async def _enter(self, ask: Ask, line: _Line) -> Allowance | None:
         try:
-            verdict = await self._first_verdict(ask, line)
-            if verdict.outcome is Outcome.QUEUED:
-                verdict = await self._wait(ask, line, verdict)
+            admission = await self._first_answer(ask, line)
+            if admission.outcome is Outcome.QUEUED:
+                admission = await self._wait(ask, line, admission)
         except BaseException as error:
             # Whatever the ledger took it for.
             self._leave(Place(ask, 0, ended=True))
@@ -148,19 +157,19 @@ class Admission:
                 metrics.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
                 raise RequestError(UNAVAILABLE, "limits cannot be checked now; try again later") from error
             raise
-        if verdict.outcome is not Outcome.ADMITTED:
-            raise self._refusal(verdict)
+        if admission.outcome is not Outcome.ADMITTED:
+            raise self._refusal(admission)
         own = ask.accounts[-1]
-        rate, left = own.limits.tokens_per_minute, verdict.left[-1]
+        rate, left = own.limits.tokens_per_minute, admission.left[-1]
         if own is self._everybody or rate is None or left is None:
             return None
         return Allowance(rate, left, (rate - left) * 60 / rate)
 
-    async def _first_verdict(self, ask: Ask, line: _Line) -> Verdict:
+    async def _first_answer(self, ask: Ask, line: _Line) -> Admission:
         return await self._ledger.admit(replace(ask, behind=line.length > 0))
 
-    async def _wait(self, ask: Ask, line: _Line, verdict: Verdict) -> Verdict:
-        """The verdict at the end of the queue."""
+    async def _wait(self, ask: Ask, line: _Line, admission: Admission) -> Admission:
+        """The admission at the end of the queue."""
         line.length += 1
         self._waiting.append(ask)
         metrics.QUEUED_REQUESTS.set(len(self._waiting))
@@ -168,16 +177,16 @@ class Admission:
             async with asyncio.timeout(self.queue_seconds), line.head:
                 while True:
                     freed = self._freed
-                    verdict = await self._ledger.admit(ask)
-                    if verdict.outcome is Outcome.ADMITTED:
-                        return verdict
-                    if verdict.outcome is not Outcome.QUEUED:
-                        raise self._refusal(verdict)
+                    admission = await self._ledger.admit(ask)
+                    if admission.outcome is Outcome.ADMITTED:
+                        return admission
+                    if admission.outcome is not Outcome.QUEUED:
+                        raise self._refusal(admission)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_POLL_SECONDS):
                             await freed.wait()
         except TimeoutError:
-            raise self._refusal(verdict) from None
+            raise self._refusal(admission) from None
         finally:
             line.length -= 1
             self._waiting.remove(ask)
@@ -188,22 +197,22 @@ class Admission:
         least, most = _RETRY_SECONDS
         return min(max(self._mean_seconds * (ahead + 1) / max(places, 1), least), most)
 
-    def _refusal(self, verdict: Verdict) -> RequestError:
-        account, limits = verdict.account, verdict.account.limits
+    def _refusal(self, admission: Admission) -> RequestError:
+        account, limits = admission.account, admission.account.limits
         if account is self._everybody:
             kind, whose = OVERLOADED, "here"
         else:
             kind, whose = RATE_LIMITED, "for this API key"
-        if verdict.outcome is Outcome.TOKENS:
-            reason, seconds = "tokens_per_minute", max(verdict.seconds, _RETRY_SECONDS[0])
+        if admission.outcome is Outcome.TOKENS:
+            reason, seconds = "tokens_per_minute", max(admission.seconds, _RETRY_SECONDS[0])
             message = (
                 f"{limits.tokens_per_minute} tokens per minute are allowed {whose}, and they are used up"
             )
         else:
-            ahead = verdict.waiting if verdict.outcome is Outcome.FULL else 0
+            ahead = admission.waiting if admission.outcome is Outcome.FULL else 0
             seconds = self.retry_seconds(ahead, limits.concurrent_sessions or 1)
             message = f"{limits.concurrent_sessions} sessions are allowed at once {whose}, and all are taken"
-            if verdict.outcome is Outcome.FULL:
+            if admission.outcome is Outcome.FULL:
                 reason = "queued_requests"
                 message += f"; {ahead} requests wait already"
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.limits.base import Limits
+from gateway.limits.base import UsageLimits
 from paceline.api_keys import Scope
 
 
@@ -17,7 +17,7 @@ class Caller:
 
     id: str = ""
     scopes: frozenset[Scope] = frozenset(Scope)
-    limits: Limits = field(default_factory=Limits)
+    limits: UsageLimits = field(default_factory=UsageLimits)
     tenant: str = ""
 
 

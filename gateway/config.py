@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from gateway.limits import Limits
+from gateway.limits import UsageLimits
 from paceline.addresses import parse_addresses
 from paceline.service.settings import StoreSettings, all_or_none
 
@@ -133,9 +133,11 @@ class GatewaySettings(StoreSettings):
         return self
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> UsageLimits:
         """Those of everybody together."""
-        return Limits(self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None)
+        return UsageLimits(
+            self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None
+        )
 
     @property
     def cors_allowed(self) -> tuple[str, ...]:

@@ -46,14 +46,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Finished:
     """The last event."""
 
     reason: FinishReason
     receipt: Receipt
 
 
-Event = Started | Chunk | Done
+Event = Started | Chunk | Finished
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from gateway import metrics
 from gateway.caller import ANYBODY, Caller
 from gateway.errors import FORBIDDEN, INVALID_API_KEY, Kind, RequestError
-from gateway.limits.base import Limits
+from gateway.limits.base import UsageLimits
 from paceline.api_keys import Scope, api_key_hash
 from paceline.service import telemetry
 
@@ -138,7 +138,7 @@ def _read(path: Path, one_tenant: bool) -> dict[str, _Known]:
     by_hash: dict[str, _Known] = {}
     for entry in entries:
         tenant = "" if one_tenant else _tenant(entry)
-        caller = Caller(entry.id, entry.scopes, Limits(**entry.limits.model_dump()), tenant)
+        caller = Caller(entry.id, entry.scopes, UsageLimits(**entry.limits.model_dump()), tenant)
         for digest in entry.sha256:
             if digest in by_hash:
                 raise KeyFileError(f"{path}: {entry.id} has a hash that stands in the file already")

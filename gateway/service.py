@@ -6,7 +6,7 @@ import asyncio
 import socket
 from dataclasses import dataclass
 
-from gateway.admission import Admission
+from gateway.admission import AdmissionControl
 from gateway.config import GatewaySettings
 from gateway.core import Gateway
 from gateway.discovery import Addresses, StaticDiscovery
@@ -40,7 +40,7 @@ class Parts:
 
     gateway: Gateway
     fleet: Fleet
-    admission: Admission
+    admission: AdmissionControl
     ledger: Ledger
     store: SessionStore
 
@@ -56,7 +56,7 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
     if keys is None:
         log.warning("no api_keys_file: everybody is served")
     store, ledger = _store(settings), _ledger(settings)
-    admission = Admission(ledger, settings.limits, queue_seconds=settings.queue_seconds)
+    admission = AdmissionControl(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
     fleet = Fleet(
         settings.poll_seconds,

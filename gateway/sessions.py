@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from opentelemetry.trace import Span
 
-from gateway.admission import Admission
+from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.errors import UNAVAILABLE, UNKNOWN_SESSION, RequestError
@@ -45,7 +45,7 @@ class Sessions:
         fleet: Fleet,
         store: SessionStore,
         policy: Policy,
-        admission: Admission,
+        admission: AdmissionControl,
         *,
         model_id: str,
         max_sessions: int,

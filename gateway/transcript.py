@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from gateway.detokenize import Detokenizer, StopStrings
 from gateway.errors import INTERNAL, RequestError
-from gateway.events import Chunk, Done
+from gateway.events import Chunk, Finished
 from gateway.generation import Generation
 from paceline.session import FinishReason, Receipt
 from paceline.store import SessionRecord
 
-Told = Chunk | Done
+Told = Chunk | Finished
 
 
 class Transcript:
-    """One session's tokens and text. Nothing follows `Done`."""
+    """One session's tokens and text. Nothing follows `Finished`."""
 
     def __init__(self, wanted: Generation, detokenizer: Detokenizer) -> None:
         """`detokenizer`: a fresh one."""
@@ -37,7 +37,7 @@ class Transcript:
 
     @property
     def ended(self) -> bool:
-        """Whether `Done` has been told."""
+        """Whether `Finished` has been told."""
         return self._ended
 
     @property
@@ -81,7 +81,7 @@ class Transcript:
                 )
                 told.append(chunk)
                 if self._stops.matched:
-                    told.append(self._done(FinishReason.STOP))
+                    told.append(self._finish(FinishReason.STOP))
         return told
 
     def catch_up(self, record: SessionRecord, *, durable: bool) -> list[Told]:
@@ -93,7 +93,7 @@ class Transcript:
         if untold := record.committed_ids[len(self._committed) :]:
             told.append(self._chunk(untold, 0, durable=durable))
         if self._stops.matched:
-            return [*told, self._done(FinishReason.STOP)]
+            return [*told, self._finish(FinishReason.STOP)]
         reason = record.finish_reason or self._reason_to_end()
         return told if reason is None else [*told, *self.end(reason)]
 
@@ -103,12 +103,12 @@ class Transcript:
         if self._stops.matched:
             reason = FinishReason.STOP
         tail += self._stops.flush()
-        done = self._done(reason)
-        return [Chunk(tail, self.position, (), 0, self._durable), done] if tail else [done]
+        finished = self._finish(reason)
+        return [Chunk(tail, self.position, (), 0, self._durable), finished] if tail else [finished]
 
-    def _done(self, reason: FinishReason) -> Done:
+    def _finish(self, reason: FinishReason) -> Finished:
         self._ended = True
-        return Done(reason, self._receipt)
+        return Finished(reason, self._receipt)
 
     def _chunk(self, fresh: Sequence[int], accepted: int, *, durable: bool) -> Chunk:
         position = self.position

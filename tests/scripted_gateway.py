@@ -43,9 +43,7 @@ class ScriptedGateway(gateway_pb2_grpc.GatewayServiceServicer):
                 receipt = session_pb2.Receipt(
                     steps=2, committed_tokens=3, drafted_tokens=4, accepted_tokens=2, drafted_steps=1
                 )
-                finished = gateway_pb2.GenerateFinished(
-                    reason=session_pb2.FINISH_REASON_STOP, receipt=receipt
-                )
+                finished = verifier_pb2.Finished(reason=session_pb2.FINISH_REASON_STOP, receipt=receipt)
                 yield gateway_pb2.GenerateResponse(finished=finished)
         except (asyncio.CancelledError, GeneratorExit):
             # Wherever in the script the client's goodbye finds it.

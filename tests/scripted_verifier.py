@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 import grpc
 
-from gateway.admission import Admission
+from gateway.admission import AdmissionControl
 from gateway.discovery import Addresses, StaticDiscovery
 from gateway.fleet import Fleet
-from gateway.limits import Limits, MemoryLedger
+from gateway.limits import MemoryLedger, UsageLimits
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline.net import rpc, wire
@@ -114,7 +114,7 @@ async def serving(
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)
-        admission = Admission(MemoryLedger(), Limits(), queue_seconds=queue_seconds)
+        admission = AdmissionControl(MemoryLedger(), UsageLimits(), queue_seconds=queue_seconds)
         kept = MemoryStore() if store is None else store
         yield Sessions(fleet, kept, policy, admission, model_id=MODEL, max_sessions=max_sessions)
     finally:

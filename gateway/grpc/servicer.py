@@ -23,7 +23,7 @@ from paceline.net.rpc import refusals, write
 from paceline.sampling import SamplingError, SamplingRequest
 from paceline.service import telemetry
 from paceline.v1 import gateway_pb2 as pb
-from paceline.v1 import gateway_pb2_grpc
+from paceline.v1 import gateway_pb2_grpc, verifier_pb2
 
 log = telemetry.logger(__name__)
 
@@ -211,7 +211,7 @@ def _to_proto(event: Event, model: str) -> pb.GenerateResponse:
             )
         )
     return pb.GenerateResponse(
-        finished=pb.GenerateFinished(
+        finished=verifier_pb2.Finished(
             reason=wire.finish_reason_to_proto(event.reason), receipt=wire.receipt_to_proto(event.receipt)
         )
     )

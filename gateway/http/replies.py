@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.events import Chunk, Done, Event, Mark, Started, Untold
+from gateway.events import Chunk, Event, Finished, Mark, Started, Untold
 from gateway.generation import Form
 from paceline import __version__
 
@@ -28,7 +28,7 @@ class Reply:
     completion_tokens: int = 0
     text: str = ""
     durable: bool = True
-    done: Done | None = None
+    finished: Finished | None = None
 
     def take(self, event: Event) -> None:
         """Add an event; a session's first is `Started`."""
@@ -41,7 +41,7 @@ class Reply:
             self.completion_tokens += len(event.token_ids)
             self.durable = event.durable
         else:
-            self.done = event
+            self.finished = event
 
     def mark(self) -> Mark:
         """How far the client has been told, once it has all that was taken."""
@@ -59,7 +59,7 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage block, accepted drafts included where OpenAI has a place for them."""
-        accepted = self.done.receipt.accepted_tokens if self.done else 0
+        accepted = self.finished.receipt.accepted_tokens if self.finished else 0
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -69,8 +69,8 @@ class Reply:
 
     def receipt(self) -> dict[str, Any]:
         """Extension block `paceline`: what the session cost and what speculation gave it."""
-        assert self.done is not None
-        receipt = self.done.receipt
+        assert self.finished is not None
+        receipt = self.finished.receipt
         return {
             "session_id": self.session_id,
             "seed": self.seed,
@@ -83,8 +83,8 @@ class Reply:
 
     def whole(self) -> dict[str, Any]:
         """The body of a response that is not streamed."""
-        assert self.done is not None
-        choice: dict[str, Any] = {"index": 0, "finish_reason": str(self.done.reason), "logprobs": None}
+        assert self.finished is not None
+        choice: dict[str, Any] = {"index": 0, "finish_reason": str(self.finished.reason), "logprobs": None}
         if self.form.kind == "chat":
             choice["message"] = {"role": "assistant", "content": self.text, "refusal": None}
         else:
@@ -131,8 +131,8 @@ async def stream(
         elif isinstance(event, Chunk) and (new := untold.of(event)) is not None and new.text:
             piece = reply.piece(new.text)
             yield event_of(piece if new.durable else {**piece, "paceline": {"durable": False}})
-    assert reply.done is not None
-    last = reply.piece(None, finish_reason=str(reply.done.reason))
+    assert reply.finished is not None
+    last = reply.piece(None, finish_reason=str(reply.finished.reason))
     yield event_of({**last, "paceline": reply.receipt()})
     if reply.form.include_usage:
         yield event_of({**reply.piece(None), "choices": [], "usage": reply.usage()})

@@ -12,7 +12,7 @@ LEASE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UsageLimits:
     """What an account may take; None does not limit.
 
     Tokens are a bucket that holds one minute's worth and fills evenly. It may be overdrawn, by answers that
@@ -34,7 +34,7 @@ class Account:
     """Something that is counted under limits: a key's holder, or everybody together."""
 
     name: str
-    limits: Limits
+    limits: UsageLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Admission:
     """A ledger's answer. `account` is the one that stands in the way, or the last where none does."""
 
     outcome: Outcome
@@ -97,7 +97,7 @@ class Ledger(Protocol):
     Places are leases: they end by themselves `LEASE_SECONDS` after they were last taken or settled.
     """
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         """Let a request in under all its accounts' limits at once, or under none.
 
         One that has its places already, from a gateway that has died, keeps them and is not charged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limits.base import Ask, Ledger, LedgerUnavailable, Outcome, Settlement, Verdict
+from gateway.limits.base import Admission, Ask, Ledger, LedgerUnavailable, Outcome, Settlement
 from gateway.limits.memory import MemoryLedger
 from paceline.service import telemetry
 
@@ -23,17 +23,17 @@ class FallbackLedger:
         self._own = own or MemoryLedger()
         self._away = False
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         """See `Ledger.admit`."""
         if not self._away:
             try:
-                verdict = await self._shared.admit(ask)
+                admission = await self._shared.admit(ask)
             except LedgerUnavailable as error:
                 self._lose(error)
             else:
-                if verdict.outcome is Outcome.ADMITTED:
+                if admission.outcome is Outcome.ADMITTED:
                     self._own.hold(ask)
-                return verdict
+                return admission
         return await self._own.admit(ask)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:

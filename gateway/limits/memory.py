@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.limits.base import LEASE_SECONDS, Account, Ask, Outcome, Settlement, Verdict
+from gateway.limits.base import LEASE_SECONDS, Account, Admission, Ask, Outcome, Settlement
 
 
 @dataclass(slots=True)
@@ -27,26 +27,26 @@ class MemoryLedger:
         self._clock = clock
         self._counts: dict[str, _Counts] = {}
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         """See `Ledger.admit`."""
         now = self._clock()
         counts = [self._fresh(account, now) for account in ask.accounts]
         if all(ask.id in each.running for each in counts):
             ask = replace(ask, tokens=0, behind=False)
-        verdict = _judge(ask, counts)
+        admission = _judge(ask, counts)
         for account, each in zip(ask.accounts, counts, strict=True):
             each.waiting.pop(ask.id, None)
-            if verdict.outcome is Outcome.ADMITTED:
+            if admission.outcome is Outcome.ADMITTED:
                 _hold(account, each, ask, now)
-            elif verdict.outcome is Outcome.QUEUED:
+            elif admission.outcome is Outcome.QUEUED:
                 each.waiting[ask.id] = now + LEASE_SECONDS
-        if verdict.outcome is not Outcome.ADMITTED:
-            return verdict
+        if admission.outcome is not Outcome.ADMITTED:
+            return admission
         left = tuple(
             None if account.limits.tokens_per_minute is None else math.floor(each.level)
             for account, each in zip(ask.accounts, counts, strict=True)
         )
-        return Verdict(Outcome.ADMITTED, ask.accounts[-1], left)
+        return Admission(Outcome.ADMITTED, ask.accounts[-1], left)
 
     def hold(self, ask: Ask) -> None:
         """Count a request that another ledger has let in."""
@@ -94,7 +94,7 @@ def _hold(account: Account, counts: _Counts, ask: Ask, now: float) -> None:
         counts.level -= ask.tokens
 
 
-def _judge(ask: Ask, counts: Sequence[_Counts]) -> Verdict:
+def _judge(ask: Ask, counts: Sequence[_Counts]) -> Admission:
     """What becomes of a request, before anything is changed."""
     short: list[tuple[float, Account]] = []
     for account, each in zip(ask.accounts, counts, strict=True):
@@ -103,7 +103,7 @@ def _judge(ask: Ask, counts: Sequence[_Counts]) -> Verdict:
             short.append(((min(ask.tokens, rate) - each.level) * 60 / rate, account))
     if short:
         seconds, account = max(short, key=lambda pair: pair[0])
-        return Verdict(Outcome.TOKENS, account, seconds=seconds)
+        return Admission(Outcome.TOKENS, account, seconds=seconds)
     full = next(
         (
             account
@@ -114,9 +114,9 @@ def _judge(ask: Ask, counts: Sequence[_Counts]) -> Verdict:
         None,
     )
     if full is None and not ask.behind:
-        return Verdict(Outcome.ADMITTED, ask.accounts[-1])
+        return Admission(Outcome.ADMITTED, ask.accounts[-1])
     for account, each in zip(ask.accounts, counts, strict=True):
         others = len(each.waiting.keys() - {ask.id})
         if account.limits.queued_requests is not None and others >= account.limits.queued_requests:
-            return Verdict(Outcome.FULL, account, waiting=others)
-    return Verdict(Outcome.QUEUED, full or ask.accounts[-1])
+            return Admission(Outcome.FULL, account, waiting=others)
+    return Admission(Outcome.QUEUED, full or ask.accounts[-1])

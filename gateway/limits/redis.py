@@ -14,11 +14,11 @@ from typing import Any
 from gateway.limits.base import (
     LEASE_SECONDS,
     Account,
+    Admission,
     Ask,
     LedgerUnavailable,
     Outcome,
     Settlement,
-    Verdict,
 )
 from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
 from paceline.service import telemetry
@@ -43,7 +43,7 @@ class RedisLedger:
         """`timeout_seconds` bounds every call. Raises `SettingsError` where `url` names no Redis."""
         self._client = RedisClient(url, timeout_seconds=timeout_seconds)
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         """See `Ledger.admit`."""
         keys = [key for account in ask.accounts for key in _keys(account)]
         args: list[Argument] = [ask.id, _LEASE_MS, ask.tokens, int(ask.behind)]
@@ -124,14 +124,14 @@ def _unavailable(error: Exception) -> LedgerUnavailable:
     return LedgerUnavailable(f"Redis does not answer for the limits: {error}")
 
 
-def _verdict(ask: Ask, reply: list[Any]) -> Verdict:
+def _verdict(ask: Ask, reply: list[Any]) -> Admission:
     word = bytes(reply[0])
     if word == b"ADMITTED":
         left = tuple(None if each == b"" else int(each) for each in reply[1:])
-        return Verdict(Outcome.ADMITTED, ask.accounts[-1], left)
+        return Admission(Outcome.ADMITTED, ask.accounts[-1], left)
     account = ask.accounts[int(reply[1]) - 1]
     if word == b"TOKENS":
-        return Verdict(Outcome.TOKENS, account, seconds=int(reply[2]) / 1000)
+        return Admission(Outcome.TOKENS, account, seconds=int(reply[2]) / 1000)
     if word == b"FULL":
-        return Verdict(Outcome.FULL, account, waiting=int(reply[2]))
-    return Verdict(Outcome.QUEUED, account)
+        return Admission(Outcome.FULL, account, waiting=int(reply[2]))
+    return Admission(Outcome.QUEUED, account)

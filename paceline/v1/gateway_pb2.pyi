@@ -92,8 +92,8 @@ class GenerateResponse(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     started: Started
     chunk: TextChunk
-    finished: GenerateFinished
-    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[TextChunk, _Mapping]] = ..., finished: _Optional[_Union[GenerateFinished, _Mapping]] = ...) -> None: ...
+    finished: _verifier_pb2.Finished
+    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[TextChunk, _Mapping]] = ..., finished: _Optional[_Union[_verifier_pb2.Finished, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("session_id", "model", "prompt_tokens", "seed")
@@ -120,14 +120,6 @@ class TextChunk(_message.Message):
     accepted: int
     durable: bool
     def __init__(self, text: _Optional[str] = ..., position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ...) -> None: ...
-
-class GenerateFinished(_message.Message):
-    __slots__ = ("reason", "receipt")
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    RECEIPT_FIELD_NUMBER: _ClassVar[int]
-    reason: _session_pb2.FinishReason
-    receipt: _session_pb2.Receipt
-    def __init__(self, reason: _Optional[_Union[_session_pb2.FinishReason, str]] = ..., receipt: _Optional[_Union[_session_pb2.Receipt, _Mapping]] = ...) -> None: ...
 
 class FleetRequest(_message.Message):
     __slots__ = ()

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import INVALID_SPAN
 
-from gateway.admission import Admission
+from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.discovery import Addresses
 from gateway.events import Chunk, Event
 from gateway.fleet import Fleet
 from gateway.generation import Generation
-from gateway.limits import Limits, MemoryLedger
+from gateway.limits import MemoryLedger, UsageLimits
 from gateway.prompt import Prompts
 from gateway.session import Policy
 from gateway.sessions import Sessions
@@ -76,7 +76,7 @@ async def test_pods_come_and_go_under_running_sessions(pods: Pods, tiny_model: P
         fleet,
         store,
         Policy(strict=False, silence_seconds=9.0, check_seconds=0.1),
-        Admission(MemoryLedger(), Limits(), queue_seconds=10),
+        AdmissionControl(MemoryLedger(), UsageLimits(), queue_seconds=10),
         model_id=MODEL,
         max_sessions=9,
     )

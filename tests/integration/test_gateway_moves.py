@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 from gateway import session
 from gateway.caller import ANYBODY
 from gateway.errors import OVERLOADED, RequestError
-from gateway.events import Chunk, Done, Event
+from gateway.events import Chunk, Event, Finished
 from gateway.generation import Generation
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
@@ -51,7 +51,7 @@ def ids(events: Sequence[Event]) -> list[int]:
 
 def reason(events: Sequence[Event]) -> FinishReason:
     last = events[-1]
-    assert isinstance(last, Done)
+    assert isinstance(last, Finished)
     return last.reason
 
 

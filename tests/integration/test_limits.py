@@ -14,7 +14,7 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admission import Admission
+from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.errors import RequestError
 from gateway.limits import (
@@ -23,11 +23,11 @@ from gateway.limits import (
     FallbackLedger,
     Ledger,
     LedgerUnavailable,
-    Limits,
     MemoryLedger,
     Outcome,
     RedisLedger,
     Settlement,
+    UsageLimits,
 )
 from gateway.limits import memory as memory_module
 from gateway.limits import redis as redis_module
@@ -50,7 +50,7 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def account(sessions: int | None = None, queued: int | None = None, tokens: int | None = None) -> Account:
     """One that no other test uses."""
-    return Account(secrets.token_hex(4), Limits(sessions, queued, tokens))
+    return Account(secrets.token_hex(4), UsageLimits(sessions, queued, tokens))
 
 
 async def outcome(
@@ -232,9 +232,9 @@ async def test_a_redis_that_is_not_there_is_said_to_be_unavailable() -> None:
 async def test_while_redis_is_away_a_gateway_counts_alone_or_lets_nobody_in(
     durability: str, tmp_path: Path
 ) -> None:
-    caller = Caller("k", limits=Limits(2, 0, None))
+    caller = Caller("k", limits=UsageLimits(2, 0, None))
 
-    async def status(stack: AsyncExitStack, door: Admission) -> int:
+    async def status(stack: AsyncExitStack, door: AdmissionControl) -> int:
         place = door.admitted(caller, secrets.token_hex(4), prompt_tokens=1, max_tokens=1)
         try:
             await stack.enter_async_context(place)
@@ -245,7 +245,7 @@ async def test_while_redis_is_away_a_gateway_counts_alone_or_lets_nobody_in(
     strict = durability == "strict"
     with RedisServer("limits", tmp_path) as server:
         shared = RedisLedger(server.url, timeout_seconds=0.3)
-        door = Admission(shared if strict else FallbackLedger(shared), Limits(), queue_seconds=0)
+        door = AdmissionControl(shared if strict else FallbackLedger(shared), UsageLimits(), queue_seconds=0)
         async with door.running(), AsyncExitStack() as stack:
             assert await status(stack, door) == 200
             server.pod.kill()
@@ -278,8 +278,8 @@ STEPS = st.lists(
 def test_redis_does_what_memory_does(redis_url: str, steps: list[tuple[Any, ...]]) -> None:
     run = secrets.token_hex(4)
     # So few tokens a minute that none come back while this runs.
-    everybody = Account(f"all-{run}", Limits(3, 2, 100))
-    keys = {name: Account(f"{name}-{run}", Limits(2, 2, 60)) for name in "ab"}
+    everybody = Account(f"all-{run}", UsageLimits(3, 2, 100))
+    keys = {name: Account(f"{name}-{run}", UsageLimits(2, 2, 60)) for name in "ab"}
 
     async def outcomes(ledger: Ledger) -> list[object]:
         seen: list[object] = []

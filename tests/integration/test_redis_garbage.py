@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from gateway.limits import Account, Ask, Limits, Outcome, RedisLedger, Settlement
+from gateway.limits import Account, Ask, Outcome, RedisLedger, Settlement, UsageLimits
 from gateway.limits import redis as redis_module
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -112,7 +112,7 @@ async def test_a_session_is_created_over_what_is_none_and_not_over_another(redis
 
 
 def account(tokens: int | None = None) -> Account:
-    return Account(secrets.token_hex(4), Limits(1, 1, tokens))
+    return Account(secrets.token_hex(4), UsageLimits(1, 1, tokens))
 
 
 def count_key(of: Account, part: str) -> str:
@@ -190,10 +190,10 @@ async def test_what_piled_up_in_an_outage_is_settled(redis_url: str) -> None:
     await ledger.admit(Ask("1", (key,), 0))
     ended = (*(secrets.token_urlsafe(24) for _ in range(300_000)), "1")
     await ledger.settle([Settlement(key, tokens=400, ended=ended)])
-    verdict = await ledger.admit(Ask("2", (key,), 0))
-    assert verdict.outcome is Outcome.ADMITTED
-    assert verdict.left[0] is not None
-    assert 600 <= verdict.left[0] < 1000
+    admission = await ledger.admit(Ask("2", (key,), 0))
+    assert admission.outcome is Outcome.ADMITTED
+    assert admission.left[0] is not None
+    assert 600 <= admission.left[0] < 1000
     await ledger.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from gateway.limits.base import Account, Ask, Limits, Outcome, Settlement
+from gateway.limits.base import Account, Ask, Outcome, Settlement, UsageLimits
 from gateway.limits.redis import RedisLedger
 from paceline.local import redis_server
 from paceline.sampling import SamplingParams
@@ -74,7 +74,7 @@ async def test_a_store_needs_no_more_than_the_users_rights(guarded: Guarded) -> 
         assert await store.get("s") == taken
         await store.close()
         ledger = RedisLedger(guarded.url(port))
-        account = Account("key:k", Limits(1, 1, 1000))
+        account = Account("key:k", UsageLimits(1, 1, 1000))
         for outcome in (Outcome.ADMITTED, Outcome.QUEUED):
             assert (await ledger.admit(Ask(outcome, (account,), 10))).outcome is outcome
         await ledger.settle([Settlement(account, ended=(Outcome.ADMITTED, Outcome.QUEUED))])

@@ -14,7 +14,7 @@ import pytest
 
 from paceline.client import Chunk, Event, Finished, GatewayClient, GatewayError, Generation, Started
 from paceline.session import FinishReason
-from paceline.v1 import gateway_pb2, gateway_pb2_grpc
+from paceline.v1 import gateway_pb2, gateway_pb2_grpc, verifier_pb2
 from tests.pods import MODEL, Gateway, Pods
 from tests.waiting import wait_until
 
@@ -173,7 +173,7 @@ class Grpc:
         self.position = 0
         self.text = ""
         self.ids: list[int] = []
-        self.finished: gateway_pb2.GenerateFinished | None = None
+        self.finished: verifier_pb2.Finished | None = None
 
     async def read(self, gateway: Gateway, chunks: int | None = None) -> None:
         """Begin or resume; leave after so many chunks."""

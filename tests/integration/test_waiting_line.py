@@ -11,9 +11,9 @@ from opentelemetry.trace import INVALID_SPAN
 
 from gateway.caller import ANYBODY, Caller
 from gateway.errors import OVERLOADED, RATE_LIMITED, RequestError
-from gateway.events import Done, Event
+from gateway.events import Event, Finished
 from gateway.generation import Asked, Form, Generation
-from gateway.limits import Limits
+from gateway.limits import UsageLimits
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
 from paceline.sampling import SamplingParams
@@ -45,7 +45,7 @@ def ask(tiny_model: Path) -> Asking:
 
 
 def ended(answers: Sequence[Sequence[Event]]) -> bool:
-    return all(isinstance(events[-1], Done) for events in answers)
+    return all(isinstance(events[-1], Finished) for events in answers)
 
 
 async def test_short_sessions_do_not_wait_for_a_status(ask: Asking) -> None:
@@ -110,7 +110,7 @@ async def test_a_long_prompt_is_tokenised_only_once_its_key_has_a_place(ask: Ask
         return Generation(MODEL, PROMPT, SamplingParams(max_tokens=6))
 
     verifier = ScriptedVerifier([tokens(3, 10), 30.0], SHORT)
-    limited = Caller("a", limits=Limits(concurrent_sessions=1, queued_requests=0))
+    limited = Caller("a", limits=UsageLimits(concurrent_sessions=1, queued_requests=0))
     async with serving(verifier) as sessions:
         first = asyncio.create_task(ask(sessions, limited))
         await wait_until(lambda: sessions.running == 1, "it runs")

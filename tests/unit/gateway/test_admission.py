@@ -10,14 +10,23 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 import pytest
 
 from gateway import admission
-from gateway.admission import RESERVED_TOKENS, Admission, Place
+from gateway.admission import RESERVED_TOKENS, AdmissionControl, Place
 from gateway.caller import ANYBODY, Caller
 from gateway.errors import RequestError
-from gateway.limits import Account, Ask, LedgerUnavailable, Limits, MemoryLedger, Outcome, Settlement, Verdict
+from gateway.limits import (
+    Account,
+    Admission,
+    Ask,
+    LedgerUnavailable,
+    MemoryLedger,
+    Outcome,
+    Settlement,
+    UsageLimits,
+)
 from paceline.api_keys import Scope
 from tests.waiting import wait_until
 
-UNLIMITED = Limits()
+UNLIMITED = UsageLimits()
 
 
 class Watched(MemoryLedger):
@@ -29,12 +38,12 @@ class Watched(MemoryLedger):
         self.queued: set[str] = set()
         self.there = True
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         self.check()
         self.asked.append(ask)
-        verdict = await super().admit(ask)
-        (self.queued.add if verdict.outcome is Outcome.QUEUED else self.queued.discard)(ask.id)
-        return verdict
+        admission = await super().admit(ask)
+        (self.queued.add if admission.outcome is Outcome.QUEUED else self.queued.discard)(ask.id)
+        return admission
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         self.check()
@@ -42,10 +51,10 @@ class Watched(MemoryLedger):
 
     async def left(self, account: Account) -> int:
         """Tokens that an account has left."""
-        verdict = await super().admit(Ask("probe", (account,), 0))
+        admission = await super().admit(Ask("probe", (account,), 0))
         await super().settle([Settlement(account, ended=("probe",))])
-        assert verdict.left[0] is not None
-        return verdict.left[0]
+        assert admission.left[0] is not None
+        return admission.left[0]
 
     def check(self) -> None:
         if not self.there:
@@ -53,7 +62,7 @@ class Watched(MemoryLedger):
 
 
 def key(id: str, *limits: int | None) -> Caller:
-    return Caller(id, frozenset(Scope), Limits(*limits))
+    return Caller(id, frozenset(Scope), UsageLimits(*limits))
 
 
 @pytest.fixture
@@ -63,9 +72,9 @@ def ledger() -> Watched:
 
 @asynccontextmanager
 async def door(
-    ledger: Watched, everybody: Limits = UNLIMITED, queue: float = 20.0
-) -> AsyncIterator[Admission]:
-    made = Admission(ledger, everybody, queue_seconds=queue)
+    ledger: Watched, everybody: UsageLimits = UNLIMITED, queue: float = 20.0
+) -> AsyncIterator[AdmissionControl]:
+    made = AdmissionControl(ledger, everybody, queue_seconds=queue)
     async with made.running():
         yield made
 
@@ -73,12 +82,12 @@ async def door(
 class Entering:
     """A request on its way in, in the background."""
 
-    def __init__(self, door: Admission, caller: Caller) -> None:
+    def __init__(self, door: AdmissionControl, caller: Caller) -> None:
         self.inside = asyncio.Event()
         self.leaving = asyncio.Event()
         self.task = asyncio.create_task(self._run(door, caller))
 
-    async def _run(self, door: Admission, caller: Caller) -> None:
+    async def _run(self, door: AdmissionControl, caller: Caller) -> None:
         async with asking(door, caller):
             self.inside.set()
             await self.leaving.wait()
@@ -89,13 +98,13 @@ class Entering:
 
 
 def asking(
-    door: Admission, caller: Caller, prompt: int = 1, most: int = 1, session_id: str = ""
+    door: AdmissionControl, caller: Caller, prompt: int = 1, most: int = 1, session_id: str = ""
 ) -> AbstractAsyncContextManager[Place]:
     session_id = session_id or secrets.token_hex(4)
     return door.admitted(caller, session_id, prompt_tokens=prompt, max_tokens=most)
 
 
-async def refusal(door: Admission, caller: Caller, prompt: int = 1) -> RequestError:
+async def refusal(door: AdmissionControl, caller: Caller, prompt: int = 1) -> RequestError:
     with pytest.raises(RequestError) as caught:
         async with asking(door, caller, prompt):
             pass
@@ -118,7 +127,7 @@ async def test_a_full_key_without_a_queue_is_refused_and_another_is_not(ledger: 
 
 
 async def test_everybody_together_are_limited_too(ledger: Watched) -> None:
-    async with door(ledger, Limits(1, 0)) as doors, asking(doors, key("a", 5, 0)):
+    async with door(ledger, UsageLimits(1, 0)) as doors, asking(doors, key("a", 5, 0)):
         for caller in (key("a", 5, 0), key("b", 5, 0), ANYBODY):
             error = await refusal(doors, caller)
             assert (error.kind.status, error.kind.code) == (429, "overloaded")
@@ -181,7 +190,7 @@ async def test_the_queue_is_bounded(ledger: Watched) -> None:
 
 async def test_one_keys_crowd_is_in_nobody_elses_way(ledger: Watched) -> None:
     crowd, other = key("a", 2, 50), key("b", 2, 50)
-    async with door(ledger, Limits(2, 100)) as doors:
+    async with door(ledger, UsageLimits(2, 100)) as doors:
         crowded = [Entering(doors, crowd) for _ in range(22)]
         await wait_until(lambda: len(ledger.queued) == 20, "the crowd waits")
         single = Entering(doors, other)
@@ -344,7 +353,7 @@ def test_a_place_is_due_its_reservation_until_it_ends() -> None:
 async def test_a_prompt_is_charged_at_once_what_it_turns_out_to_be(
     ledger: Watched, expected: int, length: int
 ) -> None:
-    limited = Account("key:a", Limits(tokens_per_minute=100_000))
+    limited = Account("key:a", UsageLimits(tokens_per_minute=100_000))
     async with door(ledger) as doors:
         async with asking(doors, key("a", None, None, 100_000), prompt=expected, most=50) as place:
             await doors.tokenised(place, length, 50)
@@ -359,7 +368,7 @@ async def test_a_prompt_is_charged_at_once_what_it_turns_out_to_be(
 async def test_a_prompt_is_charged_with_the_next_settlement_where_the_ledger_is_away(
     ledger: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited = Account("key:a", Limits(tokens_per_minute=100_000))
+    limited = Account("key:a", UsageLimits(tokens_per_minute=100_000))
     monkeypatch.setattr(admission, "_SETTLE_SECONDS", 0.01)
     async with (
         door(ledger) as doors,

@@ -15,7 +15,7 @@ from gateway import keys
 from gateway.caller import ANYBODY
 from gateway.errors import RequestError
 from gateway.keys import ApiKeys, KeyFileError, authenticate
-from gateway.limits import Limits
+from gateway.limits import UsageLimits
 from paceline.api_keys import Scope, api_key_hash, new_api_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,13 +55,13 @@ def test_a_key_is_its_holder_with_scopes_and_limits(write: Write) -> None:
     caller = ApiKeys(write(entry(scopes=["generate", "status"], limits=limits))).caller(KEY)
     assert caller is not None
     assert (caller.id, set(caller.scopes)) == ("team-a", {Scope.GENERATE, Scope.STATUS})
-    assert caller.limits == Limits(2, 0, 100)
+    assert caller.limits == UsageLimits(2, 0, 100)
 
 
 def test_an_entry_without_scopes_may_generate_and_nothing_else(write: Write) -> None:
     caller = ApiKeys(write(entry())).caller(KEY)
     assert caller is not None
-    assert (set(caller.scopes), caller.limits) == ({Scope.GENERATE}, Limits(queued_requests=16))
+    assert (set(caller.scopes), caller.limits) == ({Scope.GENERATE}, UsageLimits(queued_requests=16))
 
 
 def test_a_holder_is_one_tenant_at_every_gateway_and_its_name_is_not_told(write: Write) -> None:

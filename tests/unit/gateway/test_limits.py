@@ -14,19 +14,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.limits import (
     Account,
+    Admission,
     Ask,
     FallbackLedger,
     LedgerUnavailable,
-    Limits,
     MemoryLedger,
     Outcome,
     Settlement,
-    Verdict,
+    UsageLimits,
 )
 from gateway.limits.base import LEASE_SECONDS
 
-KEYS = {name: Account(name, Limits(2, 2, 60)) for name in ("a", "b")}
-ALL = Account("all", Limits(3, 3, 100))
+KEYS = {name: Account(name, UsageLimits(2, 2, 60)) for name in ("a", "b")}
+ALL = Account("all", UsageLimits(3, 3, 100))
 
 
 class Model(RuleBasedStateMachine):
@@ -77,8 +77,8 @@ class Model(RuleBasedStateMachine):
     def ask(self, id: str, key: str, tokens: int, behind: bool) -> None:
         accounts = (ALL, KEYS[key])
         expected = self.expected(id, accounts, tokens, behind)
-        verdict = asyncio.run(self.ledger.admit(Ask(id, accounts, tokens, behind)))
-        assert verdict.outcome is expected
+        admission = asyncio.run(self.ledger.admit(Ask(id, accounts, tokens, behind)))
+        assert admission.outcome is expected
         self.waiting.pop(id, None)
         if expected is Outcome.QUEUED:
             self.waiting[id] = (key, self.now + LEASE_SECONDS)
@@ -86,13 +86,13 @@ class Model(RuleBasedStateMachine):
             self.running[id] = (key, self.now + LEASE_SECONDS)
             for account in accounts:
                 self.charges[account.name].append((self.now, tokens))
-            for account, left in zip(accounts, verdict.left, strict=True):
+            for account, left in zip(accounts, admission.left, strict=True):
                 assert left is not None
                 assert math.isclose(left, math.floor(self.level(account)), abs_tol=1)
         elif expected is Outcome.TOKENS:
             # Then, and not much earlier, there are enough.
             now = self.now
-            for seconds, enough in ((verdict.seconds + 0.001, True), (verdict.seconds - 0.1, False)):
+            for seconds, enough in ((admission.seconds + 0.001, True), (admission.seconds - 0.1, False)):
                 self.now = now + seconds
                 assert self.affordable(accounts, tokens) is enough
             # Exactly the time before: some places end just now.
@@ -154,7 +154,7 @@ class Away:
         self.asked = 0
         self.real = MemoryLedger()
 
-    async def admit(self, ask: Ask) -> Verdict:
+    async def admit(self, ask: Ask) -> Admission:
         self.asked += 1
         self.check()
         return await self.real.admit(ask)
@@ -171,7 +171,7 @@ class Away:
 
 
 async def outcome(ledger: FallbackLedger, id: str) -> Outcome:
-    return (await ledger.admit(Ask(id, (Account("k", Limits(2, 0, None)),), 1))).outcome
+    return (await ledger.admit(Ask(id, (Account("k", UsageLimits(2, 0, None)),), 1))).outcome
 
 
 async def test_counts_of_ones_own_go_on_where_the_shared_ones_went_away() -> None:
@@ -198,23 +198,23 @@ async def test_a_ledger_that_is_back_learns_what_was_let_in_without_it() -> None
     shared.there = False
     assert await outcome(ledger, "1") is Outcome.ADMITTED
     shared.there = True
-    await ledger.settle([Settlement(Account("k", Limits(2, 0, None)), running=("1",))])
+    await ledger.settle([Settlement(Account("k", UsageLimits(2, 0, None)), running=("1",))])
     assert await outcome(ledger, "2") is Outcome.ADMITTED
     assert await outcome(ledger, "3") is Outcome.FULL
 
 
 async def test_a_clock_that_goes_back_takes_no_tokens_and_keeps_no_place() -> None:
     times = [1000.0]
-    ledger, account = MemoryLedger(lambda: times[0]), Account("k", Limits(1, 0, 60))
+    ledger, account = MemoryLedger(lambda: times[0]), Account("k", UsageLimits(1, 0, 60))
     first = await ledger.admit(Ask("1", (account,), 30))
     assert first.left == (30,)
     times[0] = 100.0
     assert (await ledger.admit(Ask("2", (account,), 30))).outcome is Outcome.FULL
     times[0] += LEASE_SECONDS + 1
-    verdict = await ledger.admit(Ask("2", (account,), 30))
-    assert (verdict.outcome, verdict.left) == (Outcome.ADMITTED, (16,))
+    admission = await ledger.admit(Ask("2", (account,), 30))
+    assert (admission.outcome, admission.left) == (Outcome.ADMITTED, (16,))
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(queued_requests=3)])
-def test_a_queue_alone_is_no_limit(limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [UsageLimits(), UsageLimits(queued_requests=3)])
+def test_a_queue_alone_is_no_limit(limits: UsageLimits) -> None:
     assert not limits.any

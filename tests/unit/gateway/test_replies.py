@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.events import Chunk, Done, Event, Started, Untold
+from gateway.events import Chunk, Event, Finished, Started, Untold
 from gateway.generation import Form
 from gateway.http.replies import Reply, sse, stream
 from paceline.session import FinishReason, Receipt
@@ -30,7 +30,7 @@ async def test_no_text_is_swallowed_that_comes_before_its_session_has_begun() ->
     async def out_of_order() -> AsyncIterator[Event]:
         yield Chunk("text", 3, (5,), 0, True)
         yield Started("s", 1, 3)
-        yield Done(FinishReason.LENGTH, Receipt())
+        yield Finished(FinishReason.LENGTH, Receipt())
 
     reply = Reply(Form(), "m")
     with pytest.raises(ValueError, match="begins with Chunk"):

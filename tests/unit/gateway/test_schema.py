@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from gateway.errors import RequestError
-from gateway.events import Done
+from gateway.events import Finished
 from gateway.generation import Form
 from gateway.http.neutral import NOT_YET
 from gateway.http.replies import Reply
@@ -325,7 +325,7 @@ def test_null_and_empty_fields_of_a_message_ask_for_nothing(extra: dict[str, Any
 
 @given(st.text())
 def test_a_reply_is_taken_back_as_the_sdk_dumps_it(answer: str) -> None:
-    reply = Reply(Form("chat"), "m", text=answer, done=Done(FinishReason.STOP, Receipt())).whole()
+    reply = Reply(Form("chat"), "m", text=answer, finished=Finished(FinishReason.STOP, Receipt())).whole()
     said = ChatCompletion.model_validate(reply).choices[0].message
     for message in (
         reply["choices"][0]["message"],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import RequestError
-from gateway.events import Chunk, Done
+from gateway.events import Chunk, Finished
 from gateway.generation import Form, Generation
 from gateway.transcript import Told, Transcript
 from paceline.sampling import SamplingParams
@@ -90,7 +90,7 @@ def test_steps_that_overlap_as_after_a_move_are_told_once(
     told += made.end(FinishReason.LENGTH)
     assert ids_of(told) == ids
     assert text_of(told) == spelt(ids)
-    assert isinstance(told[-1], Done)
+    assert isinstance(told[-1], Finished)
     assert told[-1].receipt.committed_tokens == len(ids)
     assert made.ended
 
@@ -109,8 +109,8 @@ def test_a_stop_string_ends_the_text_wherever_steps_are_cut(
     if stop in whole:
         assert text_of(told) == whole[: whole.index(stop)]
         assert ids_of(told) == ids[: whole.index(stop) + len(stop)]
-        assert [each.reason for each in told if isinstance(each, Done)] == [FinishReason.STOP]
-        assert isinstance(told[-1], Done)
+        assert [each.reason for each in told if isinstance(each, Finished)] == [FinishReason.STOP]
+        assert isinstance(told[-1], Finished)
     else:
         assert not made.ended
         assert text_of([*told, *made.end(FinishReason.LENGTH)]) == whole
@@ -135,7 +135,7 @@ def test_each_chunk_is_a_drafters_or_the_targets_own() -> None:
     assert isinstance(third, Chunk)
     assert (third.token_ids, third.accepted) == ((4,), 1)
     (done,) = made.end(FinishReason.LENGTH)
-    assert isinstance(done, Done)
+    assert isinstance(done, Finished)
     assert (done.receipt.steps, done.receipt.accepted_tokens, done.receipt.acceptance_length) == (2, 3, 2.5)
 
 
@@ -159,7 +159,7 @@ def test_a_record_tells_what_is_untold_and_how_it_ended(
     assert made.ended == (reason is not None)
     if reason is not None:
         assert text_of(told) == spelt(ids)
-        assert isinstance(told[-1], Done)
+        assert isinstance(told[-1], Finished)
         assert told[-1].reason is reason
 
 
@@ -174,5 +174,5 @@ def test_a_record_that_can_only_have_ended_has(
     asked = wanted(max_tokens)
     made = transcript(asked)
     told = made.catch_up(record(asked, ids), durable=True)
-    assert [each.reason for each in told if isinstance(each, Done)] == ([reason] if reason else [])
+    assert [each.reason for each in told if isinstance(each, Finished)] == ([reason] if reason else [])
     assert made.ended == (reason is not None)
