@@ -18,7 +18,7 @@ from gateway.limits import (
     Admission,
     Ask,
     Ledger,
-    LedgerUnavailable,
+    LedgerUnavailableError,
     Outcome,
     Settlement,
     UsageLimits,
@@ -97,7 +97,7 @@ class AdmissionControl:
             yield
         finally:
             await cancel_and_wait(settling)
-            with suppress(LedgerUnavailable):
+            with suppress(LedgerUnavailableError):
                 await self._settle(renew=False)
 
     @asynccontextmanager
@@ -141,7 +141,7 @@ class AdmissionControl:
         try:
             running = (place.ask.id,)
             await self._ledger.settle([Settlement(each, tokens=more, running=running) for each in limited])
-        except LedgerUnavailable:
+        except LedgerUnavailableError:
             # With the next settlement.
             place.charged -= more
 
@@ -153,7 +153,7 @@ class AdmissionControl:
         except BaseException as error:
             # Whatever the ledger took it for.
             self._leave(Place(ask, 0, ended=True))
-            if isinstance(error, LedgerUnavailable):
+            if isinstance(error, LedgerUnavailableError):
                 metrics.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
                 raise RequestError(UNAVAILABLE, "limits cannot be checked now; try again later") from error
             raise
@@ -241,7 +241,7 @@ class AdmissionControl:
             try:
                 await self._settle(renew=renew)
                 away = False
-            except LedgerUnavailable as error:
+            except LedgerUnavailableError as error:
                 if not away:
                     log.warning("limits cannot be counted, nobody new is let in", error=str(error))
                 away = True
@@ -250,7 +250,7 @@ class AdmissionControl:
                 log.error("limits were not settled", exc_info=error)
 
     async def _settle(self, *, renew: bool) -> None:
-        """Tell the ledger what has ended; with `renew`, also of what goes on. Raises `LedgerUnavailable`."""
+        """Tell the ledger what has ended and, with `renew`, what goes on. Raises `LedgerUnavailableError`."""
         ended, self._ended = self._ended, []
         going = [place for place in self._running if place.ask.accounts] if renew else []
         waiting = list(self._waiting) if renew else []

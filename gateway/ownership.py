@@ -11,7 +11,14 @@ from dataclasses import replace
 from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
 from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.store import (
+    Append,
+    FencedError,
+    SessionRecord,
+    SessionStore,
+    StoreUnavailableError,
+    UnknownSessionError,
+)
 
 log = telemetry.logger(__name__)
 
@@ -44,7 +51,7 @@ class Ownership:
         """Record a new session. Raises `RequestError` where it must be recorded and cannot be."""
         try:
             await self._store.create(self.record())
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             log.warning("session not recorded", session=self.key.session_id, error=str(error))
             if self._strict:
                 raise RequestError(
@@ -58,13 +65,13 @@ class Ownership:
         """
         try:
             return await self._claimed(deadline)
-        except Fenced as error:
+        except FencedError as error:
             return await self.ended_elsewhere(error)
 
     async def ended_elsewhere(self, error: Exception) -> SessionRecord:
         """The record of a session that a later owner has ended. Raises `RequestError` while it goes on."""
         record = None
-        with suppress(StoreUnavailable):
+        with suppress(StoreUnavailableError):
             record = await self._store.get(self.key.session_id)
         if record is None or record.finish_reason is None:
             raise RequestError(TAKEN_OVER, "the session goes on in another stream") from error
@@ -73,7 +80,7 @@ class Ownership:
     async def abandon(self) -> None:
         """Let nobody resume the session."""
         key = replace(self.key, epoch=self.key.epoch + 1)
-        with suppress(StoreUnavailable, UnknownSession, Fenced):
+        with suppress(StoreUnavailableError, UnknownSessionError, FencedError):
             await self._store.claim(key, finish=FinishReason.CANCELLED)
 
     @property
@@ -86,16 +93,16 @@ class Ownership:
     ) -> None:
         """Record what a verifier has told at `base_length`. A durable store has it from the verifier itself.
 
-        Raises `Fenced` where the session goes on in another stream, or has been ended.
+        Raises `FencedError` where the session goes on in another stream, or has been ended.
         """
         if self._store.durable:
             return
         (error,) = await self._store.append([Append(self.key, base_length, tuple(token_ids), finish)])
-        if isinstance(error, Fenced):
+        if isinstance(error, FencedError):
             raise error
 
     async def _claimed(self, deadline: float) -> SessionRecord:
-        """The record under an epoch that no verifier has had. Raises `Fenced` or `RequestError`.
+        """The record under an epoch that no verifier has had. Raises `FencedError` or `RequestError`.
 
         Where the store does not know the session it is what the client knows: tokens that only the lost
         verifier had are drawn again, and come out the same. Strict durability waits for a store that is away.
@@ -106,11 +113,11 @@ class Ownership:
             try:
                 try:
                     return await self._store.claim(self.key)
-                except UnknownSession:
+                except UnknownSessionError:
                     log.warning("the store had lost the session", session=self.key.session_id)
                 await self._store.restore(self.record())
                 return self.record()
-            except StoreUnavailable as error:
+            except StoreUnavailableError as error:
                 log.warning("session not claimed", session=self.key.session_id, error=str(error))
                 if not self._strict:
                     return self.record()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.sessions import Sessions
 from paceline.service import telemetry
-from paceline.store import StoreUnavailable
+from paceline.store import StoreUnavailableError
 
 log = telemetry.logger(__name__)
 
@@ -35,6 +35,6 @@ class Readiness:
         if self._sessions.policy.strict:
             try:
                 await self._sessions.store.ping()
-            except StoreUnavailable as error:
+            except StoreUnavailableError as error:
                 return "the session store does not answer", str(error)
         return "", ""

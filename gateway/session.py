@@ -27,7 +27,7 @@ from paceline.net import wire
 from paceline.service import telemetry
 from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
-from paceline.store import Fenced, SessionRecord, SessionStore
+from paceline.store import FencedError, SessionRecord, SessionStore
 from paceline.v1 import verifier_pb2
 
 log = telemetry.logger(__name__)
@@ -139,7 +139,7 @@ class Following:
                         else:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
                         yield event
-            except (grpc.aio.AioRpcError, verifier_call.SilentError, Fenced) as error:
+            except (grpc.aio.AioRpcError, verifier_call.SilentError, FencedError) as error:
                 if not opened and verifier_call.is_full(error):
                     self._seat.turned_away(verifier)
                     if not self._seat.begun:

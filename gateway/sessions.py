@@ -22,7 +22,13 @@ from gateway.session import Following, Policy
 from paceline.net.wire import SESSION_ID
 from paceline.service import telemetry
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Fenced, SessionRecord, SessionStore, StoreUnavailable, UnknownSession
+from paceline.store import (
+    FencedError,
+    SessionRecord,
+    SessionStore,
+    StoreUnavailableError,
+    UnknownSessionError,
+)
 
 # Claims of one session that meet: each time one of them wins.
 _CLAIMS = 8
@@ -109,11 +115,11 @@ class Sessions:
                 try:
                     key = SessionKey(session_id, record.key.epoch + 1)
                     return Claimed(await self.store.claim(key, finish), wanted)
-                except Fenced:
+                except FencedError:
                     record = await self.store.get(session_id)
-        except StoreUnavailable as error:
+        except StoreUnavailableError as error:
             raise RequestError(UNAVAILABLE, "the session store does not answer; try again later") from error
-        except UnknownSession:
+        except UnknownSessionError:
             raise unknown from None
         raise RequestError(UNAVAILABLE, "the session is being moved; try again later")
 

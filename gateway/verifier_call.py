@@ -13,7 +13,7 @@ from gateway.errors import INTERNAL, RequestError
 from gateway.pod import Pod
 from paceline.net import rpc, wire
 from paceline.service import telemetry
-from paceline.store import Fenced, SessionRecord
+from paceline.store import FencedError, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -35,8 +35,8 @@ class SilentError(Exception):
     """A verifier neither serves its session nor says why."""
 
 
-# What a call ends with, if not with the session: `Fenced` where another stream has the session now.
-CallError: TypeAlias = grpc.aio.AioRpcError | SilentError | Fenced
+# What a call ends with, if not with the session: `FencedError` where another stream has the session now.
+CallError: TypeAlias = grpc.aio.AioRpcError | SilentError | FencedError
 
 
 def open_session(
@@ -84,7 +84,7 @@ def is_full(error: CallError) -> bool:
 
 def is_fenced(error: CallError) -> bool:
     """Whether the session has a later owner, or has been ended."""
-    return isinstance(error, Fenced) or _code(error) is grpc.StatusCode.ABORTED
+    return isinstance(error, FencedError) or _code(error) is grpc.StatusCode.ABORTED
 
 
 def is_death(error: CallError) -> bool:

@@ -12,12 +12,12 @@ from paceline.service import telemetry
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import (
     Append,
-    BaseMismatch,
+    BaseMismatchError,
     SessionRecord,
     SessionStore,
     StoreError,
-    StoreUnavailable,
-    UnknownSession,
+    StoreUnavailableError,
+    UnknownSessionError,
 )
 from verifier_svc import metrics
 
@@ -280,7 +280,7 @@ class Committer:
             session.held_since = None
             if not session.lacking:
                 self._ended.pop(session, None)
-        elif not isinstance(error, StoreUnavailable):
+        elif not isinstance(error, StoreUnavailableError):
             session.events.put_nowait(Lost(str(error)))
             self._open.pop(session.record.key, None)
             self._ended.pop(session, None)
@@ -290,8 +290,8 @@ class Committer:
     async def _commit(self, batch: list[tuple[_Open, Append]]) -> list[StoreError | None]:
         """What kept each session's ids from the store; what is left to `_look` does not wait for it."""
         if self._store is None:
-            return [StoreUnavailable("there is none")] * len(batch)
-        errors: list[StoreError | None] = [StoreUnavailable("it has not come back")] * len(batch)
+            return [StoreUnavailableError("there is none")] * len(batch)
+        errors: list[StoreError | None] = [StoreUnavailableError("it has not come back")] * len(batch)
         asked = [place for place, (session, _) in enumerate(batch) if not self._looked_after(session)]
         if asked:
             told = await self._append([batch[place] for place in asked])
@@ -306,13 +306,13 @@ class Committer:
     async def _append(self, batch: list[tuple[_Open, Append]]) -> list[StoreError | None]:
         assert self._store is not None
         errors = await self._store.append([append for _, append in batch])
-        away = next((error for error in errors if isinstance(error, StoreUnavailable)), None)
+        away = next((error for error in errors if isinstance(error, StoreUnavailableError)), None)
         for place, (session, _) in enumerate(batch):
             # The epoch is this owner's: what else the record says, the store has from before it went back.
-            if isinstance(errors[place], UnknownSession | BaseMismatch):
+            if isinstance(errors[place], UnknownSessionError | BaseMismatchError):
                 error = away or await self._restore(session)
                 errors[place] = error
-                if isinstance(error, StoreUnavailable):
+                if isinstance(error, StoreUnavailableError):
                     away = error
         if away is not None and self._away_since is None:
             self._lose(away)
@@ -352,9 +352,9 @@ class Committer:
             else:
                 try:
                     await self._store.ping()
-                except StoreUnavailable as error:
+                except StoreUnavailableError as error:
                     errors = [error]
-            if not any(isinstance(error, StoreUnavailable) for error in errors):
+            if not any(isinstance(error, StoreUnavailableError) for error in errors):
                 self._find()
                 return
             # Those that are held may have waited long enough.

@@ -15,7 +15,7 @@ from gateway.errors import RequestError
 from gateway.events import Event, Mark, Started, Untold
 from gateway.generation import Asked, Generation
 from gateway.http import headers, replies, schema
-from gateway.http.disconnect import ClientGone, EventStream, until_disconnect
+from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
 from gateway.http.replies import Reply
 from paceline.service import telemetry
 
@@ -62,7 +62,7 @@ async def _whole(watched: AsyncGenerator[Event | None, None], reply: Reply) -> R
                 if isinstance(event, Started):
                     allowance = event.allowance
                 reply.take(event)
-    except ClientGone:
+    except ClientGoneError:
         return Response(status_code=499)
     return JSONResponse(reply.whole(), headers=headers.of_allowance(allowance))
 
@@ -76,7 +76,7 @@ async def _streamed(
     """
     try:
         first = await anext(watched)
-    except ClientGone:
+    except ClientGoneError:
         return Response(status_code=499)
     except BaseException:
         await watched.aclose()
@@ -111,7 +111,7 @@ async def _stream(
         try:
             async for part in replies.stream(events, reply, untold, marked=marked):
                 yield part
-        except ClientGone:
+        except ClientGoneError:
             return
         except RequestError as error:
             yield replies.sse(error.body())

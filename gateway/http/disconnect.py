@@ -18,7 +18,7 @@ from gateway.errors import TIMEOUT, RequestError
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
+class ClientGoneError(Exception):
     """The HTTP client has closed its connection."""
 
 
@@ -48,7 +48,7 @@ async def until_disconnect(
     *,
     idle_seconds: float = math.inf,
 ) -> AsyncGenerator[T | None, None]:
-    """The same events, until the client is gone: then `events` is closed and `ClientGone` raised.
+    """The same events, until the client is gone: then `events` is closed and `ClientGoneError` raised.
 
     The same at `deadline`, on the monotonic clock, with a `RequestError`. The body must have been read. Both
     are noticed at once, also while no event comes; None says that none has come for `idle_seconds`.
@@ -74,7 +74,7 @@ async def until_disconnect(
                 getting = None
                 yield event
             elif gone.done():
-                raise ClientGone
+                raise ClientGoneError
             elif left <= idle_seconds:
                 raise RequestError(TIMEOUT, "the request's time is over")
             else:

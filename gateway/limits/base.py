@@ -87,12 +87,12 @@ class Settlement:
     ended: tuple[str, ...] = ()
 
 
-class LedgerUnavailable(Exception):
+class LedgerUnavailableError(Exception):
     """The ledger did not answer; whether the call took effect is not known."""
 
 
 class Ledger(Protocol):
-    """Counts sessions, waiting requests and tokens of accounts. Methods raise `LedgerUnavailable`.
+    """Counts sessions, waiting requests and tokens of accounts. Methods raise `LedgerUnavailableError`.
 
     Places are leases: they end by themselves `LEASE_SECONDS` after they were last taken or settled.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limits.base import Admission, Ask, Ledger, LedgerUnavailable, Outcome, Settlement
+from gateway.limits.base import Admission, Ask, Ledger, LedgerUnavailableError, Outcome, Settlement
 from gateway.limits.memory import MemoryLedger
 from paceline.service import telemetry
 
@@ -28,7 +28,7 @@ class FallbackLedger:
         if not self._away:
             try:
                 admission = await self._shared.admit(ask)
-            except LedgerUnavailable as error:
+            except LedgerUnavailableError as error:
                 self._lose(error)
             else:
                 if admission.outcome is Outcome.ADMITTED:
@@ -41,7 +41,7 @@ class FallbackLedger:
         await self._own.settle(settlements)
         try:
             await self._shared.settle(settlements)
-        except LedgerUnavailable as error:
+        except LedgerUnavailableError as error:
             self._lose(error)
         else:
             if self._away:
@@ -52,7 +52,7 @@ class FallbackLedger:
         """See `Ledger.close`."""
         await self._shared.close()
 
-    def _lose(self, error: LedgerUnavailable) -> None:
+    def _lose(self, error: LedgerUnavailableError) -> None:
         if not self._away:
             log.warning("limits are this gateway's own for now", error=str(error))
         self._away = True

@@ -16,7 +16,7 @@ from gateway.limits.base import (
     Account,
     Admission,
     Ask,
-    LedgerUnavailable,
+    LedgerUnavailableError,
     Outcome,
     Settlement,
 )
@@ -120,8 +120,8 @@ def _bound(limit: int | None) -> int:
     return -1 if limit is None else limit
 
 
-def _unavailable(error: Exception) -> LedgerUnavailable:
-    return LedgerUnavailable(f"Redis does not answer for the limits: {error}")
+def _unavailable(error: Exception) -> LedgerUnavailableError:
+    return LedgerUnavailableError(f"Redis does not answer for the limits: {error}")
 
 
 def _verdict(ask: Ask, reply: list[Any]) -> Admission:

@@ -32,7 +32,7 @@ Ca = Annotated[
 def connected(gateway: str, *, tls: bool, ca: Path | None) -> Iterator[SyncGatewayClient]:
     """A client for the block; what fails in it is said and ends the command."""
     from paceline.addresses import AddressError, parse_addresses
-    from paceline.client import GatewayError, GatewayUnreachable, SyncGatewayClient
+    from paceline.client import GatewayError, GatewayUnreachableError, SyncGatewayClient
 
     try:
         gateway = ",".join(parse_addresses(gateway))
@@ -42,7 +42,7 @@ def connected(gateway: str, *, tls: bool, ca: Path | None) -> Iterator[SyncGatew
         credentials = _credentials(ca) if tls or ca else None
         with SyncGatewayClient(gateway, credentials, api_key=api_key()) as client:
             yield client
-    except GatewayUnreachable as error:
+    except GatewayUnreachableError as error:
         hint = "" if tls or ca else "; does it speak TLS? Then give --tls or --ca FILE"
         fail(f"{error}: start a fleet with `paceline up`, or name another with --gateway HOST:PORT{hint}")
     except GatewayError as error:

@@ -1,7 +1,7 @@
 """Typed clients, async and blocking, of the gateway's gRPC service."""
 
 from paceline.client.clients import GatewayClient, SyncGatewayClient
-from paceline.client.errors import GatewayError, GatewayUnreachable
+from paceline.client.errors import GatewayError, GatewayUnreachableError
 from paceline.client.events import Chunk, Event, Finished, Started
 from paceline.client.generation import ChatMessage, Generation
 
@@ -12,7 +12,7 @@ __all__ = [
     "Finished",
     "GatewayClient",
     "GatewayError",
-    "GatewayUnreachable",
+    "GatewayUnreachableError",
     "Generation",
     "Started",
     "SyncGatewayClient",

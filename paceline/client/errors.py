@@ -22,7 +22,7 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class GatewayUnreachable(GatewayError):
+class GatewayUnreachableError(GatewayError):
     """Nothing answers at the gateway's address."""
 
 
@@ -44,7 +44,7 @@ def gateway_error(address: str, error: grpc.RpcError) -> GatewayError:
     if _is_unreachable(error) and any(words in details.lower() for words in _NOT_TRUSTED):
         return GatewayError(code, f"no TLS with {address}, or no trust in its certificate: {details}")
     if _is_unreachable(error):
-        return GatewayUnreachable(code, f"no gateway answers at {address}")
+        return GatewayUnreachableError(code, f"no gateway answers at {address}")
     return GatewayError(code, details, _retry_after(error))
 
 

@@ -2,26 +2,26 @@
 
 from paceline.store.base import (
     Append,
-    BaseMismatch,
-    Fenced,
+    BaseMismatchError,
+    FencedError,
     SessionRecord,
     SessionStore,
     StoreError,
-    StoreUnavailable,
-    UnknownSession,
+    StoreUnavailableError,
+    UnknownSessionError,
 )
 from paceline.store.memory import MemoryStore
 from paceline.store.redis import RedisStore
 
 __all__ = [
     "Append",
-    "BaseMismatch",
-    "Fenced",
+    "BaseMismatchError",
+    "FencedError",
     "MemoryStore",
     "RedisStore",
     "SessionRecord",
     "SessionStore",
     "StoreError",
-    "StoreUnavailable",
-    "UnknownSession",
+    "StoreUnavailableError",
+    "UnknownSessionError",
 ]

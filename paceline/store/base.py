@@ -14,23 +14,23 @@ class StoreError(Exception):
     """A store call failed."""
 
 
-class Fenced(StoreError):
+class FencedError(StoreError):
     """Another epoch owns the session: the caller must drop it."""
 
 
-class BaseMismatch(StoreError):
+class BaseMismatchError(StoreError):
     """The ids do not continue what is committed."""
 
 
-class UnknownSession(StoreError):
+class UnknownSessionError(StoreError):
     """No such session is recorded (any more), or only as an earlier owner left it, or not as a session."""
 
 
-class SessionExists(StoreError):
+class SessionExistsError(StoreError):
     """A session of this id is recorded already."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailableError(StoreError):
     """The store did not answer; whether the call took effect is not known.
 
     Retrying is safe: at worst a claim then finds its own epoch.
@@ -62,42 +62,42 @@ class Append:
 
 
 class SessionStore(Protocol):
-    """Atomic steps on session records. Methods raise `StoreUnavailable` when nobody answers."""
+    """Atomic steps on session records. Methods raise `StoreUnavailableError` when nobody answers."""
 
     @property
     def durable(self) -> bool:
         """Whether records outlive this process. Then other processes share them, verifiers among them."""
 
     async def create(self, record: SessionRecord) -> None:
-        """Record a new session; again changes nothing. Raises `SessionExists` where another has its id."""
+        """Record a new session; again changes nothing. Raises `SessionExistsError` for another of its id."""
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         """Commit to many sessions in one round trip, each by itself; what kept each from it, or None.
 
         Ids that stand there already are skipped, the rest is added: so it is idempotent, also when the
-        owner has drawn more since a reply was lost. Errors are `Fenced` where the key does not own the
-        session, `UnknownSession`, `StoreUnavailable`, and `BaseMismatch` for a gap and for other ids than
-        those recorded.
+        owner has drawn more since a reply was lost. Errors are `FencedError` where the key does not own the
+        session, `UnknownSessionError`, `StoreUnavailableError`, and `BaseMismatchError` for a gap and for
+        other ids than those recorded.
         """
 
     async def restore(self, record: SessionRecord) -> None:
         """Record a session as its owner knows it: the store has lost it, or never had it.
 
-        Raises `Fenced` when a later owner's record is there.
+        Raises `FencedError` when a later owner's record is there.
         """
 
     async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
         """Hand the session over to `key`'s epoch, later than the recorded one: earlier owners are fenced out.
 
         `finish` ends it in the same step, unless it has ended already: whoever is fenced out finds that.
-        Raises `UnknownSession`, or `Fenced` when that epoch or a later one is recorded.
+        Raises `UnknownSessionError`, or `FencedError` when that epoch or a later one is recorded.
         """
 
     async def get(self, session_id: str) -> SessionRecord | None:
         """The record, or None."""
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailable` unless the store answers and can write."""
+        """Raise `StoreUnavailableError` unless the store answers and can write."""
 
     async def close(self) -> None:
         """Let connections go."""

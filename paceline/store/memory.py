@@ -10,12 +10,12 @@ from dataclasses import replace
 from paceline.session import FinishReason, SessionKey
 from paceline.store.base import (
     Append,
-    BaseMismatch,
-    Fenced,
-    SessionExists,
+    BaseMismatchError,
+    FencedError,
+    SessionExistsError,
     SessionRecord,
     StoreError,
-    UnknownSession,
+    UnknownSessionError,
 )
 
 # An id takes at most 36 bytes: 8 in its tuple, 28 as a number of its own.
@@ -47,7 +47,7 @@ class MemoryStore:
         """See `SessionStore.create`."""
         known = self._get(record.key.session_id)
         if known is not None and known != record:
-            raise SessionExists(f"session {record.key.session_id} exists")
+            raise SessionExistsError(f"session {record.key.session_id} exists")
         self._put(record)
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
@@ -57,13 +57,13 @@ class MemoryStore:
     def _append(self, append: Append) -> StoreError | None:
         try:
             record = self._owned(append.key)
-        except (Fenced, UnknownSession) as error:
+        except (FencedError, UnknownSessionError) as error:
             return error
         start = append.base_length - len(record.prompt_ids)
         known = record.committed_ids[max(start, 0) :]
         common = min(len(known), len(append.token_ids))
         if not 0 <= start <= len(record.committed_ids) or append.token_ids[:common] != known[:common]:
-            return BaseMismatch(
+            return BaseMismatchError(
                 f"session {record.key.session_id}: length {append.base_length} does not continue "
                 f"{len(record.committed_ids)} committed ids"
             )
@@ -130,13 +130,13 @@ class MemoryStore:
     def _known(self, session_id: str) -> SessionRecord:
         record = self._get(session_id)
         if record is None:
-            raise UnknownSession(f"no session {session_id} is recorded")
+            raise UnknownSessionError(f"no session {session_id} is recorded")
         return record
 
     def _owned(self, key: SessionKey) -> SessionRecord:
         record = self._known(key.session_id)
         if record.key.epoch < key.epoch:
-            raise UnknownSession(f"session {key.session_id}: only epoch {record.key.epoch} is recorded")
+            raise UnknownSessionError(f"session {key.session_id}: only epoch {record.key.epoch} is recorded")
         if record.key.epoch != key.epoch:
             raise _fenced(key, record.key.epoch)
         return record
@@ -146,5 +146,5 @@ def _ids(record: SessionRecord) -> int:
     return len(record.prompt_ids) + len(record.committed_ids)
 
 
-def _fenced(key: SessionKey, owner: int) -> Fenced:
-    return Fenced(f"session {key.session_id}: epoch {key.epoch} does not own it, {owner} does")
+def _fenced(key: SessionKey, owner: int) -> FencedError:
+    return FencedError(f"session {key.session_id}: epoch {key.epoch} does not own it, {owner} does")

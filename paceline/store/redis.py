@@ -20,13 +20,13 @@ from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
 from paceline.store.base import (
     Append,
-    BaseMismatch,
-    Fenced,
-    SessionExists,
+    BaseMismatchError,
+    FencedError,
+    SessionExistsError,
     SessionRecord,
     StoreError,
-    StoreUnavailable,
-    UnknownSession,
+    StoreUnavailableError,
+    UnknownSessionError,
 )
 
 _CREATE, _APPEND, _RESTORE = Script.named("create"), Script.named("append"), Script.named("restore")
@@ -34,10 +34,10 @@ _CLAIM, _GET = Script.named("claim"), Script.named("get")
 _ID = np.dtype("<u4")
 # First word of the reply of a script that did nothing.
 _REFUSALS = {
-    b"FENCED": Fenced,
-    b"BASE": BaseMismatch,
-    b"UNKNOWN": UnknownSession,
-    b"EXISTS": SessionExists,
+    b"FENCED": FencedError,
+    b"BASE": BaseMismatchError,
+    b"UNKNOWN": UnknownSessionError,
+    b"EXISTS": SessionExistsError,
 }
 
 
@@ -67,7 +67,7 @@ class RedisStore:
         """See `SessionStore.create`."""
         try:
             await self._run(_CREATE, record.key.session_id, *_fields(record))
-        except SessionExists:
+        except SessionExistsError:
             # Its own, when the first reply was lost.
             if await self.get(record.key.session_id) != record:
                 raise
@@ -110,7 +110,7 @@ class RedisStore:
         """See `SessionStore.get`."""
         try:
             return _record(session_id, await self._run(_GET, session_id))
-        except UnknownSession:
+        except UnknownSessionError:
             return None
 
     async def ping(self) -> None:
@@ -138,12 +138,12 @@ class RedisStore:
 def _failure(session_id: str, error: Exception) -> StoreError:
     """What kept a script from its work: a record that is none is as good as lost."""
     if isinstance(error, BadValue):
-        return UnknownSession(f"session {session_id}: what is recorded is no session")
+        return UnknownSessionError(f"session {session_id}: what is recorded is no session")
     return _unavailable(error)
 
 
-def _unavailable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"the session store does not answer: {error}")
+def _unavailable(error: Exception) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the session store does not answer: {error}")
 
 
 def _refusal(session_id: str, reply: Any) -> StoreError | None:
@@ -167,7 +167,10 @@ def _fields(record: SessionRecord) -> tuple[Argument, ...]:
 
 
 def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRecord:
-    """What a script replied: the hash's names and values in turn, and the ids. Raises `UnknownSession`."""
+    """The record in a script's reply: the hash's names and values in turn, and the ids.
+
+    Raises `UnknownSessionError`.
+    """
     names_and_values, ids = reply
     meta = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
     try:

@@ -11,7 +11,7 @@ from paceline.client import (
     Finished,
     GatewayClient,
     GatewayError,
-    GatewayUnreachable,
+    GatewayUnreachableError,
     Generation,
     Started,
     SyncGatewayClient,
@@ -71,15 +71,15 @@ async def test_a_refusal_carries_its_code_and_words() -> None:
         gateway.refusal = Refused(grpc.StatusCode.UNAVAILABLE, "no verifier serves this model")
         with pytest.raises(GatewayError, match="no verifier serves this model") as caught:
             await anext(client.generate(Generation.ask("hello")))
-        assert not isinstance(caught.value, GatewayUnreachable)
+        assert not isinstance(caught.value, GatewayUnreachableError)
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_nothing_there_is_said_as_such() -> None:
     async with GatewayClient("127.0.0.1:1") as client:
-        with pytest.raises(GatewayUnreachable, match=r"no gateway answers at 127\.0\.0\.1:1"):
+        with pytest.raises(GatewayUnreachableError, match=r"no gateway answers at 127\.0\.0\.1:1"):
             await client.fleet()
-    with SyncGatewayClient("no-such-host.invalid:1") as sync, pytest.raises(GatewayUnreachable):
+    with SyncGatewayClient("no-such-host.invalid:1") as sync, pytest.raises(GatewayUnreachableError):
         await asyncio.to_thread(sync.fleet)
 
 

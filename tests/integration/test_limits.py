@@ -22,7 +22,7 @@ from gateway.limits import (
     Ask,
     FallbackLedger,
     Ledger,
-    LedgerUnavailable,
+    LedgerUnavailableError,
     MemoryLedger,
     Outcome,
     RedisLedger,
@@ -221,9 +221,9 @@ async def test_scripts_are_loaded_anew_after_redis_forgot_them(redis_url: str) -
 
 async def test_a_redis_that_is_not_there_is_said_to_be_unavailable() -> None:
     ledger = RedisLedger("redis://127.0.0.1:1")
-    with pytest.raises(LedgerUnavailable):
+    with pytest.raises(LedgerUnavailableError):
         await outcome(ledger, "1", account(1, 0))
-    with pytest.raises(LedgerUnavailable):
+    with pytest.raises(LedgerUnavailableError):
         await ledger.settle([Settlement(account(1, 0), ended=("1",))])
     await ledger.close()
 
@@ -302,7 +302,7 @@ def test_redis_does_what_memory_does(redis_url: str, steps: list[tuple[Any, ...]
 async def test_a_paused_redis_is_given_up_after_a_second(redis_url: str) -> None:
     client, ledger = redis.asyncio.from_url(redis_url), RedisLedger(redis_url, timeout_seconds=0.2)
     await client.client_pause(1500)
-    with pytest.raises(LedgerUnavailable):
+    with pytest.raises(LedgerUnavailableError):
         await outcome(ledger, "1", account(1, 0))
     await client.ping()
     assert await outcome(ledger, "1", account(1, 0)) is Outcome.ADMITTED

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paceline.client import Chunk, Finished, GatewayClient, GatewayError, GatewayUnreachable, Generation
+from paceline.client import Chunk, Finished, GatewayClient, GatewayError, GatewayUnreachableError, Generation
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.roles import Role
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
@@ -72,7 +72,7 @@ async def test_clients_that_do_not_trust_the_gateway_say_so(secure: SecurePods) 
         with pytest.raises(GatewayError, match=r"no TLS with .*, or no trust in its certificate"):
             await client.fleet()
     async with GatewayClient(secure.grpc) as client:
-        with pytest.raises(GatewayUnreachable):
+        with pytest.raises(GatewayUnreachableError):
             await client.fleet()
     async with httpx.AsyncClient() as http:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from paceline.local.plan import HOST
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, BaseMismatch, RedisStore, SessionRecord, StoreUnavailable
+from paceline.store import Append, BaseMismatchError, RedisStore, SessionRecord, StoreUnavailableError
 from tests.redis_servers import Cluster, RedisServer, redis_cluster, watched_redis
 from tests.waiting import wait_until
 from verifier_svc.commit import Committer, Event, StepOutcome, Tokens
@@ -52,7 +52,7 @@ async def until_taken(store: RedisStore, name: str, *ids: int) -> None:
         (error,) = await store.append([Append(SessionKey(name, 1), len(PROMPT), ids)])
         if error is None:
             return
-        assert isinstance(error, StoreUnavailable), error
+        assert isinstance(error, StoreUnavailableError), error
         assert time.monotonic() < end, error
         await asyncio.sleep(0.05)
 
@@ -145,10 +145,10 @@ async def test_a_server_that_hangs_is_unavailable_in_bounded_time(server: RedisS
         await store.create(record("one"))
         server.pod.pause()
         before = time.monotonic()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await store.ping()
         (error,) = await store.append([Append(SessionKey("one", 1), 3, (5,))])
-        assert isinstance(error, StoreUnavailable)
+        assert isinstance(error, StoreUnavailableError)
         assert time.monotonic() - before < 10
         server.pod.resume()
         await until_taken(store, "one", 5, 6)
@@ -165,8 +165,8 @@ async def test_a_primary_that_was_demoted_is_left(server: RedisServer, tmp_path:
             other.asked.replicaof("NO", "ONE")
             server.asked.replicaof(HOST, str(other.port))
             (error,) = await store.append([Append(SessionKey("one", 1), 3, (5,))])
-            assert isinstance(error, StoreUnavailable)
-            with pytest.raises(StoreUnavailable, match="read only"):
+            assert isinstance(error, StoreUnavailableError)
+            with pytest.raises(StoreUnavailableError, match="read only"):
                 await store.ping()
             relay.upstream = other.port
             await commit(store, "one", 5)
@@ -211,7 +211,7 @@ async def test_a_full_server_is_away_until_it_takes_writes_again(server: RedisSe
         await store.create(record("one"))
         client = Client(committer, "one")
         server.asked.config_set("maxmemory", 1)
-        with pytest.raises(StoreUnavailable, match="maxmemory"):
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
             await store.ping()
         # Longer than it takes to look several times whether the store is back.
         for token in range(20):
@@ -314,7 +314,7 @@ async def test_a_slot_moves_while_its_session_goes_on(cluster: Cluster) -> None:
         for place, key in enumerate(keys):
             here.migrate(HOST, cluster.primaries[1].port, key, 0, 5000)
             (error,) = await store.append([Append(SessionKey(name, 1), 3, (0, 1, 2 + place))])
-            assert error is None or isinstance(error, StoreUnavailable)
+            assert error is None or isinstance(error, StoreUnavailableError)
         for asked in (there, here):
             asked.cluster("setslot", slot, "node", there_id)
         found = await committed(store, name)
@@ -336,6 +336,6 @@ async def test_what_a_failover_lost_the_owner_restores(tmp_path: Path) -> None:
             assert await committed(store, "one") == (5,)
             assert await store.get("two") is None
             (error,) = await store.append([Append(SessionKey("one", 1), 5, (7,), FinishReason.STOP)])
-            assert isinstance(error, BaseMismatch)
+            assert isinstance(error, BaseMismatchError)
             await store.restore(record("one", 1, (5, 6, 7)))
             assert await committed(store, "one") == (5, 6, 7)

@@ -18,8 +18,15 @@ from gateway.limits import Account, Ask, Outcome, RedisLedger, Settlement, Usage
 from gateway.limits import redis as redis_module
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
-from paceline.store import Append, Fenced, RedisStore, SessionRecord, StoreUnavailable, UnknownSession
-from paceline.store.base import SessionExists
+from paceline.store import (
+    Append,
+    FencedError,
+    RedisStore,
+    SessionRecord,
+    StoreUnavailableError,
+    UnknownSessionError,
+)
+from paceline.store.base import SessionExistsError
 from tests.waiting import wait_until
 from verifier_svc.commit import Committer, StepOutcome, Tokens
 
@@ -71,12 +78,12 @@ def test_a_record_that_is_none_harms_no_other_session(
         await spoil(redis_url, f"paceline:{{{spoiled.key.session_id}}}:{part}", garbage, added=added)
         error, none = await store.append([Append(each.key, 3, (7, 8)) for each in (spoiled, other)])
         assert none is None
-        assert not isinstance(error, StoreUnavailable)
+        assert not isinstance(error, StoreUnavailableError)
         for key in (spoiled.key, SessionKey(spoiled.key.session_id, 2)):
             try:
                 await store.get(key.session_id)
                 await store.claim(key)
-            except (Fenced, UnknownSession):
+            except (FencedError, UnknownSessionError):
                 pass
         await store.close()
 
@@ -106,7 +113,7 @@ async def test_a_session_is_created_over_what_is_none_and_not_over_another(redis
     await spoil(redis_url, f"paceline:{{{mine.key.session_id}}}:meta", ("SADD", "x"), added=False)
     await store.create(mine)
     assert await store.get(mine.key.session_id) == mine
-    with pytest.raises(SessionExists):
+    with pytest.raises(SessionExistsError):
         await store.create(SessionRecord(mine.key, "tiny", (9,), mine.sampling))
     await store.close()
 

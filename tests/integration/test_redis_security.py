@@ -20,7 +20,7 @@ from gateway.limits.redis import RedisLedger
 from paceline.local import redis_server
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, RedisStore, SessionRecord, StoreUnavailable
+from paceline.store import Append, RedisStore, SessionRecord, StoreUnavailableError
 from tests.certificates import LOCAL, Authority, Secret
 from tests.pods import Pod
 from tests.tls_proxy import tls_before
@@ -135,7 +135,7 @@ async def test_a_store_that_may_not_in_says_why_without_the_password(
             "plaintext": guarded.url(port).partition("?")[0].replace("rediss", "redis"),
         }[fault]
         store = RedisStore(url, ttl_seconds=60)
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(StoreUnavailableError) as caught:
             await store.ping()
         await store.close()
     reason = {"password": "invalid username-password", "another CA": "CERTIFICATE_VERIFY_FAILED"}

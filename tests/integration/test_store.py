@@ -15,16 +15,16 @@ from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
 from paceline.store import (
     Append,
-    BaseMismatch,
-    Fenced,
+    BaseMismatchError,
+    FencedError,
     MemoryStore,
     RedisStore,
     SessionRecord,
     SessionStore,
-    StoreUnavailable,
-    UnknownSession,
+    StoreUnavailableError,
+    UnknownSessionError,
 )
-from paceline.store.base import SessionExists
+from paceline.store.base import SessionExistsError
 
 PROMPT = (1, 2, 70000)
 TTL = 60
@@ -115,12 +115,12 @@ async def test_what_was_never_created_is_none(store: SessionStore) -> None:
 async def test_an_id_is_created_once(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    with pytest.raises(SessionExists, match=made.key.session_id):
+    with pytest.raises(SessionExistsError, match=made.key.session_id):
         await store.create(record(key=made.key, prompt_ids=(9,)))
     assert await store.get(made.key.session_id) == made
     await store.create(made)
     await append(store, made.key, 3, [5])
-    with pytest.raises(SessionExists, match=made.key.session_id):
+    with pytest.raises(SessionExistsError, match=made.key.session_id):
         await store.create(made)
     assert (await kept(store, made.key)).committed_ids == (5,)
 
@@ -169,7 +169,7 @@ async def test_ids_that_do_not_continue_are_refused(store: SessionStore, base: i
     made = record()
     await store.create(made)
     await append(store, made.key, 3, [5, 6])
-    with pytest.raises(BaseMismatch):
+    with pytest.raises(BaseMismatchError):
         await append(store, made.key, base, ids)
     assert (await kept(store, made.key)).committed_ids == (5, 6)
 
@@ -182,11 +182,11 @@ async def test_a_claim_grows_the_epoch_and_fences_the_old_owner_out(store: Sessi
     claimed = await store.claim(SessionKey(session_id, 2))
     assert claimed.key == SessionKey(session_id, 2)
     assert claimed == replace(made, key=SessionKey(session_id, 2), committed_ids=(5,))
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         await append(store, made.key, 4, [6])
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         await append(store, made.key, 3, [5])
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         await append(store, made.key, 3, [], FinishReason.STOP)
     await append(store, claimed.key, 4, [6])
     assert (await kept(store, made.key)).committed_ids == (5, 6)
@@ -199,7 +199,7 @@ async def test_a_claim_may_end_a_session_in_the_same_step(store: SessionStore) -
     ended = await store.claim(SessionKey(made.key.session_id, 2), FinishReason.CANCELLED)
     assert ended.finish_reason is FinishReason.CANCELLED
     assert await kept(store, made.key) == ended
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         await append(store, made.key, 3, [5])
 
 
@@ -218,7 +218,7 @@ async def test_of_claims_at_once_one_gets_the_epoch(store: SessionStore) -> None
         key = SessionKey(made.key.session_id, epoch)
         claimed = await asyncio.gather(*(store.claim(key) for _ in range(8)), return_exceptions=True)
         (winner,) = [each for each in claimed if isinstance(each, SessionRecord)]
-        assert sum(isinstance(each, Fenced) for each in claimed) == 7
+        assert sum(isinstance(each, FencedError) for each in claimed) == 7
         assert await store.get(made.key.session_id) == winner
 
 
@@ -226,7 +226,7 @@ async def test_a_claim_that_comes_late_changes_nothing(store: SessionStore) -> N
     """Its caller has gone on without an answer, and the next owner has recorded the session anew."""
     made = record(committed_ids=(5,), key=SessionKey(secrets.token_urlsafe(12), 2))
     await store.restore(made)
-    with pytest.raises(Fenced, match=made.key.session_id):
+    with pytest.raises(FencedError, match=made.key.session_id):
         await store.claim(made.key)
     await append(store, made.key, 4, [6])
 
@@ -243,7 +243,7 @@ async def test_a_restore_that_comes_late_takes_nothing_back(store: SessionStore)
 async def test_a_record_of_an_earlier_owner_is_as_good_as_none(store: SessionStore) -> None:
     made = record()
     await store.create(made)
-    with pytest.raises(UnknownSession):
+    with pytest.raises(UnknownSessionError):
         await append(store, SessionKey(made.key.session_id, 2), 3, [5])
 
 
@@ -258,7 +258,7 @@ async def test_an_owner_restores_what_the_store_has_lost(
     assert await store.get(made.key.session_id) == made
     later = replace(made, key=SessionKey(made.key.session_id, 7), finish_reason=None)
     await store.restore(later)
-    with pytest.raises(Fenced, match=made.key.session_id):
+    with pytest.raises(FencedError, match=made.key.session_id):
         await store.restore(made)
     assert await store.get(made.key.session_id) == later
 
@@ -276,7 +276,12 @@ async def test_one_sessions_error_is_no_others(store: SessionStore) -> None:
             Append(second.key, 3, (6,)),
         ]
     )
-    assert [type(error) for error in errors] == [type(None), UnknownSession, BaseMismatch, type(None)]
+    assert [type(error) for error in errors] == [
+        type(None),
+        UnknownSessionError,
+        BaseMismatchError,
+        type(None),
+    ]
     assert (await kept(store, second.key)).committed_ids == (6,)
 
 
@@ -313,11 +318,11 @@ async def test_half_a_record_is_none(beside: Beside, half: str) -> None:
     (lost,) = [key for key in await beside.keys(made.key.session_id) if key.endswith(half.encode())]
     await beside.asked.delete(lost)
     assert await store.get(made.key.session_id) is None
-    with pytest.raises(UnknownSession):
+    with pytest.raises(UnknownSessionError):
         await append(store, made.key, 4, [6])
-    with pytest.raises(UnknownSession):
+    with pytest.raises(UnknownSessionError):
         await append(store, made.key, 3, [])
-    with pytest.raises(UnknownSession):
+    with pytest.raises(UnknownSessionError):
         await store.claim(SessionKey(made.key.session_id, 2))
     await store.restore(replace(made, committed_ids=()))
     assert (await kept(store, made.key)).committed_ids == ()
@@ -334,11 +339,11 @@ async def test_the_end_is_recorded(store: SessionStore, reason: FinishReason) ->
 
 async def test_an_unknown_session_is_named_in_every_refusal(store: SessionStore) -> None:
     key = SessionKey("nobody", 1)
-    with pytest.raises(UnknownSession, match="nobody"):
+    with pytest.raises(UnknownSessionError, match="nobody"):
         await append(store, key, 3, [5])
-    with pytest.raises(UnknownSession, match="nobody"):
+    with pytest.raises(UnknownSessionError, match="nobody"):
         await store.claim(SessionKey("nobody", 2))
-    with pytest.raises(UnknownSession, match="nobody"):
+    with pytest.raises(UnknownSessionError, match="nobody"):
         await append(store, key, 3, [], FinishReason.STOP)
 
 
@@ -373,6 +378,6 @@ async def test_a_store_that_nobody_answers_for_is_unavailable() -> None:
     store = RedisStore("redis://127.0.0.1:1", ttl_seconds=TTL, timeout_seconds=0.5)
     made = record()
     for call in (store.ping(), store.create(made), store.get("x"), append(store, made.key, 3, [5])):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailableError):
             await call
     await store.close()

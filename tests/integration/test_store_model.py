@@ -20,16 +20,16 @@ from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
 from paceline.store import (
     Append,
-    BaseMismatch,
-    Fenced,
+    BaseMismatchError,
+    FencedError,
     MemoryStore,
     RedisStore,
     SessionRecord,
     SessionStore,
     StoreError,
-    UnknownSession,
+    UnknownSessionError,
 )
-from paceline.store.base import SessionExists
+from paceline.store.base import SessionExistsError
 
 PROMPT = (7, 8)
 SAMPLING = SamplingParams(max_tokens=9)
@@ -54,7 +54,7 @@ class Model:
 
     def create(self, name: str, session: Session) -> Outcome:
         if self.sessions.setdefault(name, session) != session:
-            return SessionExists
+            return SessionExistsError
         return None
 
     def append(
@@ -62,14 +62,14 @@ class Model:
     ) -> Outcome:
         session = self.sessions.get(name)
         if session is None or session.epoch < epoch:
-            return UnknownSession
+            return UnknownSessionError
         if session.epoch > epoch:
-            return Fenced
+            return FencedError
         text = session.text
         if not len(PROMPT) <= base <= len(text):
-            return BaseMismatch
+            return BaseMismatchError
         if any(text[place] != token for place, token in enumerate(ids, base) if place < len(text)):
-            return BaseMismatch
+            return BaseMismatchError
         text += ids[len(text) - base :]
         session.finish = finish or session.finish
         return None
@@ -77,16 +77,16 @@ class Model:
     def claim(self, name: str, epoch: int) -> Outcome:
         session = self.sessions.get(name)
         if session is None:
-            return UnknownSession
+            return UnknownSessionError
         if session.epoch >= epoch:
-            return Fenced
+            return FencedError
         session.epoch = epoch
         return None
 
     def restore(self, name: str, session: Session) -> Outcome:
         known = self.sessions.get(name)
         if known is not None and known.epoch > session.epoch:
-            return Fenced
+            return FencedError
         late = (
             known is not None
             and known.epoch == session.epoch

@@ -17,7 +17,7 @@ from gateway.limits import (
     Account,
     Admission,
     Ask,
-    LedgerUnavailable,
+    LedgerUnavailableError,
     MemoryLedger,
     Outcome,
     Settlement,
@@ -58,7 +58,7 @@ class Watched(MemoryLedger):
 
     def check(self) -> None:
         if not self.there:
-            raise LedgerUnavailable("away")
+            raise LedgerUnavailableError("away")
 
 
 def key(id: str, *limits: int | None) -> Caller:

@@ -16,7 +16,7 @@ from gateway.core import Gateway
 from gateway.http import headers
 from gateway.http.app import build_app
 from paceline.service import telemetry
-from paceline.store import MemoryStore, StoreUnavailable
+from paceline.store import MemoryStore, StoreUnavailableError
 
 PAGE = "https://page.example"
 
@@ -25,7 +25,7 @@ class Away:
     """A store that does not answer."""
 
     async def ping(self) -> None:
-        raise StoreUnavailable("the session store does not answer: redis://10.1.2.3:6379 refused")
+        raise StoreUnavailableError("the session store does not answer: redis://10.1.2.3:6379 refused")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from gateway.limits import (
     Admission,
     Ask,
     FallbackLedger,
-    LedgerUnavailable,
+    LedgerUnavailableError,
     MemoryLedger,
     Outcome,
     Settlement,
@@ -165,7 +165,7 @@ class Away:
 
     def check(self) -> None:
         if not self.there:
-            raise LedgerUnavailable("away")
+            raise LedgerUnavailableError("away")
 
     async def close(self) -> None: ...
 

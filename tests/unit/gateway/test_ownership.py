@@ -11,7 +11,7 @@ from gateway.errors import TAKEN_OVER, UNAVAILABLE, RequestError
 from gateway.ownership import Ownership
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
-from paceline.store import Append, Fenced, MemoryStore, SessionRecord, StoreUnavailable
+from paceline.store import Append, FencedError, MemoryStore, SessionRecord, StoreUnavailableError
 
 KEY = SessionKey("s", 1)
 TOLD = SessionRecord(KEY, "m", (1, 2), SamplingParams(9), (3,))
@@ -27,7 +27,7 @@ class Away(MemoryStore):
     def _fail(self) -> None:
         self.calls -= 1
         if self.calls >= 0:
-            raise StoreUnavailable("away")
+            raise StoreUnavailableError("away")
 
     async def create(self, record: SessionRecord) -> None:
         self._fail()
@@ -138,7 +138,7 @@ async def test_who_has_been_fenced_out_hears_no_more() -> None:
     mine = owned(store)
     await mine.create()
     await store.claim(SessionKey("s", 2))
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         await mine.heard(3, [4])
     # One that memory has had no room for goes on, and cannot be resumed.
     await owned(MemoryStore()).heard(3, [4])

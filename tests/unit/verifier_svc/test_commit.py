@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey
-from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailable
+from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailableError
 from tests.waiting import wait_until
 from verifier_svc.commit import (
     Broken,
@@ -51,17 +51,17 @@ class Store(MemoryStore):
 
     async def ping(self) -> None:
         if self.away:
-            raise StoreUnavailable("away")
+            raise StoreUnavailableError("away")
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
         self.calls.append(len(appends))
         await self.answers.wait()
         if self.away:
-            return [StoreUnavailable("away")] * len(appends)
+            return [StoreUnavailableError("away")] * len(appends)
         errors = await super().append([each for each in appends if each.key.session_id not in self.refused])
         told = iter(errors)
         return [
-            StoreUnavailable("full") if each.key.session_id in self.refused else next(told)
+            StoreUnavailableError("full") if each.key.session_id in self.refused else next(told)
             for each in appends
         ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
-from paceline.store import Append, MemoryStore, SessionRecord, UnknownSession
+from paceline.store import Append, MemoryStore, SessionRecord, UnknownSessionError
 
 
 def record(name: str, ids: int = 2) -> SessionRecord:
@@ -35,7 +35,7 @@ async def test_a_record_expires_after_its_last_write() -> None:
     kept = await store.get("busy")
     assert kept is not None
     assert kept.committed_ids == (7,)
-    with pytest.raises(UnknownSession):
+    with pytest.raises(UnknownSessionError):
         await store.claim(SessionKey("idle", 2))
     clock.now = 20
     assert await store.get("busy") is None
