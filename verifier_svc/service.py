@@ -25,16 +25,9 @@ from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc import metrics
-from verifier_svc.commit import Committer
+from verifier_svc.assembly import Verifier
 from verifier_svc.config import VerifierSettings
-from verifier_svc.control import DraftControl
-from verifier_svc.drafters import DrafterStreams
-from verifier_svc.identity import describe
-from verifier_svc.progress import SessionStep
-from verifier_svc.scheduler import StepLimits
-from verifier_svc.server import VerifierServicer
-from verifier_svc.sessions import Session, SessionTable
-from verifier_svc.step import StepLoop, engine_thread
+from verifier_svc.step import engine_thread
 
 log = telemetry.logger(__name__)
 
@@ -52,111 +45,39 @@ async def serve(
     stop: asyncio.Event,
 ) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
-    served = describe(
-        decoder,
-        model=settings.model,
-        model_name=settings.model_name,
-        port=settings.port,
-        kv_blocks=blocks,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    event_loop = asyncio.get_running_loop()
-    streams = DrafterStreams()
-    committer = Committer(
-        store,
-        strict=settings.strict,
-        patience_seconds=settings.store_patience_seconds,
-        on_failure=stop.set,
-    )
-    table = SessionTable(settings.max_sessions)
-
-    def deliver(steps: list[SessionStep]) -> None:
-        event_loop.call_soon_threadsafe(servicer.deliver, steps)
-
-    def give_up(session: Session, message: str) -> None:
-        event_loop.call_soon_threadsafe(servicer.give_up, session, message)
-
-    def blame(stream_id: int) -> None:
-        event_loop.call_soon_threadsafe(servicer.blame, stream_id)
-
-    def fail() -> None:
-        event_loop.call_soon_threadsafe(committer.fail)
-        event_loop.call_soon_threadsafe(stop.set)
-
-    control = DraftControl(
-        table,
-        draft_rows=settings.draft_rows,
-        max_tree_nodes=settings.max_tree_nodes,
-        max_wait_seconds=settings.max_draft_wait_ms / 1000,
-    )
-    steps = StepLoop(
-        decoder,
-        table,
-        control,
-        engine,
-        blocks=blocks,
-        prefix_cache=settings.prefix_cache,
-        limits=StepLimits(
-            block_size=BLOCK_SIZE,
-            prefill_rows=settings.prefill_rows,
-            max_tree_nodes=settings.max_tree_nodes,
-        ),
-        divergence_interval=settings.divergence_interval,
-        feedback_top_k=streams.feedback_top_k,
-        deliver=deliver,
-        on_fault=give_up,
-        on_harm=blame,
-        on_failure=fail,
-    )
-    servicer = VerifierServicer(
-        served,
-        steps,
-        control,
-        streams,
-        committer,
-        max_tree_nodes=settings.max_tree_nodes,
-        max_tree_depth=settings.max_tree_depth,
-    )
-    async with committer.running():
-        await asyncio.to_thread(steps.start)
-        living = asyncio.create_task(servicer.say_alive())
-        try:
-            server = await start_server(
-                lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
-                    servicer, grpc_server
-                ),
-                services=["paceline.v1.VerifierService"],
-                host=settings.host,
-                port=settings.port,
-                max_receive_bytes=settings.message_bytes(served.max_context),
-                # Those that gateways have given up may end a little later.
-                max_streams=2 * settings.max_sessions + MAX_STREAMS,
-                identity=identity,
-            )
-            metrics.KV_TOTAL_TOKENS.set(blocks * BLOCK_SIZE)
-            log.info(
-                "ready",
-                address=server.address,
-                model=served.model_id,
-                device=served.device,
-                exact=decoder.exact,
-                fused=decoder.fused,
-                ranks=decoder.shape.ranks,
-                kv_tokens=blocks * BLOCK_SIZE,
-            )
-            await stop.wait()
-            with table.lock:
-                table.draining = True
-            await server.not_serving()
-            # Drafters' streams would outlast it.
-            await let_end(lambda: committer.busy, settings.grace_seconds)
-            await server.stop(_LAST_WORDS_SECONDS)
-        finally:
-            living.cancel()
-            await asyncio.to_thread(steps.stop)
-            if store is not None:
-                await store.close()
-    if committer.failed:
+    verifier = Verifier(settings, store, decoder, blocks, engine, on_failure=stop.set)
+    served = verifier.served
+    async with verifier.running():
+        server = await start_server(
+            lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
+                verifier.servicer, grpc_server
+            ),
+            services=["paceline.v1.VerifierService"],
+            host=settings.host,
+            port=settings.port,
+            max_receive_bytes=settings.message_bytes(served.max_context),
+            # Those that gateways have given up may end a little later.
+            max_streams=2 * settings.max_sessions + MAX_STREAMS,
+            identity=identity,
+        )
+        metrics.KV_TOTAL_TOKENS.set(blocks * served.block_size)
+        log.info(
+            "ready",
+            address=server.address,
+            model=served.model_id,
+            device=served.device,
+            exact=decoder.exact,
+            fused=decoder.fused,
+            ranks=decoder.shape.ranks,
+            kv_tokens=blocks * served.block_size,
+        )
+        await stop.wait()
+        verifier.refuse_sessions()
+        await server.not_serving()
+        # Drafters' streams would outlast it.
+        await let_end(lambda: verifier.committer.busy, settings.grace_seconds)
+        await server.stop(_LAST_WORDS_SECONDS)
+    if verifier.committer.failed:
         # Whoever keeps this process running is to start it anew.
         raise SystemExit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Protocol
 
 from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
 from paceline.engine.model import BLOCK_SIZE, Decoder
@@ -32,19 +33,31 @@ def engine_thread() -> Executor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
 
-class StepLoop:
-    """Runs the engine on `thread`; other threads change sessions under the lock of `table`.
+class StepListener(Protocol):
+    """Hears of steps, on the engine's thread. The calls for one session come in order."""
 
-    `deliver` is called on the engine's thread after every step with what each session got, `on_fault` with
-    each session that was ended because it cannot be computed and why, `on_harm` with the drafter stream of
-    each tree that cannot be, `on_failure` when the engine has stopped for good.
-    """
+    def stepped(self, steps: list[SessionStep]) -> None:
+        """A step is over; what each of its sessions got."""
+
+    def session_failed(self, session: Session, message: str) -> None:
+        """A session was ended because it cannot be computed; `message` says why."""
+
+    def tree_failed(self, stream_id: int) -> None:
+        """A tree of that drafter stream cannot be computed; its session goes on."""
+
+    def engine_failed(self) -> None:
+        """The engine has stopped for good."""
+
+
+class StepLoop:
+    """Runs the engine on `thread`; other threads change sessions under the lock of `table`."""
 
     def __init__(
         self,
         decoder: Decoder,
         table: SessionTable,
         control: DraftControl,
+        listener: StepListener,
         thread: Executor,
         *,
         blocks: int,
@@ -52,10 +65,6 @@ class StepLoop:
         limits: StepLimits,
         divergence_interval: int,
         feedback_top_k: Callable[[int], int],
-        deliver: Callable[[list[SessionStep]], None],
-        on_fault: Callable[[Session, str], None],
-        on_harm: Callable[[int], None],
-        on_failure: Callable[[], None],
     ) -> None:
         self.table = table
         self.allocator = BlockAllocator(blocks, BLOCK_SIZE, keep_texts=prefix_cache)
@@ -71,10 +80,7 @@ class StepLoop:
         self._progress = Progress(table, self.allocator, control, self._divergence)
         self._limits = limits
         self._feedback_top_k = feedback_top_k
-        self._deliver = deliver
-        self._on_fault = on_fault
-        self._on_harm = on_harm
-        self._on_failure = on_failure
+        self._listener = listener
         self._stopping = False
         self._thread = thread
         self._ended: Future[None] | None = None
@@ -118,7 +124,7 @@ class StepLoop:
         except BaseException as error:
             log.exception("the engine stopped")
             self.failure = error
-            self._on_failure()
+            self._listener.engine_failed()
 
     def _next_plan(self) -> Plan | None:
         """Block until there is work, wait for trees while that pays; None at the end."""
@@ -169,7 +175,7 @@ class StepLoop:
                 with harmless("learning"):
                     self._control.learn(planned, computed.drawn, seconds, block_size=BLOCK_SIZE)
         self._measure(planned, time.monotonic() - started)
-        self._deliver(steps)
+        self._listener.stepped(steps)
         with harmless("a check for divergence"):
             self._divergence.run()
 
@@ -204,12 +210,12 @@ class StepLoop:
                 "a session cannot be computed, it is ended", session=session.key.session_id, exc_info=error
             )
             self._progress.retire(session, FinishReason.CANCELLED)
-            self._on_fault(session, f"this session cannot be computed: {type(error).__name__}")
+            self._listener.session_failed(session, f"this session cannot be computed: {type(error).__name__}")
 
     def _blame(self, streams: Sequence[int]) -> None:
         for stream_id in streams:
             metrics.HARMFUL_TREES.inc()
-            self._on_harm(stream_id)
+            self._listener.tree_failed(stream_id)
 
     def _top_k(self, row: PlannedRows) -> int:
         """Ids per row for the drafter; none where it is not drafting."""

@@ -17,14 +17,28 @@ from verifier_svc.step import StepLoop, engine_thread
 
 @dataclass
 class LoopUnderTest:
-    """A running step loop; steps are told to `on_step`, and all else is noted."""
+    """A running step loop; its steps go to `on_step`, and all else that it says is noted."""
 
-    loop: StepLoop
+    on_step: Callable[[LoopUnderTest, SessionStep], None]
     control: DraftControl
+    loop: StepLoop = field(init=False)
     # By the session's id, why it was ended.
     faults: dict[str, str] = field(default_factory=dict)
     # Drafter streams whose trees were to blame.
     harmful: list[int] = field(default_factory=list)
+
+    def stepped(self, steps: list[SessionStep]) -> None:
+        for step in steps:
+            self.on_step(self, step)
+
+    def session_failed(self, session: Session, message: str) -> None:
+        self.faults[session.key.session_id] = message
+
+    def tree_failed(self, stream_id: int) -> None:
+        self.harmful.append(stream_id)
+
+    def engine_failed(self) -> None:
+        assert self.loop.failure is not None
 
     def add(self, session: Session) -> None:
         with self.loop.table.lock:
@@ -48,30 +62,22 @@ def running_loop(
     """`on_step` is called on the engine's thread with each session's share of each step."""
     table = SessionTable(9)
     control = DraftControl(table, draft_rows=8, max_tree_nodes=16, max_wait_seconds=0.0)
-
-    def deliver(steps: list[SessionStep]) -> None:
-        for step in steps:
-            on_step(made, step)
-
+    tested = LoopUnderTest(on_step, control)
     with engine_thread() as engine:
-        loop = StepLoop(
+        tested.loop = StepLoop(
             decoder,
             table,
             control,
+            tested,
             engine,
             blocks=16,
             prefix_cache=prefix_cache,
             limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
             divergence_interval=0,
             feedback_top_k=lambda _: feedback_top_k,
-            deliver=deliver,
-            on_fault=lambda session, why: made.faults.update({session.key.session_id: why}),
-            on_harm=lambda stream_id: made.harmful.append(stream_id),
-            on_failure=lambda: None,
         )
-        made = LoopUnderTest(loop, control)
-        loop.start()
+        tested.loop.start()
         try:
-            yield made
+            yield tested
         finally:
-            loop.stop()
+            tested.loop.stop()

@@ -1,0 +1,106 @@
+"""VerifierService.Draft: a drafter's one stream, with all its sessions' trees up and verdicts down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from paceline.net import handshake, wire
+from paceline.net.peers import peer_of
+from paceline.net.rpc import Refused, refusals
+from paceline.v1 import verifier_pb2
+from verifier_svc.drafters import MAX_VERDICTS, DrafterStreams
+from verifier_svc.fairness import WorkBudget
+from verifier_svc.identity import ServedModel
+from verifier_svc.intake import Intake
+from verifier_svc.session_drafts import SessionDrafts
+from verifier_svc.standing import Standings
+
+# The share of the event loop's time for what drafters do unasked, and the seconds of it saved up by a rest.
+_UNASKED_SHARE, _UNASKED_SECONDS = 0.05, 0.1
+# The event loop's time that a stream's beginning takes.
+_HELLO_SECONDS = 1e-3
+
+
+class DraftRpc:
+    """One call for each connected drafter. On the event loop."""
+
+    def __init__(
+        self, served: ServedModel, drafts: SessionDrafts, streams: DrafterStreams, standings: Standings
+    ) -> None:
+        self._served = served
+        self._drafts = drafts
+        self._streams = streams
+        self._standings = standings
+        self._work = WorkBudget(share=_UNASKED_SHARE, burst=_UNASKED_SECONDS)
+        self._intake = Intake(drafts, streams, standings, self._work)
+
+    @refusals
+    async def Draft(
+        self,
+        request_iterator: AsyncIterator[verifier_pb2.DraftRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[verifier_pb2.DraftResponse]:
+        """See verifier.proto."""
+        peer = peer_of(context)
+        # New streams are work, too.
+        await self._work.pay(peer, _HELLO_SECONDS)
+        self._check_standing(peer)
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("hello"):
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello"
+            )
+        hello = first.hello
+        self._check_hello(hello)
+        self._standings.named(peer, hello.drafter_id)
+        stream = self._streams.open(peer, hello.drafter_id, hello.feedback_top_k, self._drafts.ledger())
+        reading = asyncio.create_task(self._intake.read(first, request_iterator, stream))
+        try:
+            yield verifier_pb2.DraftResponse(welcome=self._welcome())
+            while True:
+                await stream.wake.wait()
+                stream.wake.clear()
+                if stream.overrun:
+                    raise Refused(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_VERDICTS} verdicts were not read"
+                    )
+                verdicts, errors = stream.take()
+                if verdicts or errors:
+                    yield verifier_pb2.DraftResponse(
+                        verdicts=[wire.verdict_to_proto(verdict) for verdict in verdicts], errors=errors
+                    )
+                self._check_standing(peer)
+                if reading.done():
+                    reading.result()
+                    return
+        finally:
+            reading.cancel()
+            self._drafts.end(stream)
+
+    def _check_hello(self, hello: verifier_pb2.Hello) -> None:
+        handshake.check_hello(
+            protocol_version=hello.protocol_version,
+            drafter_id=hello.drafter_id,
+            feedback_top_k=hello.feedback_top_k,
+            vocab_fingerprint=hello.vocab_fingerprint,
+            served_fingerprint=self._served.vocab_fingerprint,
+        )
+
+    def _check_standing(self, peer: str) -> None:
+        fault = self._standings.fault(peer)
+        if fault is not None:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {fault}")
+
+    def _welcome(self) -> verifier_pb2.Welcome:
+        served, bounds = self._served, self._drafts.bounds
+        return verifier_pb2.Welcome(
+            verifier_id=served.verifier_id,
+            model_id=served.model_id,
+            vocab_fingerprint=served.vocab_fingerprint,
+            vocab_size=served.vocab_size,
+            max_tree_nodes=bounds.max_nodes,
+            max_tree_depth=bounds.max_depth,
+        )

@@ -1,0 +1,183 @@
+"""VerifierService.Open: a gateway opens a session here and follows its tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+
+import grpc
+
+from paceline.net import wire
+from paceline.net.rpc import Refused, refusals
+from paceline.sampling import SamplingParams
+from paceline.service import telemetry
+from paceline.session import SessionKey
+from paceline.store import SessionRecord
+from paceline.v1 import verifier_pb2
+from verifier_svc.commit import (
+    Alive,
+    Aside,
+    Broken,
+    Committer,
+    Event,
+    Faulty,
+    Finished,
+    Lost,
+    Tokens,
+    Unrecorded,
+)
+from verifier_svc.delivery import Delivery
+from verifier_svc.identity import ServedModel
+from verifier_svc.sessions import Refusal, Session, SessionRefusedError
+from verifier_svc.step import StepLoop
+
+# Characters of the name of a reply.
+_MAX_REPLY = 16 << 10
+
+REFUSAL_CODES = {
+    Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,
+    Refusal.FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Refusal.DRAINING: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class OpenRpc:
+    """One call for each session, which lives as long as its call. On the event loop."""
+
+    def __init__(self, served: ServedModel, loop: StepLoop, committer: Committer, delivery: Delivery) -> None:
+        self._served = served
+        self._loop = loop
+        self._table = loop.table
+        self._committer = committer
+        self._delivery = delivery
+
+    @refusals
+    async def Open(
+        self, request: verifier_pb2.OpenRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[verifier_pb2.OpenResponse]:
+        """See verifier.proto."""
+        session = session_from_request(request, self._served)
+        key = session.key
+        with telemetry.rpc_span("verifier.session", context) as span:
+            span.set_attribute(telemetry.SESSION_ID, key.session_id)
+            try:
+                with self._table.lock:
+                    self._end_earlier_owner(key)
+                    self._table.add(session)
+                    events = self._committer.open(self._record(session, request.reply))
+                    self._table.lock.notify_all()
+            except SessionRefusedError as error:
+                raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
+            try:
+                yield verifier_pb2.OpenResponse(opened=verifier_pb2.Opened())
+                while True:
+                    event = await events.get()
+                    yield response_for(event)
+                    if isinstance(event, Finished):
+                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
+                        return
+            finally:
+                self._let_go(session)
+                self._committer.close(key)
+
+    def _end_earlier_owner(self, key: SessionKey) -> None:
+        """End what an owner with a lower epoch left open here; call with the lock held."""
+        held = self._table.get(key.session_id)
+        if held is not None and held.key.epoch < key.epoch:
+            self._committer.lose(held.key)
+            self._let_go(held)
+
+    def _let_go(self, session: Session) -> None:
+        """Take a session out, and tell its drafter unless it has heard the end."""
+        with self._table.lock:
+            ended = session.finish_reason is not None
+            self._loop.cancel(session)
+        if not ended:
+            self._delivery.dismiss_drafter(session)
+
+    def _record(self, session: Session, reply: str) -> SessionRecord:
+        ids, prompt = session.token_ids, session.prompt_length
+        return SessionRecord(
+            session.key,
+            self._served.model_id,
+            tuple(ids[:prompt]),
+            session.sampling,
+            tuple(ids[prompt:]),
+            reply,
+        )
+
+
+def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel) -> Session:
+    """The session that a request asks for. Raises `Refused` or `WireError`, each naming its field."""
+    if request.model_id and request.model_id != served.model_id:
+        raise Refused(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"this verifier serves {served.model_id!r}, not {request.model_id!r}",
+        )
+    key = wire.key_from_proto(request.key)
+    vocab = served.vocab_size
+    prompt = wire.ids_from_proto(request.prompt_ids, vocab_size=vocab, field="prompt_ids")
+    committed = wire.ids_from_proto(request.committed_ids, vocab_size=vocab, field="committed_ids")
+    sampling = wire.sampling_from_proto(request.sampling, vocab_size=vocab)
+    if not prompt:
+        raise wire.WireError("prompt_ids", "must hold at least one id")
+    _check_length(len(prompt), len(committed), sampling, served.max_context)
+    if len(request.reply) > _MAX_REPLY:
+        raise wire.WireError("reply", f"is at most {_MAX_REPLY} characters")
+    return Session(
+        key=key,
+        prompt_length=len(prompt),
+        token_ids=[*prompt, *committed],
+        sampling=sampling,
+        length_limit=len(prompt) + sampling.max_tokens,
+        opened_length=len(prompt) + len(committed),
+    )
+
+
+def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_context: int) -> None:
+    if prompt >= max_context:
+        raise wire.WireError("prompt_ids", f"{prompt} ids do not fit the context of {max_context}")
+    if prompt + sampling.max_tokens > max_context:
+        raise wire.WireError(
+            "sampling.max_tokens",
+            f"{sampling.max_tokens} tokens after a prompt of {prompt} do not fit the context of "
+            f"{max_context}; at most {max_context - prompt} do",
+        )
+    if committed >= sampling.max_tokens:
+        raise wire.WireError("committed_ids", f"{committed} ids are no fewer than max_tokens")
+
+
+def response_for(event: Event) -> verifier_pb2.OpenResponse:
+    """An event as it is streamed. Raises `Refused` for one that ends the stream without a result."""
+    match event:
+        case Tokens():
+            return verifier_pb2.OpenResponse(
+                tokens=verifier_pb2.CommittedTokens(
+                    position=event.position,
+                    token_ids=event.token_ids,
+                    accepted=event.accepted,
+                    durable=event.durable,
+                    drafted=event.drafted,
+                )
+            )
+        case Finished():
+            return verifier_pb2.OpenResponse(
+                finished=verifier_pb2.Finished(
+                    reason=wire.finish_reason_to_proto(event.reason),
+                    receipt=wire.receipt_to_proto(event.receipt),
+                )
+            )
+        case Alive():
+            return verifier_pb2.OpenResponse(alive=verifier_pb2.Alive())
+        case Aside():
+            seconds = math.ceil(event.seconds)
+            return verifier_pb2.OpenResponse(drafter_aside=verifier_pb2.DrafterAside(seconds=seconds))
+        case Lost():
+            raise Refused(grpc.StatusCode.ABORTED, event.message)
+        case Unrecorded():
+            raise Refused(grpc.StatusCode.UNAVAILABLE, event.message)
+        case Faulty():
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, event.message)
+        case Broken():
+            raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")

@@ -1,0 +1,61 @@
+"""VerifierService.Status: what the verifier serves, and how much it has to do."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from paceline.net.rpc import refusals
+from paceline.v1 import verifier_pb2
+from verifier_svc.drafters import DrafterStreams
+from verifier_svc.identity import ServedModel
+from verifier_svc.standing import Standings
+from verifier_svc.step import StepLoop
+
+# An engine that has not gone round for so long hangs.
+_STALLED_SECONDS = 10.0
+
+
+class StatusRpc:
+    """Answers with numbers of one moment."""
+
+    def __init__(
+        self, served: ServedModel, loop: StepLoop, streams: DrafterStreams, standings: Standings
+    ) -> None:
+        self._served = served
+        self._loop = loop
+        self._streams = streams
+        self._standings = standings
+
+    @refusals
+    async def Status(
+        self, request: verifier_pb2.VerifierStatusRequest, context: grpc.aio.ServicerContext
+    ) -> verifier_pb2.VerifierStatusResponse:
+        """See verifier.proto."""
+        served, loop = self._served, self._loop
+        with loop.table.lock:
+            totals = loop.totals
+            sessions, draining = len(loop.table), loop.table.draining
+            stalled = time.monotonic() - loop.beat_at > _STALLED_SECONDS
+            free = loop.allocator.free
+        return verifier_pb2.VerifierStatusResponse(
+            verifier_id=served.verifier_id,
+            model_id=served.model_id,
+            vocab_fingerprint=served.vocab_fingerprint,
+            vocab_size=served.vocab_size,
+            max_context=served.max_context,
+            sessions=sessions,
+            max_sessions=loop.table.max_sessions,
+            kv_used=(loop.allocator.total - free) * served.block_size,
+            kv_total=loop.allocator.total * served.block_size,
+            session_steps=totals.session_steps,
+            drafted_tokens=totals.drafted_tokens,
+            accepted_tokens=totals.accepted_tokens,
+            committed_tokens=totals.committed_tokens,
+            drafters=self._streams.ids(),
+            drafters_aside=self._standings.aside(),
+            draining=draining,
+            device=served.device,
+            stalled=stalled,
+        )
