@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from paceline.session import FinishReason
 from paceline.verdict import Verdict
-from verifier_svc.commit import Committer, StepOutcome
+from verifier_svc.commit import Committer
 from verifier_svc.drafters import DrafterStreams
+from verifier_svc.events import StepOutcome
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts
 from verifier_svc.sessions import Session

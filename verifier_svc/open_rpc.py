@@ -14,19 +14,9 @@ from paceline.service import telemetry
 from paceline.session import SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2
-from verifier_svc.commit import (
-    Alive,
-    Aside,
-    Broken,
-    Committer,
-    Event,
-    Faulty,
-    Finished,
-    Lost,
-    Tokens,
-    Unrecorded,
-)
+from verifier_svc.commit import Committer
 from verifier_svc.delivery import Delivery
+from verifier_svc.events import Alive, Aside, Broken, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.identity import ServedModel
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.step import StepLoop

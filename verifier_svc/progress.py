@@ -9,9 +9,9 @@ from paceline.engine.verify import Decision
 from paceline.session import FinishReason, SessionKey
 from paceline.verdict import Feedback, Verdict
 from verifier_svc import metrics
-from verifier_svc.commit import StepOutcome
 from verifier_svc.control import DraftControl
 from verifier_svc.divergence import DivergenceCheck
+from verifier_svc.events import StepOutcome
 from verifier_svc.isolation import Computed, SessionFault
 from verifier_svc.scheduler import PlannedRows
 from verifier_svc.sessions import Session, SessionTable

@@ -17,7 +17,8 @@ from paceline.session import FinishReason, SessionKey
 from paceline.store import Append, BaseMismatchError, RedisStore, SessionRecord, StoreUnavailableError
 from tests.redis_servers import Cluster, RedisServer, redis_cluster, watched_redis
 from tests.waiting import wait_until
-from verifier_svc.commit import Committer, Event, StepOutcome, Tokens
+from verifier_svc.commit import Committer
+from verifier_svc.events import Event, StepOutcome, Tokens
 
 PROMPT = (1, 2, 3)
 

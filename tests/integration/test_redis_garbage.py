@@ -28,7 +28,8 @@ from paceline.store import (
 )
 from paceline.store.base import SessionExistsError
 from tests.waiting import wait_until
-from verifier_svc.commit import Committer, StepOutcome, Tokens
+from verifier_svc.commit import Committer
+from verifier_svc.events import StepOutcome, Tokens
 
 TEXT = st.one_of(
     st.binary(max_size=9), st.sampled_from([b"", b"-1", b"nan", b"inf", b"1e999", b"0x7", b"{}"])

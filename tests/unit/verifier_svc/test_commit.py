@@ -12,17 +12,8 @@ from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey
 from paceline.store import Append, MemoryStore, SessionRecord, StoreError, StoreUnavailableError
 from tests.waiting import wait_until
-from verifier_svc.commit import (
-    Broken,
-    Committer,
-    Event,
-    Faulty,
-    Finished,
-    Lost,
-    StepOutcome,
-    Tokens,
-    Unrecorded,
-)
+from verifier_svc.commit import Committer
+from verifier_svc.events import Broken, Event, Faulty, Finished, Lost, StepOutcome, Tokens, Unrecorded
 
 ONE, TWO = SessionKey("one", 1), SessionKey("two", 1)
 PROMPT = (1, 2, 3)

@@ -12,11 +12,12 @@ from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.store import SessionRecord
 from paceline.verdict import Verdict
-from verifier_svc.commit import Broken, Committer, Faulty, StepOutcome, Tokens
+from verifier_svc.commit import Committer
 from verifier_svc.control import DraftControl
 from verifier_svc.delivery import Delivery
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
 from verifier_svc.drafting import Drafting
+from verifier_svc.events import Broken, Faulty, StepOutcome, Tokens
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts, TreeBounds
 from verifier_svc.sessions import Session, SessionTable

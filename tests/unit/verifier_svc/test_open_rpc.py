@@ -9,17 +9,7 @@ from paceline.net.rpc import Refused
 from paceline.net.wire import WireError
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import session_pb2, verifier_pb2
-from verifier_svc.commit import (
-    Alive,
-    Aside,
-    Broken,
-    Event,
-    Faulty,
-    Finished,
-    Lost,
-    Tokens,
-    Unrecorded,
-)
+from verifier_svc.events import Alive, Aside, Broken, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.identity import ServedModel
 from verifier_svc.open_rpc import response_for, session_from_request
 
