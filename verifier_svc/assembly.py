@@ -56,12 +56,7 @@ class Verifier:
             on_failure=on_failure,
         )
         self._table = SessionTable(settings.max_sessions)
-        control = DraftControl(
-            self._table,
-            draft_rows=settings.draft_rows,
-            max_tree_nodes=settings.max_tree_nodes,
-            max_wait_seconds=settings.max_draft_wait_ms / 1000,
-        )
+        control = _control(settings, self._table)
         streams = DrafterStreams()
         standings = Standings(on_aside=streams.wake)
         drafts = SessionDrafts(
@@ -109,3 +104,12 @@ class Verifier:
         """Take no new session from now on."""
         with self._table.lock:
             self._table.draining = True
+
+
+def _control(settings: VerifierSettings, table: SessionTable) -> DraftControl:
+    return DraftControl(
+        table,
+        draft_rows=settings.draft_rows,
+        max_tree_nodes=settings.max_tree_nodes,
+        max_wait_seconds=settings.max_draft_wait_ms / 1000,
+    )
