@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from bench.recording import TOP_K, Recording, Target, questions
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import Ask, Method, Needs
 from drafter_svc.tenants import Tenants
 from paceline.net.handshake import vocab_fingerprint
 from paceline.sampling import SamplingParams
@@ -86,45 +86,53 @@ class Answers:
         self._known.update(((prompt, base, path), row) for path, row in zip(paths, rows, strict=True))
 
 
-def simulate(first: Method, answers: Answers, nodes: int, depth: int, tenants: int = 1) -> Tally:
-    """Every recording in turn, as sessions that follow one another in one drafter process.
+def simulate(
+    method: Method, needs: Needs, answers: Answers, nodes: int, depth: int, tenants: int = 1
+) -> Tally:
+    """Replay every recording in turn, as sessions that follow one another in one drafter process.
 
-    `first` is as a tenant's method begins; the sessions are dealt to so many tenants in turn.
+    The sessions are dealt to `tenants` tenants in turn.
     """
     tally = Tally()
-    kept = Tenants(first, tenants)
     for prompt, recording in enumerate(answers.recordings):
-        tenant = str(prompt % tenants)
-        method = kept.enter(tenant)
         key = SessionKey(str(prompt), 1)
         # The first token comes from the prefill, before a drafter may take part.
         session = Hypothesis(
-            key, SamplingParams(max_tokens=len(recording.text)), recording.prompt + recording.text[:1]
+            key,
+            SamplingParams(max_tokens=len(recording.text)),
+            recording.prompt + recording.text[:1],
+            str(prompt % tenants),
         )
         end = len(recording.prompt) + len(recording.text)
         before = session.base_length
         while session.base_length < end:
-            _step(method, session, answers, prompt, nodes, depth, tally)
+            _step(method, needs, session, answers, prompt, nodes, depth, tally)
             tally.steps[recording.task] = tally.steps.get(recording.task, 0) + 1
         method.forget(key.session_id)
-        kept.leave(tenant)
         tally.committed[recording.task] = tally.committed.get(recording.task, 0) + end - before
     return tally
 
 
 def _step(
-    method: Method, session: Hypothesis, answers: Answers, prompt: int, nodes: int, depth: int, tally: Tally
+    method: Method,
+    needs: Needs,
+    session: Hypothesis,
+    answers: Answers,
+    prompt: int,
+    nodes: int,
+    depth: int,
+    tally: Tally,
 ) -> None:
     base, recording = session.base_length, answers.recordings[prompt]
     rest = recording.text[base - len(recording.prompt) :]
     start = time.perf_counter()
-    tree = method.draft(session, nodes, depth)
+    [tree] = method.draft([Ask(session, base, nodes, depth)])
     drafted = time.perf_counter()
     node, accepted = -1, 0
     while accepted < len(rest) - 1 and (child := tree.child(node, rest[accepted])) is not None:
         node, accepted = child, accepted + 1
     feedback = None
-    if method.feedback_top_k:
+    if needs.feedback_top_k:
         rows = answers.rows(prompt, base, tree)
         top_ids = tuple(token for row in rows for token in row)
         feedback = Feedback.of(session.ids[-1], tree, top_ids, TOP_K)
@@ -223,7 +231,8 @@ def command(
         method = methods.create(name, vocab_size=1 << 31)
         if tables and not methods.tables.load(method, methods.tables.SHIPPED, _fingerprint(model)):
             raise click.UsageError(f"no tables come with Paceline for the vocabulary of {model}")
-        click.echo(_row(name, simulate(method, answers, nodes, depth, tenants)))
+        tally = simulate(Tenants(method, tenants), methods.needs(name), answers, nodes, depth, tenants)
+        click.echo(_row(name, tally))
 
 
 def _fingerprint(model: Path) -> str:

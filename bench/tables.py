@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson, Row
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import Teachable
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
@@ -123,7 +123,7 @@ def answers(
         yield from told
 
 
-def learn(method: Method, number: int, writing: Writing) -> None:
+def learn(method: Teachable, number: int, writing: Writing) -> None:
     """Show a method one text with the model's top ids, as a session of its own."""
     key = SessionKey(f"text {number}", 1)
     ids = [*writing.prompt, *writing.text]
@@ -172,13 +172,14 @@ def command(model: Path, out: Path, texts: int, question_tokens: int, answer_tok
     """Write texts with a model and keep what drafters learn from them, for `paceline drafter --tables`."""
     writer = Writer(model)
     vocab = writer.tokenizer.get_vocab()
-    method = methods.create(DrafterSettings.model_fields["method"].default, len(vocab))
+    name = DrafterSettings.model_fields["method"].default
+    method = methods.create(name, len(vocab))
     written = answers(
         writer,
         texts,
         question_tokens=question_tokens,
         answer_tokens=answer_tokens,
-        top_k=method.feedback_top_k,
+        top_k=methods.needs(name).feedback_top_k,
     )
     tokens = 0
     for number, writing in enumerate(track(written, total=texts, description="writing")):

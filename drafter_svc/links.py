@@ -1,4 +1,4 @@
-"""Every verifier this drafter talks to: a link is opened for the first session, dropped when of no use."""
+"""The links to verifiers: one is opened for a verifier's first session, and dropped after long disuse."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 
 import grpc
 
-from drafter_svc import methods, metrics
+from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import MethodFactory, Target
 from drafter_svc.rounds import Counters
+from drafter_svc.runner import Runner
 from drafter_svc.stream import VerifierLink
-from drafter_svc.tenants import Tenants
 from paceline.net.rpc import Refused
 from paceline.net.tls import Identity
 from paceline.service import telemetry
@@ -24,16 +24,23 @@ _SWEEP_SECONDS = 5.0
 
 
 class Links:
-    """Owns one task per verifier and, for each model, what its tenants teach beyond their sessions."""
+    """Owns one task per verifier, and one method per target, which serves all its verifiers' sessions."""
 
-    def __init__(self, drafter_id: str, settings: DrafterSettings, identity: Identity | None) -> None:
+    def __init__(
+        self,
+        drafter_id: str,
+        settings: DrafterSettings,
+        identity: Identity | None,
+        factory: MethodFactory,
+    ) -> None:
         self.counters = Counters()
         self.draining = False
         self._drafter_id = drafter_id
         self._settings = settings
         self._identity = identity
+        self._factory = factory
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
-        self._tenants: dict[tuple[str, str, int], Tenants] = {}
+        self._runners: dict[Target, Runner] = {}
         metrics.SESSIONS.set_function(lambda: self.sessions)
 
     @property
@@ -52,7 +59,7 @@ class Links:
         return known[0].rounds.vocab_size if known else None
 
     async def attach(self, address: str, hypothesis: Hypothesis) -> None:
-        """Draft for a session at a verifier; raises `Refused` when draining or full."""
+        """Draft for a session at a verifier. Raises `Refused` when draining or full."""
         if self.draining:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the drafter is draining")
         session_id = hypothesis.key.session_id
@@ -69,13 +76,13 @@ class Links:
         await self._link(address).attach(hypothesis)
 
     async def detach(self, session_id: str) -> None:
-        """Stop drafting for a session; unknown ones are fine."""
+        """Stop drafting for a session. Unknown ones are fine."""
         holder = self._holder(session_id)
         if holder is not None:
             await holder.detach(session_id)
 
     async def sweep(self) -> None:
-        """Until cancelled: drop sessions and links of which nothing was heard for long."""
+        """Drop sessions without verdicts and links without sessions, until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             for link, task in list(self._links.values()):
@@ -84,16 +91,18 @@ class Links:
                     task.cancel()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take nothing new, and draft on until every session has ended or the grace is over."""
+        """Refuse new sessions; go on drafting until every session has ended or the grace period is over."""
         self.draining = True
         await let_end(lambda: bool(self.sessions), grace_seconds)
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """End every stream."""
         tasks = [task for _, task in self._links.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for runner in self._runners.values():
+            runner.close()
 
     def _holder(self, session_id: str) -> VerifierLink | None:
         return next((link for link, _ in self._links.values() if session_id in link.rounds), None)
@@ -107,7 +116,13 @@ class Links:
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._settings.max_verifiers} verifiers are connected"
             )
         link = VerifierLink(
-            address, self._drafter_id, self._settings, self._identity, self._tenants_of, self.counters
+            address,
+            self._drafter_id,
+            self._settings,
+            self._identity,
+            self._factory.needs,
+            self._runner_for,
+            self.counters,
         )
         task = asyncio.create_task(link.run(), name=f"draft stream to {address}")
         self._links[address] = link, task
@@ -120,20 +135,8 @@ class Links:
             known[0].rounds.clear()
             del self._links[address]
 
-    def _tenants_of(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Tenants:
-        key = model_id, vocab_fingerprint, vocab_size
-        known = self._tenants.get(key)
+    def _runner_for(self, target: Target) -> Runner:
+        known = self._runners.get(target)
         if known is None:
-            known = self._tenants[key] = Tenants(self._first_method(*key), self._settings.tenants)
+            known = self._runners[target] = Runner(self._factory.create(target))
         return known
-
-    def _first_method(self, model_id: str, vocab_fingerprint: str, vocab_size: int) -> Method:
-        """As every tenant's begins."""
-        method = methods.create(self._settings.method, vocab_size)
-        folder = self._settings.tables or methods.tables.SHIPPED
-        try:
-            known = methods.tables.load(method, folder, vocab_fingerprint)
-            log.info("drafting", model=model_id, method=method.name, tables=known)
-        except methods.tables.TablesError as error:
-            log.warning("starting without tables", model=model_id, reason=str(error))
-        return method

@@ -1,14 +1,14 @@
-"""One round: verdicts in, and at once a tree for every session that may have one."""
+"""The sessions drafted for at one verifier: verdicts in, asks for trees out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drafter_svc.hypothesis import Hypothesis, OutOfStepError
-from drafter_svc.methods.base import Method
-from drafter_svc.tenants import Tenants
+from drafter_svc.methods.base import Ask
+from drafter_svc.runner import Drafts, Runner
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Verdict
@@ -16,7 +16,7 @@ from paceline.verdict import Verdict
 
 @dataclass(frozen=True, slots=True)
 class TreeLimits:
-    """What the verifier takes, from its Welcome, and what this drafter wants to send."""
+    """Bounds of trees for one verifier: the smaller of its Welcome's and this drafter's settings."""
 
     vocab_size: int
     nodes: int
@@ -33,12 +33,12 @@ class Counters:
 
 
 @dataclass(slots=True)
-class Drafted:
-    """What goes up to the verifier after a round."""
+class Message:
+    """One message to the verifier. `joins` are (key, known length), `trees` (key, base length, tree)."""
 
-    joins: list[tuple[SessionKey, int]]
-    leaves: list[str]
-    trees: list[tuple[SessionKey, int, TokenTree]]
+    joins: list[tuple[SessionKey, int]] = field(default_factory=list)
+    leaves: list[str] = field(default_factory=list)
+    trees: list[tuple[SessionKey, int, TokenTree]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.joins or self.leaves or self.trees)
@@ -46,26 +46,25 @@ class Drafted:
 
 @dataclass(slots=True)
 class _Seat:
-    """A session here, its last draft budget (None until a verdict came), and when it was heard of.
-
-    `method` is its tenant's; None until the verifier's first Welcome.
-    """
+    """A session, when it was last heard of, and its draft budget: None until a verdict says it."""
 
     hypothesis: Hypothesis
     heard: float
-    method: Method | None = None
     budget: int | None = None
     rejoined: bool = False
 
 
 class Rounds:
-    """The sessions drafted for at one verifier. Pure bookkeeping: no I/O, nothing awaited."""
+    """The sessions drafted for at one verifier, and which of them wait for a tree. No I/O.
+
+    Every session that joined, or got a verdict, since its last ask waits for a tree.
+    """
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._seats: dict[str, _Seat] = {}
-        self._tenants: Tenants | None = None
-        self._unsettled: list[Method] = []
+        self._waiting: dict[str, _Seat] = {}
+        self._runner: Runner | None = None
         self._limits = TreeLimits(0, 0, 0)
 
     def __len__(self) -> int:
@@ -79,41 +78,48 @@ class Rounds:
         """The verifier's vocabulary size; None before its first Welcome."""
         return self._limits.vocab_size or None
 
-    def welcome(self, tenants: Tenants, limits: TreeLimits) -> Drafted:
-        """A stream is up: join every session again, and draft for each."""
-        if self._tenants is not tenants:
-            for seat in self._seats.values():
-                self._vacate(seat)
-        self._tenants, self._limits = tenants, limits
-        drafted = Drafted([], [], [])
+    @property
+    def waiting(self) -> bool:
+        """Whether any session waits for a tree."""
+        return bool(self._waiting)
+
+    def welcome(self, runner: Runner, limits: TreeLimits) -> Message:
+        """A stream is up: join every session again. All of them wait for a tree."""
+        if self._runner is not None and self._runner is not runner:
+            for session_id in self._seats:
+                self._runner.forget(session_id)
+        self._runner, self._limits = runner, limits
+        self._waiting.clear()
+        message = Message()
         for session_id, seat in list(self._seats.items()):
             if _fits(seat.hypothesis, limits):
                 seat.budget, seat.rejoined = None, False
-                self._join(seat, drafted)
+                self._join(seat, message)
             else:
                 self.detach(session_id)
-        return drafted
+        return message
 
-    def attach(self, hypothesis: Hypothesis) -> Drafted:
-        """Draft for a session from now on; a later epoch replaces, the same or an earlier changes nothing."""
-        drafted = Drafted([], [], [])
+    def attach(self, hypothesis: Hypothesis) -> Message:
+        """Draft for a session from now on. A later epoch replaces; the same or an earlier changes nothing."""
+        message = Message()
         session_id = hypothesis.key.session_id
         seat = self._seats.get(session_id)
         if seat is not None:
             if hypothesis.key.epoch <= seat.hypothesis.key.epoch:
-                return drafted
+                return message
             self.detach(session_id)
         seat = self._seats[session_id] = _Seat(hypothesis, time.monotonic())
-        if self._tenants is not None:
-            self._join(seat, drafted)
-        return drafted
+        if self._runner is not None:
+            self._join(seat, message)
+        return message
 
     def detach(self, session_id: str) -> bool:
-        """Forget a session; whether there was one."""
-        seat = self._seats.pop(session_id, None)
-        if seat is not None:
-            self._vacate(seat)
-        return seat is not None
+        """Forget a session. False if there was none."""
+        known = self._seats.pop(session_id, None) is not None
+        self._waiting.pop(session_id, None)
+        if known and self._runner is not None:
+            self._runner.forget(session_id)
+        return known
 
     def epoch(self, session_id: str) -> int | None:
         """Epoch under which a session is drafted for; None for an unknown one."""
@@ -125,83 +131,78 @@ class Rounds:
         for session_id in list(self._seats):
             self.detach(session_id)
 
-    def verdicts(self, verdicts: Iterable[Verdict]) -> Drafted:
-        """Re-root every session on what was said of it, then draft on the new bases."""
-        drafted = Drafted([], [], [])
+    def verdicts(self, verdicts: Iterable[Verdict]) -> Message:
+        """Take verdicts in. Sessions that go on and have a draft budget wait for a tree."""
+        message = Message()
         now = time.monotonic()
-        touched: dict[str, _Seat] = {}
         for verdict in verdicts:
             session_id = verdict.key.session_id
             seat = self._seats.get(session_id)
             if seat is None or verdict.key.epoch != seat.hypothesis.key.epoch:
                 continue
             self._counters.accepted_tokens += verdict.accepted
+            learned = self._learn(seat, verdict, message)
             if verdict.finished:
-                self._learn(seat, verdict, drafted)
                 self.detach(session_id)
-                touched.pop(session_id, None)
-            elif self._learn(seat, verdict, drafted):
+            elif learned:
                 seat.budget, seat.heard = verdict.draft_budget, now
-                touched[session_id] = seat
+                self._waiting[session_id] = seat
             else:
-                touched.pop(session_id, None)
-        for seat in touched.values():
-            self._draft(seat, drafted)
-        return drafted
+                self._waiting.pop(session_id, None)
+        return message
 
-    def settle(self) -> None:
-        """Learn what can wait until the trees have been sent."""
-        for method in self._unsettled:
-            method.settle()
-        self._unsettled.clear()
+    def asks(self) -> list[Ask]:
+        """An ask for each session that waits for a tree; none of them waits any longer."""
+        waiting, self._waiting = self._waiting, {}
+        asks = []
+        for seat in waiting.values():
+            nodes = self._limits.nodes if seat.budget is None else min(seat.budget, self._limits.nodes)
+            if nodes > 0:
+                length = seat.hypothesis.base_length
+                asks.append(Ask(seat.hypothesis, length, nodes, self._limits.depth))
+        return asks
+
+    def deliver(self, drafts: Drafts, message: Message) -> Message:
+        """Add trees to a message. Leaves sessions that the method failed for; skips those that are gone."""
+        for ask, tree in drafts:
+            key = ask.session.key
+            seat = self._seats.get(key.session_id)
+            if seat is None or seat.hypothesis is not ask.session:
+                continue
+            if tree is None:
+                message.leaves.append(key.session_id)
+                self.detach(key.session_id)
+            elif tree.tokens:
+                message.trees.append((key, ask.length, tree))
+                self._counters.trees += 1
+                self._counters.drafted_tokens += len(tree)
+        return message
 
     def idle(self, older_than: float) -> Iterator[str]:
-        """Ids of sessions of which nothing was heard for `older_than` seconds."""
+        """Ids of sessions without a verdict for `older_than` seconds."""
         since = time.monotonic() - older_than
         return (session_id for session_id, seat in self._seats.items() if seat.heard < since)
 
-    def _vacate(self, seat: _Seat) -> None:
-        """Let go of the tenant's method, and it of the session."""
-        if seat.method is not None and self._tenants is not None:
-            seat.method.forget(seat.hypothesis.key.session_id)
-            seat.method = None
-            self._tenants.leave(seat.hypothesis.tenant)
+    def _join(self, seat: _Seat, message: Message) -> None:
+        message.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
+        self._waiting[seat.hypothesis.key.session_id] = seat
 
-    def _join(self, seat: _Seat, drafted: Drafted) -> None:
-        if seat.method is None and self._tenants is not None:
-            seat.method = self._tenants.enter(seat.hypothesis.tenant)
-        drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
-        self._draft(seat, drafted)
-
-    def _learn(self, seat: _Seat, verdict: Verdict, drafted: Drafted) -> bool:
-        """Take a verdict in; one that does not fit asks once, by a Join, for what is missing."""
-        assert seat.method is not None
+    def _learn(self, seat: _Seat, verdict: Verdict, message: Message) -> bool:
+        """Whether the verdict fits. One that does not asks once, by a Join, for what is missing."""
+        assert self._runner is not None
         try:
             lesson = seat.hypothesis.learn(verdict)
         except OutOfStepError:
             if seat.rejoined or verdict.finished:
-                drafted.leaves.append(verdict.key.session_id)
+                message.leaves.append(verdict.key.session_id)
                 self.detach(verdict.key.session_id)
             else:
                 seat.rejoined = True
-                drafted.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
+                message.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
             return False
         seat.rejoined = False
-        seat.method.observe(seat.hypothesis, lesson)
-        self._unsettled.append(seat.method)
+        self._runner.observe(seat.hypothesis, lesson)
         return True
-
-    def _draft(self, seat: _Seat, drafted: Drafted) -> None:
-        assert seat.method is not None
-        nodes = self._limits.nodes if seat.budget is None else min(seat.budget, self._limits.nodes)
-        if nodes <= 0:
-            return
-        hypothesis = seat.hypothesis
-        tree = seat.method.draft(hypothesis, nodes, self._limits.depth)
-        if tree.tokens:
-            drafted.trees.append((hypothesis.key, hypothesis.base_length, tree))
-            self._counters.trees += 1
-            self._counters.drafted_tokens += len(tree)
 
 
 def _fits(hypothesis: Hypothesis, limits: TreeLimits) -> bool:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import grpc
 
-from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
+from drafter_svc.factory import TeachableFactory
 from drafter_svc.links import Links
+from drafter_svc.methods import UnknownMethodError
+from drafter_svc.methods.base import MethodFactory
 from drafter_svc.server import DrafterServicer
 from paceline.net import rpc
 from paceline.net.roles import Role
@@ -35,11 +37,11 @@ class Drafter:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: DrafterSettings) -> AsyncIterator[Drafter]:
+    async def running(cls, settings: DrafterSettings, factory: MethodFactory) -> AsyncIterator[Drafter]:
         """Serve until the block is left, then drain within the grace period."""
         drafter_id = settings.drafter_id or f"{socket.gethostname()}-{os.getpid()}"
         identity = Identity.of_service(settings, Role.DRAFTER)
-        links = Links(drafter_id, settings, identity)
+        links = Links(drafter_id, settings, identity, factory)
         servicer = DrafterServicer(drafter_id, settings, links)
 
         def add(server: grpc.aio.Server) -> None:
@@ -49,7 +51,7 @@ class Drafter:
             add, services=[SERVICE], host=settings.host, port=settings.port, identity=identity
         )
         sweep = asyncio.create_task(links.sweep(), name="drop idle sessions and links")
-        log.info("ready", address=server.address, drafter=drafter_id, method=settings.method)
+        log.info("ready", address=server.address, drafter=drafter_id, method=factory.name)
         try:
             yield cls(server.address, links)
         finally:
@@ -59,17 +61,17 @@ class Drafter:
             await server.stop(0)
 
 
-async def serve(settings: DrafterSettings, stop: asyncio.Event) -> None:
+async def serve(settings: DrafterSettings, factory: MethodFactory, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
-    async with Drafter.running(settings):
+    async with Drafter.running(settings, factory):
         await stop.wait()
 
 
 def run(settings: DrafterSettings) -> None:
-    """Check the method's name and serve. Raises `SettingsError` for a method that there is not."""
+    """Make the drafting method and serve. Raises `SettingsError` for an unknown method."""
     telemetry.setup("drafter", settings)
     try:
-        methods.check(settings.method)
-    except methods.UnknownMethodError as error:
+        factory = TeachableFactory(settings)
+    except UnknownMethodError as error:
         raise SettingsError(f"--method (PACELINE_DRAFTER_METHOD): {error}") from error
-    rpc.run_service(lambda stop: serve(settings, stop))
+    rpc.run_service(lambda stop: serve(settings, factory, stop))

@@ -1,4 +1,4 @@
-"""One Draft stream per verifier: joins and trees up, verdicts down; reconnects and joins again."""
+"""One Draft stream per verifier: joins and trees up, verdicts down. Reconnects, and joins again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import grpc
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
-from drafter_svc.tenants import Tenants
+from drafter_svc.methods.base import Needs, Target
+from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
+from drafter_svc.runner import Runner
 from paceline.net import rpc, wire
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.roles import Role
@@ -25,12 +26,10 @@ from paceline.v1 import verifier_pb2_grpc
 
 log = telemetry.logger(__name__)
 
-# Ids per verified row asked back of the target; what the table of token recycling holds per entry.
-FEEDBACK_TOP_K = 8
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 3.0
 _WELCOME_SECONDS = 10.0
-# A verifier that answers Hello so will not answer otherwise later.
+# Answers to Hello that trying again does not change.
 _FINAL = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -41,13 +40,14 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
 
 
 class HandshakeRefusedError(Exception):
-    """The two do not speak the same protocol: reconnecting cannot help."""
+    """The verifier refuses this drafter. Reconnecting does not help."""
 
 
 class VerifierLink:
     """Owns the stream to one verifier and the sessions drafted for there.
 
-    `tenants(model_id, vocab_fingerprint, vocab_size)` gives what all links to verifiers of that model share.
+    The Hello asks for what the method `needs`. `runner_for` gives the method's runner for a target, which all
+    links to verifiers of that target share.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class VerifierLink:
         drafter_id: str,
         settings: DrafterSettings,
         identity: Identity | None,
-        tenants: Callable[[str, str, int], Tenants],
+        needs: Needs,
+        runner_for: Callable[[Target], Runner],
         counters: Counters,
     ) -> None:
         self.address = address
@@ -64,10 +65,13 @@ class VerifierLink:
         self._drafter_id = drafter_id
         self._settings = settings
         self._identity = identity
-        self._tenants = tenants
+        self._needs = needs
+        self._runner_for = runner_for
         self._call: Call | None = None
+        self._runner: Runner | None = None
         self._writing = asyncio.Lock()
         self._saying: set[asyncio.Task[None]] = set()
+        self._drafting: asyncio.Task[None] | None = None
         self._used_at = time.monotonic()
 
     @property
@@ -76,7 +80,7 @@ class VerifierLink:
         return self._call is not None
 
     async def run(self) -> None:
-        """Keep the stream up; returns when the verifier is given up. Cancel it to hang up."""
+        """Keep the stream up; return when the verifier is given up. Cancel to close the stream."""
         backoff = _FIRST_BACKOFF_SECONDS
         lost_at = time.monotonic()
         while True:
@@ -102,28 +106,28 @@ class VerifierLink:
             backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
 
     async def attach(self, hypothesis: Hypothesis) -> None:
-        """Draft for a session from now on; while the stream is down, from its return on."""
+        """Draft for a session from now on, or, while the stream is down, once it is up again."""
         self._used_at = time.monotonic()
         await self._say(self.rounds.attach(hypothesis))
 
     async def detach(self, session_id: str) -> None:
-        """Forget a session and tell the verifier so."""
+        """Forget a session and tell the verifier."""
         if self.rounds.detach(session_id):
-            await self._say(Drafted([], [session_id], []))
+            await self._say(Message(leaves=[session_id]))
 
     def unused_seconds(self) -> float:
-        """For how long there has been no session here."""
+        """Seconds since there was a session here."""
         if len(self.rounds):
             self._used_at = time.monotonic()
         return time.monotonic() - self._used_at
 
     async def drop_idle(self) -> None:
-        """Leave sessions that the verifier has not spoken of for a long time."""
+        """Leave sessions that got no verdict for `idle_seconds`."""
         for session_id in list(self.rounds.idle(self._settings.idle_seconds)):
             await self.detach(session_id)
 
     async def _converse(self) -> None:
-        """One stream from Hello to its end; raises what ended it."""
+        """Serve one stream from Hello to its end. Raises the error that ended it."""
         proxied = self._settings.use_http_proxy
         async with rpc.channel(
             self.address, Role.VERIFIER, self._identity, use_http_proxy=proxied
@@ -132,23 +136,28 @@ class VerifierLink:
             try:
                 welcome = await self._shake_hands(call)
                 settings = self._settings
-                tenants = self._tenants(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
+                target = Target(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
                 limits = TreeLimits(
                     vocab_size=welcome.vocab_size,
                     nodes=min(settings.tree_nodes, welcome.max_tree_nodes),
                     depth=min(settings.tree_depth, welcome.max_tree_depth),
                 )
-                self._call = call
+                self._call, self._runner = call, self._runner_for(target)
                 log.info("verifier joined", verifier=self.address, model=welcome.model_id)
-                await self._send(self.rounds.welcome(tenants, limits))
+                await self._send(self._with_trees(self.rounds.welcome(self._runner, limits)))
                 while (response := await call.read()) is not grpc.aio.EOF:
                     await self._round(response)
             finally:
+                if self._drafting is not None:
+                    self._drafting.cancel()
+                    self._drafting = None
                 call.cancel()
 
     async def _shake_hands(self, call: Call) -> pb.Welcome:
         hello = pb.Hello(
-            protocol_version=PROTOCOL_VERSION, drafter_id=self._drafter_id, feedback_top_k=FEEDBACK_TOP_K
+            protocol_version=PROTOCOL_VERSION,
+            drafter_id=self._drafter_id,
+            feedback_top_k=self._needs.feedback_top_k,
         )
         try:
             async with asyncio.timeout(_WELCOME_SECONDS):
@@ -164,15 +173,17 @@ class VerifierLink:
         return welcome
 
     async def _round(self, response: pb.DraftResponse) -> None:
-        """The hot path: nothing is awaited between a verdict's arrival and its tree's departure."""
+        """Take verdicts in. Unless the method computes, nothing is awaited before their trees are written."""
         vocab_size = self.rounds.vocab_size or 0
         start = time.perf_counter()
         verdicts = [wire.verdict_from_proto(verdict, vocab_size=vocab_size) for verdict in response.verdicts]
-        drafted = self.rounds.verdicts(verdicts)
-        if drafted:
-            await self._send(drafted)
-            metrics.ROUND_SECONDS.observe(time.perf_counter() - start)
-        self.rounds.settle()
+        message = self._with_trees(self.rounds.verdicts(verdicts))
+        if message:
+            await self._send(message)
+            if message.trees:
+                metrics.ROUND_SECONDS.observe(time.perf_counter() - start)
+        if self._runner is not None:
+            self._runner.settle()
         for error in response.errors:
             # A session that has just ended may still be answered for a tree that crossed its end.
             if self.rounds.detach(error.session_id):
@@ -183,28 +194,48 @@ class VerifierLink:
                     reason=error.message,
                 )
 
-    async def _say(self, drafted: Drafted) -> None:
-        """`_send` for a caller who may be cancelled: what it has changed here must still be told.
+    def _with_trees(self, message: Message) -> Message:
+        """Add trees for all sessions that wait. If the method computes, a task sends them later."""
+        runner = self._runner
+        if self._call is None or runner is None:
+            return message
+        if not runner.computes:
+            return self.rounds.deliver(runner.draft_now(self.rounds.asks()), message)
+        if self.rounds.waiting and (self._drafting is None or self._drafting.done()):
+            self._drafting = asyncio.create_task(self._keep_drafting(runner), name="draft trees")
+        return message
 
-        A write that is cancelled ends its whole stream, moreover, and so for all sessions.
+    async def _keep_drafting(self, runner: Runner) -> None:
+        """Draft for the sessions that wait, and for those that came to wait meanwhile, until none does."""
+        while self.rounds.waiting:
+            start = time.perf_counter()
+            drafts = await runner.draft(self.rounds.asks)
+            await self._send(self.rounds.deliver(drafts, Message()))
+            metrics.ROUND_SECONDS.observe(time.perf_counter() - start)
+            runner.settle()
+
+    async def _say(self, message: Message) -> None:
+        """`_send` for a caller who may be cancelled: the verifier must be told of changes made here.
+
+        Besides, cancelling a write would end the stream for all its sessions.
         """
-        sending = asyncio.create_task(self._send(drafted))
+        sending = asyncio.create_task(self._send(self._with_trees(message)))
         self._saying.add(sending)
         sending.add_done_callback(self._saying.discard)
         await asyncio.shield(sending)
 
-    async def _send(self, drafted: Drafted) -> None:
-        """Write one message; a stream that has gone meanwhile is left to `run`, which joins again."""
+    async def _send(self, message: Message) -> None:
+        """Write one message. If the stream is gone, `run` joins again; nothing is raised here."""
         call = self._call
-        if call is None or not drafted:
+        if call is None or not message:
             return
         request = pb.DraftRequest(
-            joins=[pb.Join(key=wire.key_to_proto(key), known_length=length) for key, length in drafted.joins],
-            leaves=drafted.leaves,
-            trees=[wire.tree_to_proto(key, base, tree) for key, base, tree in drafted.trees],
+            joins=[pb.Join(key=wire.key_to_proto(key), known_length=length) for key, length in message.joins],
+            leaves=message.leaves,
+            trees=[wire.tree_to_proto(key, base, tree) for key, base, tree in message.trees],
         )
-        metrics.TREES.inc(len(drafted.trees))
-        metrics.TREE_NODES.inc(sum(len(tree) for _, _, tree in drafted.trees))
+        metrics.TREES.inc(len(message.trees))
+        metrics.TREE_NODES.inc(sum(len(tree) for _, _, tree in message.trees))
         try:
             async with self._writing:
                 await call.write(request)

@@ -1,54 +1,86 @@
-"""Whom a session teaches: the sessions of its own tenant, and no others."""
+"""Keeps tenants apart: a session teaches, and is drafted with, its own tenant's method only."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drafter_svc.methods.base import Method
+from drafter_svc.hypothesis import Hypothesis, Lesson
+from drafter_svc.methods.base import Ask, TeachableMethod
+from paceline.tree import TokenTree
 
 
 @dataclass(slots=True)
 class _Present:
     """A tenant that has sessions here."""
 
-    method: Method
+    tenant: str
+    method: TeachableMethod
     sessions: int = 0
 
 
 class Tenants:
-    """The methods of one model: each tenant its own, all begun alike.
+    """A method made of one method per tenant, all of which begin alike.
 
-    What tenants taught is kept behind their sessions for `most` of them; the one that was away longest goes
-    first, and begins anew when it returns.
+    A tenant's method is kept after its last session, for the `most` tenants that left last. Any other tenant
+    begins anew when it returns.
     """
 
-    def __init__(self, first: Method, most: int) -> None:
-        """`first` is as every tenant's method begins; it drafts for nobody itself."""
+    def __init__(self, first: TeachableMethod, most: int) -> None:
+        """`first` is how every tenant's method begins; it drafts for nobody itself."""
+        self.name = first.name
+        self.computes = first.computes
         self._first = first
         self._most = most
         self._present: dict[str, _Present] = {}
-        self._away: OrderedDict[str, Method] = OrderedDict()
+        self._away: OrderedDict[str, TeachableMethod] = OrderedDict()
+        # By session id.
+        self._sessions: dict[str, _Present] = {}
+        self._unsettled: list[TeachableMethod] = []
 
     def __len__(self) -> int:
-        """Tenants of whom something is kept."""
+        """Tenants whose method is kept."""
         return len(self._present) + len(self._away)
 
-    def enter(self, tenant: str) -> Method:
-        """The method for a session that begins; `leave` it at its end."""
-        present = self._present.get(tenant)
-        if present is None:
-            method = self._away.pop(tenant, None) or self._first.fresh()
-            present = self._present[tenant] = _Present(method)
-        present.sessions += 1
-        return present.method
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        """See `Method.draft`."""
+        return [tree for ask in asks for tree in self._of(ask.session).draft([ask])]
 
-    def leave(self, tenant: str) -> None:
-        """A session of the tenant's has ended."""
-        present = self._present[tenant]
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        """See `Method.observe`."""
+        method = self._of(session)
+        method.observe(session, lesson)
+        self._unsettled.append(method)
+
+    def settle(self) -> None:
+        """See `Method.settle`."""
+        unsettled, self._unsettled = self._unsettled, []
+        for method in unsettled:
+            method.settle()
+
+    def forget(self, session_id: str) -> None:
+        """See `Method.forget`. A tenant leaves with its last session."""
+        present = self._sessions.pop(session_id, None)
+        if present is None:
+            return
+        present.method.forget(session_id)
         present.sessions -= 1
         if present.sessions:
             return
-        self._away[tenant] = self._present.pop(tenant).method
+        del self._present[present.tenant]
+        self._away[present.tenant] = present.method
         while len(self._away) > self._most:
             self._away.popitem(last=False)
+
+    def _of(self, session: Hypothesis) -> TeachableMethod:
+        """The method of the session's tenant, which enters with its first session."""
+        present = self._sessions.get(session.key.session_id)
+        if present is None:
+            present = self._present.get(session.tenant)
+            if present is None:
+                method = self._away.pop(session.tenant, None) or self._first.fresh()
+                present = self._present[session.tenant] = _Present(session.tenant, method)
+            present.sessions += 1
+            self._sessions[session.key.session_id] = present
+        return present.method

@@ -1,4 +1,4 @@
-"""Tables that a method starts with, by vocabulary: files of safetensors that `bench tables` writes."""
+"""Files of the tables that a method starts with, one per vocabulary; `paceline bench tables` writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import Teachable
 
 # Tables that come with the package.
 SHIPPED = Path(__file__).parent.parent / "tables"
@@ -23,17 +23,17 @@ def _path(folder: Path, vocab_fingerprint: str) -> Path:
     return folder / f"{vocab_fingerprint}.safetensors"
 
 
-def save(method: Method, folder: Path, vocab_fingerprint: str) -> Path:
-    """Write what a method has learned; returns the file."""
+def save(method: Teachable, folder: Path, vocab_fingerprint: str) -> Path:
+    """Write what a method has learned. Returns the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, vocab_fingerprint)
     save_file(method.tables(), path, metadata={"method": method.name})
     return path
 
 
-def load(method: Method, folder: Path, vocab_fingerprint: str) -> bool:
-    """Give a method the tables for a vocabulary; False where the folder has none. Raises `TablesError`."""
-    # It comes from a verifier: nothing but a name.
+def load(method: Teachable, folder: Path, vocab_fingerprint: str) -> bool:
+    """Give a method the tables for a vocabulary. False if the folder has none. Raises `TablesError`."""
+    # The fingerprint comes from a verifier: it must not name any other file.
     if not re.fullmatch(r"[0-9a-f]{1,64}", vocab_fingerprint):
         return False
     path = _path(folder, vocab_fingerprint)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from bench import tables
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
-from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.factory import TeachableFactory
+from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.links import Links
+from drafter_svc.methods.base import Ask, Method, MethodFactory, Needs, Target
 from drafter_svc.service import Drafter
 from paceline.net import rpc, wire
 from paceline.sampling import SamplingParams
@@ -189,9 +192,12 @@ async def verifier(script: ScriptedVerifier, port: int = 0) -> AsyncIterator[rpc
 
 
 @asynccontextmanager
-async def drafter(**changed: object) -> AsyncIterator[tuple[Stub, Links]]:
+async def drafter(
+    factory: MethodFactory | None = None, **changed: object
+) -> AsyncIterator[tuple[Stub, Links]]:
     settings = DrafterSettings(port=0, drafter_id="d", grace_seconds=0, **changed)  # type: ignore[arg-type]
-    async with Drafter.running(settings) as running, rpc.channel(running.address) as channel:
+    factory = factory or TeachableFactory(settings)
+    async with Drafter.running(settings, factory) as running, rpc.channel(running.address) as channel:
         yield drafter_pb2_grpc.DrafterServiceStub(channel), running.links
 
 
@@ -330,6 +336,102 @@ async def test_another_verifier_moves_the_session() -> None:
         await stub.Attach(attach(second.address, TEXT[:5], epoch=2))
         await wait_until(lambda: new.plays["s"].known == len(TEXT), "the second one is drafted for")
         await wait_until(lambda: "s" in old.leaves, "the first one is left")
+
+
+async def test_a_method_that_needs_no_feedback_asks_for_none() -> None:
+    script = ScriptedVerifier({"s": Play(TEXT, known=10)})
+    async with verifier(script) as server, drafter(method="lookup") as (stub, _):
+        await stub.Attach(attach(server.address, TEXT[:8]))
+        await wait_until(lambda: script.plays["s"].known == len(TEXT), "the text is committed")
+    assert script.hellos[0].feedback_top_k == 0
+
+
+class SlowMethod:
+    """Computes a chain of the scripted text's ids, once the test lets it."""
+
+    name = "slow"
+    computes = True
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[list[tuple[str, int]]] = []
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        self.batches.append([(ask.session.key.session_id, ask.length) for ask in asks])
+        assert self.go.wait(30)
+        return [self._chain(ask) for ask in asks]
+
+    def _chain(self, ask: Ask) -> TokenTree:
+        if ask.session.key.session_id == "bad":
+            raise ValueError("a session that cannot be drafted for")
+        ids = TEXT[ask.length : ask.length + min(4, ask.nodes)]
+        return TokenTree(tuple(ids), tuple(range(-1, len(ids) - 1)), (-0.1,) * len(ids))
+
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None: ...
+    def settle(self) -> None: ...
+    def forget(self, session_id: str) -> None: ...
+
+
+class SlowFactory:
+    name = "slow"
+    needs = Needs(feedback_top_k=3)
+
+    def __init__(self) -> None:
+        self.method = SlowMethod()
+        self.targets: list[Target] = []
+
+    def create(self, target: Target) -> Method:
+        self.targets.append(target)
+        return self.method
+
+
+async def test_a_method_that_computes_holds_nothing_up() -> None:
+    """While it computes verdicts are taken in and calls answered; then one batch drafts for all who wait."""
+    plays = {"s": Play(TEXT, known=5, paused=True), "t": Play(TEXT, known=5, paused=True)}
+    script, factory = ScriptedVerifier(plays), SlowFactory()
+    method = factory.method
+    async with verifier(script) as server, drafter(factory) as (stub, links):
+        await stub.Attach(attach(server.address, TEXT[:5], "s"))
+        await wait_until(lambda: method.batches == [[("s", 5)]], "it computes")
+        await stub.Attach(attach(server.address, TEXT[:5], "t"))
+        held = {session_id: hypothesis(links, session_id) for session_id in plays}
+        for play in plays.values():
+            play.paused = False
+        await wait_until(lambda: all(len(known.ids) > 20 for known in held.values()), "verdicts come in")
+        for play in plays.values():
+            play.paused = True
+        told = await status(stub)
+        assert (told.sessions, told.trees) == (2, 0)
+        assert len(method.batches) == 1
+        assert not any(play.accepted for play in plays.values())
+        method.go.set()
+        for play in plays.values():
+            play.paused = False
+        await wait_until(lambda: all(p.known == len(p.text) for p in plays.values()), "texts are committed")
+    assert {name for name, _ in method.batches[1]} == {"s", "t"}
+    assert all(length > 20 for _, length in method.batches[1])
+    assert all(play.accepted for play in plays.values())
+    assert script.hellos[0].feedback_top_k == 3
+    assert factory.targets == [Target("m", "f", VOCAB)]
+
+
+def hypothesis(links: Links, session_id: str) -> Hypothesis:
+    [link] = [link for link, _ in links._links.values()]
+    return link.rounds._seats[session_id].hypothesis
+
+
+async def test_a_session_that_the_method_fails_for_is_left_and_others_go_on() -> None:
+    plays = {"bad": Play(TEXT, known=5), "t": Play(TEXT, known=5)}
+    script, factory = ScriptedVerifier(plays), SlowFactory()
+    factory.method.go.set()
+    async with verifier(script) as server, drafter(factory) as (stub, links):
+        for session_id in plays:
+            await stub.Attach(attach(server.address, TEXT[:5], session_id))
+        await wait_until(lambda: "bad" in script.leaves, "the verifier is told")
+        await wait_until(lambda: plays["t"].known == len(TEXT), "the other is drafted for")
+        await wait_until(lambda: not links.sessions, "both are forgotten")
+    assert plays["t"].accepted
+    assert script.streams == 1
 
 
 async def test_a_refused_handshake_drops_the_sessions() -> None:

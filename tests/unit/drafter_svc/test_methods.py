@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis, Lesson, Row
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import Ask, Method, Needs, TeachableMethod
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree, check
@@ -26,6 +26,11 @@ TOP_K = 4
 
 def session(ids: list[int], session_id: str = "s", temperature: float = 0.0) -> Hypothesis:
     return Hypothesis(SessionKey(session_id, 1), SamplingParams(max_tokens=8, temperature=temperature), ids)
+
+
+def draft(method: Method, known: Hypothesis, nodes: int, depth: int) -> TokenTree:
+    [tree] = method.draft([Ask(known, known.base_length, nodes, depth)])
+    return tree
 
 
 def step(method: Method, known: Hypothesis, tree: TokenTree, truth: list[int], top: list[int]) -> None:
@@ -61,7 +66,7 @@ def test_every_tree_is_valid_for_any_history(
     method = methods.create(name, VOCAB)
     known = session(prompt, temperature=temperature)
     while text:
-        tree = method.draft(known, budget, depth)
+        tree = draft(method, known, budget, depth)
         check(tree, vocab_size=VOCAB, max_nodes=budget, max_depth=max(depth, 1))
         assert depth or not len(tree)
         before = known.base_length
@@ -82,11 +87,11 @@ def test_ids_outside_the_vocabulary_are_never_drafted(name: str, prompt: list[in
     verified = TokenTree(tuple(rows), (-1,) * len(rows), (-1.0,) * len(rows))
     feedback = Feedback.of(known.ids[-1], verified, tuple([known.ids[0]] * (len(rows) + 1)), 1)
     method.observe(known, known.learn(Verdict(known.key, known.base_length, (3,), feedback=feedback)))
-    check(method.draft(known, 31, 8), vocab_size=VOCAB, max_nodes=31, max_depth=8)
+    check(draft(method, known, 31, 8), vocab_size=VOCAB, max_nodes=31, max_depth=8)
 
 
 def test_lookup_copies_what_followed_the_longest_match() -> None:
-    tree = methods.create("lookup", VOCAB).draft(session([1, 2, 3, 4, 5, 9, 3, 8, 1, 2, 3]), 8, 2)
+    tree = draft(methods.create("lookup", VOCAB), session([1, 2, 3, 4, 5, 9, 3, 8, 1, 2, 3]), 8, 2)
     assert tree.reroot([4]).tokens[0] == 5
     assert tree.tokens[0] == 4
     assert tree.child(-1, 8) is not None
@@ -95,9 +100,9 @@ def test_lookup_copies_what_followed_the_longest_match() -> None:
 def test_recycling_carries_the_targets_top_ids_to_another_session() -> None:
     method = methods.create("recycling", VOCAB)
     first = session([1, 2], "first")
-    assert not len(method.draft(first, 8, 4))
+    assert not len(draft(method, first, 8, 4))
     step(method, first, TokenTree(), [5], [5, 6, 7, 8])
-    tree = method.draft(session([3, 2], "second"), 8, 1)
+    tree = draft(method, session([3, 2], "second"), 8, 1)
     assert tree.tokens == (5, 6, 7, 8)
 
 
@@ -106,10 +111,10 @@ def test_confidence_follows_what_was_accepted() -> None:
     known = session([1])
     top = [1, 2, 3, 4]
     step(method, known, TokenTree(), [1], top)
-    before = method.draft(known, 4, 1)
+    before = draft(method, known, 4, 1)
     for _ in range(200):
-        step(method, known, method.draft(known, 4, 1), [2, 2], top)
-    after = method.draft(known, 4, 1)
+        step(method, known, draft(method, known, 4, 1), [2, 2], top)
+    after = draft(method, known, 4, 1)
     assert before.tokens[0] == 1
     assert after.tokens[0] == 2
     assert after.log_probs[0] > before.log_probs[0]
@@ -119,27 +124,42 @@ def test_sampled_and_greedy_text_are_measured_apart() -> None:
     method = methods.create("lookup", VOCAB)
     known = session([1, 2, 1], temperature=0.8)
     greedy = session([1, 2, 1], "greedy")
-    before = method.draft(greedy, 1, 1)
+    before = draft(method, greedy, 1, 1)
     for _ in range(50):
-        step(method, known, method.draft(known, 1, 1), [7, 1], [7])
-    assert method.draft(greedy, 1, 1) == before
+        step(method, known, draft(method, known, 1, 1), [7, 1], [7])
+    assert draft(method, greedy, 1, 1) == before
 
 
 def test_a_forgotten_session_starts_afresh() -> None:
     method = methods.create("lookup", VOCAB)
-    assert len(method.draft(session([1, 2, 1]), 4, 4))
+    assert len(draft(method, session([1, 2, 1]), 4, 4))
     method.forget("s")
-    assert not len(method.draft(session([3, 4, 5]), 4, 4))
+    assert not len(draft(method, session([3, 4, 5]), 4, 4))
     method.forget("never seen")
+
+
+@pytest.mark.parametrize(("name", "top_k"), [("lookup", 0), ("recycling", 8), ("lookup+recycling", 8)])
+def test_a_method_needs_what_its_sources_use(name: str, top_k: int) -> None:
+    assert methods.needs(name) == Needs(feedback_top_k=top_k)
+
+
+def test_a_batch_is_drafted_as_its_asks_are_alone() -> None:
+    asks = [Ask(session([1, 2, 3, n, 1, 2, 3], f"s{n}"), 7, nodes=n, depth=3) for n in range(6)]
+    together = methods.create("lookup", VOCAB).draft(asks)
+    alone = methods.create("lookup", VOCAB)
+    assert together == [tree for ask in asks for tree in alone.draft([ask])]
+    assert [len(tree) > 0 for tree in together] == [False, True, True, True, True, True]
 
 
 @pytest.mark.parametrize("name", ["", "eagle", "lookup+lookup", "lookup+", "lookup recycling"])
 def test_an_unknown_method_is_refused_by_name(name: str) -> None:
     with pytest.raises(methods.UnknownMethodError, match="lookup or recycling"):
         methods.create(name, VOCAB)
+    with pytest.raises(methods.UnknownMethodError, match="lookup or recycling"):
+        methods.needs(name)
 
 
-def _taught(name: str) -> Method:
+def _taught(name: str) -> TeachableMethod:
     method = methods.create(name, VOCAB)
     known = session([1, 2, 3])
     for token in (4, 5, 6, 4, 5, 6):
@@ -153,12 +173,12 @@ def test_tables_hand_on_what_outlives_sessions(tmp_path: Path) -> None:
     methods.tables.save(taught, tmp_path, "abc")
     fresh = methods.create("lookup+recycling", VOCAB)
     assert methods.tables.load(fresh, tmp_path, "abc")
-    assert fresh.draft(session([9, 4], "new"), 8, 4).tokens[:2] == (5, 6)
+    assert draft(fresh, session([9, 4], "new"), 8, 4).tokens[:2] == (5, 6)
     for name, table in fresh.tables().items():
         assert np.array_equal(table, taught.tables()[name]), name
     untaught = methods.create("lookup+recycling", VOCAB)
     assert not methods.tables.load(untaught, tmp_path, "0f0")
-    assert not untaught.draft(session([9, 4], "new"), 8, 4).tokens
+    assert not draft(untaught, session([9, 4], "new"), 8, 4).tokens
 
 
 def test_a_method_takes_of_the_tables_what_it_has_sources_for(tmp_path: Path) -> None:
@@ -166,7 +186,7 @@ def test_a_method_takes_of_the_tables_what_it_has_sources_for(tmp_path: Path) ->
     for name in ("recycling", "lookup"):
         other = methods.create(name, VOCAB)
         assert methods.tables.load(other, tmp_path, "abc")
-        assert bool(other.draft(session([9, 4], "new"), 8, 4).tokens) == (name == "recycling")
+        assert bool(draft(other, session([9, 4], "new"), 8, 4).tokens) == (name == "recycling")
 
 
 def test_the_shipped_tables_fit_the_default_method() -> None:
@@ -175,7 +195,7 @@ def test_the_shipped_tables_fit_the_default_method() -> None:
     for path in shipped:
         method = methods.create(DrafterSettings.model_fields["method"].default, 49152)
         assert methods.tables.load(method, methods.tables.SHIPPED, path.stem)
-        assert len(method.draft(session([9, 4], "new"), 8, 4))
+        assert len(draft(method, session([9, 4], "new"), 8, 4))
 
 
 def test_malformed_tables_are_refused(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
+from drafter_svc.rounds import Message, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.verdict import Verdict
+from tests.drafting import DrivenRounds
 
 VOCAB = 100
 LIMITS = TreeLimits(vocab_size=VOCAB, nodes=8, depth=4)
@@ -20,22 +21,22 @@ def hypothesis(session_id: str = "s", epoch: int = 1, ids: tuple[int, ...] = (1,
     return Hypothesis(SessionKey(session_id, epoch), SamplingParams(max_tokens=50), ids)
 
 
-def tenants(method: str = "lookup") -> Tenants:
-    return Tenants(methods.create(method, VOCAB), most=4)
+def unwelcomed() -> DrivenRounds:
+    return DrivenRounds(Tenants(methods.create("lookup", VOCAB), most=4), LIMITS)
 
 
 @pytest.fixture
-def rounds() -> Rounds:
-    ready = Rounds(Counters())
-    ready.welcome(tenants(), LIMITS)
+def rounds() -> DrivenRounds:
+    ready = unwelcomed()
+    ready.welcome()
     return ready
 
 
-def bases(drafted: Drafted) -> list[tuple[str, int]]:
+def bases(drafted: Message) -> list[tuple[str, int]]:
     return [(key.session_id, base) for key, base, _ in drafted.trees]
 
 
-def test_a_session_joins_with_its_first_tree(rounds: Rounds) -> None:
+def test_a_session_joins_with_its_first_tree(rounds: DrivenRounds) -> None:
     drafted = rounds.attach(hypothesis())
     assert drafted.joins == [(SessionKey("s", 1), 5)]
     assert bases(drafted) == [("s", 5)]
@@ -43,15 +44,15 @@ def test_a_session_joins_with_its_first_tree(rounds: Rounds) -> None:
 
 
 def test_sessions_attached_before_the_welcome_join_with_it() -> None:
-    rounds = Rounds(Counters())
+    rounds = unwelcomed()
     assert not rounds.attach(hypothesis("a"))
     rounds.attach(hypothesis("b"))
-    drafted = rounds.welcome(tenants(), LIMITS)
+    drafted = rounds.welcome()
     assert [key.session_id for key, _ in drafted.joins] == ["a", "b"]
     assert bases(drafted) == [("a", 5), ("b", 5)]
 
 
-def test_one_message_of_verdicts_gives_one_message_of_trees(rounds: Rounds) -> None:
+def test_one_message_of_verdicts_gives_one_message_of_trees(rounds: DrivenRounds) -> None:
     a, b = hypothesis("a"), hypothesis("b")
     rounds.attach(a)
     rounds.attach(b)
@@ -61,7 +62,7 @@ def test_one_message_of_verdicts_gives_one_message_of_trees(rounds: Rounds) -> N
     assert bases(drafted) == [("a", 7), ("b", 6)]
 
 
-def test_no_budget_no_tree_until_there_is_one(rounds: Rounds) -> None:
+def test_no_budget_no_tree_until_there_is_one(rounds: DrivenRounds) -> None:
     known = hypothesis()
     rounds.attach(known)
     assert not rounds.verdicts([Verdict(known.key, 5, (3,), draft_budget=0)])
@@ -69,14 +70,14 @@ def test_no_budget_no_tree_until_there_is_one(rounds: Rounds) -> None:
     assert (base, len(tree)) == (7, 1)
 
 
-def test_a_finished_session_is_forgotten(rounds: Rounds) -> None:
+def test_a_finished_session_is_forgotten(rounds: DrivenRounds) -> None:
     known = hypothesis()
     rounds.attach(known)
     assert not rounds.verdicts([Verdict(known.key, 5, (3,), draft_budget=8, finished=True)])
-    assert "s" not in rounds
+    assert "s" not in rounds.rounds
 
 
-def test_verdicts_of_another_epoch_or_session_change_nothing(rounds: Rounds) -> None:
+def test_verdicts_of_another_epoch_or_session_change_nothing(rounds: DrivenRounds) -> None:
     known = hypothesis(epoch=2)
     rounds.attach(known)
     assert not rounds.verdicts(
@@ -85,35 +86,37 @@ def test_verdicts_of_another_epoch_or_session_change_nothing(rounds: Rounds) -> 
     assert known.base_length == 5
 
 
-def test_a_later_epoch_replaces_and_an_earlier_is_ignored(rounds: Rounds) -> None:
+def test_a_later_epoch_replaces_and_an_earlier_is_ignored(rounds: DrivenRounds) -> None:
     rounds.attach(hypothesis(epoch=2))
     assert not rounds.attach(hypothesis(epoch=1))
     assert not rounds.attach(hypothesis(epoch=2, ids=(7,)))
     drafted = rounds.attach(hypothesis(epoch=3, ids=(4, 5, 6, 4)))
     assert drafted.joins == [(SessionKey("s", 3), 4)]
     assert drafted.trees[0][2].tokens[0] == 5
-    assert len(rounds) == 1
+    assert len(rounds.rounds) == 1
 
 
-def test_a_gap_is_asked_for_once_then_the_session_is_left(rounds: Rounds) -> None:
+def test_a_gap_is_asked_for_once_then_the_session_is_left(rounds: DrivenRounds) -> None:
     known = hypothesis()
     rounds.attach(known)
     assert rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)]).joins == [(known.key, 5)]
     assert rounds.verdicts([Verdict(known.key, 10, (3,), draft_budget=8)]).leaves == ["s"]
-    assert "s" not in rounds
+    assert "s" not in rounds.rounds
 
 
-def test_a_session_that_is_left_in_the_midst_of_a_message_is_drafted_for_no_more(rounds: Rounds) -> None:
+def test_a_session_left_in_the_midst_of_a_message_is_drafted_for_no_more(
+    rounds: DrivenRounds,
+) -> None:
     known = hypothesis()
     rounds.attach(known)
     verdicts = [Verdict(known.key, base, (3,), draft_budget=8) for base in (5, 9, 10)]
     drafted = rounds.verdicts(verdicts)
     assert drafted.leaves == ["s"]
     assert not drafted.trees
-    assert "s" not in rounds
+    assert "s" not in rounds.rounds
 
 
-def test_a_gap_that_is_filled_goes_on(rounds: Rounds) -> None:
+def test_a_gap_that_is_filled_goes_on(rounds: DrivenRounds) -> None:
     known = hypothesis()
     rounds.attach(known)
     rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)])
@@ -122,23 +125,23 @@ def test_a_gap_that_is_filled_goes_on(rounds: Rounds) -> None:
 
 
 def test_a_session_whose_ids_the_model_lacks_is_not_joined() -> None:
-    rounds = Rounds(Counters())
+    rounds = unwelcomed()
     rounds.attach(hypothesis(ids=(1, VOCAB)))
-    assert not rounds.welcome(tenants(), LIMITS)
-    assert not len(rounds)
+    assert not rounds.welcome()
+    assert not len(rounds.rounds)
 
 
 def test_counters_count_what_was_sent_and_accepted() -> None:
-    counters = Counters()
-    rounds = Rounds(counters)
-    rounds.welcome(tenants(), LIMITS)
+    rounds = unwelcomed()
+    rounds.welcome()
     known = hypothesis()
     sent = len(rounds.attach(known).trees[0][2])
     rounds.verdicts([Verdict(known.key, 5, (3, 1), accepted=1, drafted=sent, draft_budget=0)])
+    counters = rounds.counters
     assert (counters.trees, counters.drafted_tokens, counters.accepted_tokens) == (1, sent, 1)
 
 
-def test_sessions_not_heard_of_are_idle(rounds: Rounds) -> None:
+def test_sessions_not_heard_of_are_idle(rounds: DrivenRounds) -> None:
     rounds.attach(hypothesis())
-    assert list(rounds.idle(older_than=3600)) == []
-    assert list(rounds.idle(older_than=-1)) == ["s"]
+    assert list(rounds.rounds.idle(older_than=3600)) == []
+    assert list(rounds.rounds.idle(older_than=-1)) == ["s"]

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis, Lesson, Row
-from drafter_svc.methods.base import Method
+from drafter_svc.methods.base import Ask, TeachableMethod
 from drafter_svc.methods.recycling import Recycling, Room
-from drafter_svc.rounds import Counters, Rounds, TreeLimits
+from drafter_svc.rounds import TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
+from tests.drafting import DrivenRounds
 
 VOCAB = 12
 METHOD = "lookup+recycling"
@@ -41,7 +42,7 @@ ASKED = st.builds(
 )
 
 
-def tables() -> Method:
+def tables() -> TeachableMethod:
     """A method that begins with tables, as a drafter's does."""
     taught = methods.create(METHOD, VOCAB)
     known = Hypothesis(SessionKey("taught", 1), SamplingParams(max_tokens=9), [1, 2, 3, 4, 5])
@@ -52,7 +53,7 @@ def tables() -> Method:
     return method
 
 
-def play(rounds: Rounds, asked: Asked, session_id: str, tenant: str) -> list[TokenTree]:
+def play(rounds: DrivenRounds, asked: Asked, session_id: str, tenant: str) -> list[TokenTree]:
     """Every tree that a session is drafted, from its first to its last."""
     sampling = SamplingParams(max_tokens=99, temperature=asked.temperature)
     hypothesis = Hypothesis(SessionKey(session_id, 1), sampling, asked.prompt, tenant)
@@ -78,13 +79,12 @@ def play(rounds: Rounds, asked: Asked, session_id: str, tenant: str) -> list[Tok
             finished=not rest,
         )
         drafted = rounds.verdicts([verdict])
-        rounds.settle()
     return trees
 
 
-def fresh_rounds(first: Method | None = None, most: int = 4) -> Rounds:
-    rounds = Rounds(Counters())
-    rounds.welcome(Tenants(first or tables(), most), LIMITS)
+def fresh_rounds(first: TeachableMethod | None = None, most: int = 4) -> DrivenRounds:
+    rounds = DrivenRounds(Tenants(first or tables(), most), LIMITS)
+    rounds.welcome()
     return rounds
 
 
@@ -143,25 +143,55 @@ def test_a_tenant_is_kept_behind_its_sessions_and_the_one_longest_away_goes() ->
     assert play(rounds, ONCE, "again", "b") == alone
 
 
+def ask(session_id: str, tenant: str) -> Ask:
+    sampling = SamplingParams(max_tokens=9)
+    return Ask(Hypothesis(SessionKey(session_id, 1), sampling, [1, 2], tenant), 2, 8, 4)
+
+
 def test_a_tenant_that_has_a_session_is_never_dropped() -> None:
     tenants = Tenants(methods.create(METHOD, VOCAB), most=0)
-    kept = tenants.enter("a")
-    assert tenants.enter("a") is kept
-    tenants.leave("a")
-    tenants.enter("b")
-    tenants.leave("b")
-    assert tenants.enter("a") is kept
+    tenants.draft([ask("a1", "a"), ask("a2", "a"), ask("b1", "b")])
+    assert len(tenants) == 2
+    taught = ask("a1", "a").session
+    tenants.observe(taught, Lesson(2, (), (Row((1, 2), (7, 8), 2),)))
+    for gone in ("b1", "a1", "never seen"):
+        tenants.forget(gone)
     assert len(tenants) == 1
-    tenants.leave("a")
-    tenants.leave("a")
+    [tree] = tenants.draft([ask("a3", "a")])
+    assert tree.tokens[0] == 7
+    tenants.forget("a2")
+    tenants.forget("a3")
     assert len(tenants) == 0
+    assert not len(tenants.draft([ask("a4", "a")])[0])
 
 
 def test_a_tenant_that_is_dropped_leaves_nothing_in_memory() -> None:
-    tenants = Tenants(tables(), most=0)
-    method = weakref.ref(tenants.enter("a"))
-    tenants.leave("a")
-    assert method() is None
+    made: list[weakref.ref[TeachableMethod]] = []
+    first = tables()
+    fresh = first.fresh
+
+    def noted() -> TeachableMethod:
+        method = fresh()
+        made.append(weakref.ref(method))
+        return method
+
+    first.fresh = noted  # type: ignore[method-assign]
+    tenants = Tenants(first, most=0)
+    asked = ask("s", "a")
+    tenants.draft([asked])
+    tenants.observe(asked.session, Lesson(2, (), ()))
+    tenants.settle()
+    tenants.forget("s")
+    assert [method() for method in made] == [None]
+
+
+def test_a_batch_answers_each_ask_with_its_own_tenants_tree_in_order() -> None:
+    tenants = Tenants(methods.create(METHOD, VOCAB), most=4)
+    for tenant, token in (("a", 7), ("b", 9)):
+        tenants.observe(ask(f"{tenant}0", tenant).session, Lesson(2, (), (Row((1, 2), (token,), 2),)))
+    asks = [ask("a1", "a"), ask("b1", "b"), ask("a2", "a"), ask("c1", "c")]
+    trees = tenants.draft(asks)
+    assert [tree.tokens[:1] for tree in trees] == [(7,), (9,), (7,), ()]
 
 
 def rows(first: int, count: int) -> Lesson:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Drafted, Rounds, TreeLimits
+from drafter_svc.rounds import Message, TreeLimits
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.verdict import Verdict
+from tests.drafting import DrivenRounds
 from verifier_svc.drafters import DrafterStream
 from verifier_svc.ledger import Ledger
 
@@ -27,8 +28,7 @@ class World:
     """A drafter's rounds and a verifier's book of sessions, with messages under way both ways."""
 
     def __init__(self) -> None:
-        self.rounds = Rounds(Counters())
-        self.tenants = Tenants(methods.create("lookup", VOCAB), most=4)
+        self.rounds = DrivenRounds(Tenants(methods.create("lookup", VOCAB), most=4), LIMITS)
         self.opened = 0
         # Length by id of the sessions that are open; which of them the stream has joined.
         self.lengths: dict[str, int] = {}
@@ -40,11 +40,11 @@ class World:
         self.ledger = Ledger(max_sessions=MAX_SESSIONS, opened=lambda: self.opened, clock=lambda: 0.0)
         self.stream = DrafterStream(1, "peer", "d", 0, self.ledger)
         self.joined.clear()
-        self.up: deque[Drafted] = deque()
+        self.up: deque[Message] = deque()
         self.down: deque[list[Verdict]] = deque()
-        self.say(self.rounds.welcome(self.tenants, LIMITS))
+        self.say(self.rounds.welcome())
 
-    def say(self, drafted: Drafted) -> None:
+    def say(self, drafted: Message) -> None:
         if drafted:
             self.up.append(drafted)
 
@@ -59,8 +59,8 @@ class World:
 
     def detach(self) -> None:
         for name in list(self.lengths)[:1]:
-            if self.rounds.detach(name):
-                self.say(Drafted([], [name], []))
+            if self.rounds.rounds.detach(name):
+                self.say(Message(leaves=[name]))
 
     def step(self, *, skipped: int = 0) -> None:
         """`skipped` ids the drafter is never told of, so that it has to ask."""

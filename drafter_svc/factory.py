@@ -1,0 +1,32 @@
+"""The drafting method that the settings name, made before any verifier is known."""
+
+from __future__ import annotations
+
+from drafter_svc import methods
+from drafter_svc.config import DrafterSettings
+from drafter_svc.methods.base import Method, Target
+from drafter_svc.tenants import Tenants
+from paceline.service import telemetry
+
+log = telemetry.logger(__name__)
+
+
+class TeachableFactory:
+    """Makes methods that each tenant teaches separately, beginning with the tables for their vocabulary."""
+
+    def __init__(self, settings: DrafterSettings) -> None:
+        """Raises `UnknownMethodError`."""
+        self.name = settings.method
+        self.needs = methods.needs(settings.method)
+        self._folder = settings.tables or methods.tables.SHIPPED
+        self._most_tenants = settings.tenants
+
+    def create(self, target: Target) -> Method:
+        """See `MethodFactory.create`. Without usable tables the method begins empty."""
+        method = methods.create(self.name, target.vocab_size)
+        try:
+            known = methods.tables.load(method, self._folder, target.vocab_fingerprint)
+            log.info("drafting", model=target.model_id, method=method.name, tables=known)
+        except methods.tables.TablesError as error:
+            log.warning("starting without tables", model=target.model_id, reason=str(error))
+        return Tenants(method, self._most_tenants)

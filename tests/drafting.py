@@ -1,0 +1,35 @@
+"""A drafter's rounds with their method, driven as a stream drives them, without the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.methods.base import Method
+from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
+from drafter_svc.runner import Runner
+from paceline.verdict import Verdict
+
+
+class DrivenRounds:
+    """Answers each event with one message, trees included. The method must not compute."""
+
+    def __init__(self, method: Method, limits: TreeLimits) -> None:
+        self.counters = Counters()
+        self.rounds = Rounds(self.counters)
+        self._runner = Runner(method)
+        self._limits = limits
+
+    def welcome(self) -> Message:
+        return self._with_trees(self.rounds.welcome(self._runner, self._limits))
+
+    def attach(self, hypothesis: Hypothesis) -> Message:
+        return self._with_trees(self.rounds.attach(hypothesis))
+
+    def verdicts(self, verdicts: Iterable[Verdict]) -> Message:
+        message = self._with_trees(self.rounds.verdicts(verdicts))
+        self._runner.settle()
+        return message
+
+    def _with_trees(self, message: Message) -> Message:
+        return self.rounds.deliver(self._runner.draft_now(self.rounds.asks()), message)

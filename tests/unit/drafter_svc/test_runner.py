@@ -1,0 +1,171 @@
+"""Methods are called on one thread, in order and in batches, and a fault costs its session only."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from drafter_svc.hypothesis import Hypothesis, Lesson
+from drafter_svc.methods.base import Ask
+from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
+from drafter_svc.runner import Runner
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
+from paceline.tree import TokenTree
+from tests.waiting import wait_until
+
+TREE = TokenTree((3,), (-1,), (-0.5,))
+LESSON = Lesson(2, (), ())
+
+
+def session(session_id: str) -> Hypothesis:
+    return Hypothesis(SessionKey(session_id, 1), SamplingParams(max_tokens=9), [1, 2])
+
+
+def ask(session_id: str) -> Ask:
+    return Ask(session(session_id), 2, 8, 4)
+
+
+class Recorder:
+    """A method that notes its calls, and raises for sessions whose names say so."""
+
+    name = "recorder"
+
+    def __init__(self, *, computes: bool) -> None:
+        self.computes = computes
+        self.calls: list[str] = []
+        self.threads: set[int] = set()
+        self.batches: list[list[str]] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        self._note("draft")
+        self.batches.append([ask.session.key.session_id for ask in asks])
+        assert self.go.wait(30)
+        assert "bad draft" not in self.batches[-1]
+        return [TREE] * len(asks)
+
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        self._note(f"observe {session.key.session_id}")
+        assert session.key.session_id != "bad observe"
+
+    def settle(self) -> None:
+        self._note("settle")
+        raise RuntimeError("a settle that fails")
+
+    def forget(self, session_id: str) -> None:
+        self._note(f"forget {session_id}")
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        self.threads.add(threading.get_ident())
+
+
+@asynccontextmanager
+async def computing() -> AsyncIterator[tuple[Recorder, Runner]]:
+    method = Recorder(computes=True)
+    runner = Runner(method)
+    try:
+        yield method, runner
+    finally:
+        method.go.set()
+        runner.close()
+
+
+def test_a_method_that_does_not_compute_is_called_at_once_where_it_is_asked() -> None:
+    method = Recorder(computes=False)
+    runner = Runner(method)
+    runner.observe(session("a"), LESSON)
+    asked = ask("a")
+    assert runner.draft_now([asked]) == [(asked, TREE)]
+    assert runner.draft_now([]) == []
+    runner.settle()
+    runner.forget("a")
+    assert method.calls == ["observe a", "draft", "settle", "forget a"]
+    assert method.threads == {threading.get_ident()}
+
+
+async def test_a_method_that_computes_has_a_thread_of_its_own_and_keeps_its_order() -> None:
+    async with computing() as (method, runner):
+        runner.observe(session("a"), LESSON)
+        drafts = await runner.draft(lambda: [ask("a")])
+        runner.settle()
+        runner.forget("a")
+        await wait_until(lambda: len(method.calls) == 4, "every call is made")
+    assert [tree for _, tree in drafts] == [TREE]
+    assert method.calls == ["observe a", "draft", "settle", "forget a"]
+    assert len(method.threads) == 1
+    assert threading.get_ident() not in method.threads
+
+
+async def test_all_that_wait_while_a_batch_runs_make_the_next_batch() -> None:
+    async with computing() as (method, runner):
+        method.go.clear()
+        first = asyncio.create_task(runner.draft(lambda: [ask("a")]))
+        await wait_until(lambda: method.batches == [["a"]], "the first batch runs")
+        asked: list[str] = []
+
+        def late() -> list[Ask]:
+            asked.append("b")
+            return [ask("b"), ask("c")]
+
+        later = [asyncio.create_task(runner.draft(late))]
+        gone = asyncio.create_task(runner.draft(lambda: [ask("gone")]))
+        later.append(asyncio.create_task(runner.draft(lambda: [ask("d")])))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert not asked
+        method.go.set()
+        await first
+        answers = await asyncio.gather(*later)
+    assert method.batches == [["a"], ["b", "c", "d"]]
+    names = [[asked.session.key.session_id for asked, _ in drafts] for drafts in answers]
+    assert names == [["b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("computes", [False, True])
+async def test_a_fault_costs_its_session_only(computes: bool) -> None:
+    method = Recorder(computes=computes)
+    runner = Runner(method)
+    runner.observe(session("bad observe"), LESSON)
+    runner.settle()
+    asks = [ask("a"), ask("bad draft"), ask("bad observe"), ask("b")]
+    drafts = await runner.draft(lambda: asks) if computes else runner.draft_now(asks)
+    assert [tree for _, tree in drafts] == [TREE, None, None, TREE]
+    assert [asked for asked, _ in drafts] == asks
+    runner.forget("bad observe")
+    again = [ask("bad observe")]
+    [(_, tree)] = await runner.draft(lambda: again) if computes else runner.draft_now(again)
+    assert tree == TREE
+    runner.close()
+
+
+async def test_a_method_that_answers_with_too_few_trees_is_at_fault() -> None:
+    method = Recorder(computes=False)
+    method.draft = lambda asks: [TREE]  # type: ignore[method-assign]
+    drafts = Runner(method).draft_now([ask("a"), ask("b")])
+    assert [tree for _, tree in drafts] == [TREE, TREE]
+    method.draft = lambda asks: []  # type: ignore[method-assign]
+    drafts = Runner(method).draft_now([ask("a"), ask("b")])
+    assert [tree for _, tree in drafts] == [None, None]
+
+
+def test_a_session_at_fault_is_left_and_one_that_is_gone_gets_no_tree() -> None:
+    rounds = Rounds(Counters())
+    runner = Runner(Recorder(computes=False))
+    rounds.welcome(runner, TreeLimits(vocab_size=9, nodes=8, depth=4))
+    for name in ("a", "bad draft", "gone"):
+        rounds.attach(session(name))
+    drafts = runner.draft_now(rounds.asks())
+    rounds.detach("gone")
+    rounds.attach(session("gone"))
+    message = rounds.deliver(drafts, Message())
+    assert [key.session_id for key, _, _ in message.trees] == ["a"]
+    assert message.leaves == ["bad draft"]
+    assert "bad draft" not in rounds
+    assert "gone" in rounds
