@@ -17,6 +17,8 @@ from tests.chaos.network import Packets
 from tests.chaos.report import Report
 from tests.chaos.world import running
 
+pytestmark = pytest.mark.long(reason="strikes a fleet 23 times, and waits until it has recovered each time")
+
 SEED = 3
 # All targets and kinds, and two pairs.
 FAULTS = 18

@@ -12,6 +12,8 @@ from tests.pods import Pods
 from tests.redis_servers import Watched, watched_redis
 from tests.streams import Stream, serving
 
+pytestmark = pytest.mark.long(reason="a Sentinel takes seconds to fail over, in each of six tests")
+
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Watched]:

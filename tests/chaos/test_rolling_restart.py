@@ -11,6 +11,8 @@ import pytest
 from paceline.client import Chunk, GatewayClient, Generation
 from tests.pods import Pods
 
+pytestmark = pytest.mark.long(reason="restarts six services, one after the other, under load")
+
 SESSIONS = 6
 MAX_TOKENS = 400
 

@@ -107,6 +107,7 @@ async def test_eight_sessions_move_together(pods: Pods) -> None:
         assert await asyncio.gather(*reading) == alone
 
 
+@pytest.mark.long(reason="a session waits a minute for a verifier before its client is told")
 async def test_without_any_verifier_the_client_is_told(pods: Pods) -> None:
     asked = Generation(text="hello world", max_tokens=MAX_TOKENS, temperature=0)
     async with GatewayClient(pods.grpc) as client:

@@ -27,6 +27,8 @@ from tests.tiny import make_tiny_model
 from tests.usage import Usage, redis_keys, usage
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.long(reason="sends 400 hostile inputs in four rounds, to tell what grows")
+
 ROUNDS = 4
 # Kinds of input, and which part of all cases each gets.
 KINDS = {

@@ -35,6 +35,7 @@ def dataset(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long(reason="measures three ways of decoding, with all their imports, as a user does")
 async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "tiny")
     made = tmp_path / "out.json"
@@ -59,6 +60,7 @@ async def test_decode_measures_the_whole_system(tmp_path: Path) -> None:
     assert "math_reasoning" in out
 
 
+@pytest.mark.long(reason="decodes in twelve batches, with all imports, as a user does")
 async def test_padding_changes_no_text(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "tiny")
     made = tmp_path / "out.json"
@@ -79,6 +81,7 @@ async def test_padding_changes_no_text(tmp_path: Path) -> None:
     assert "EMS-SD" in out
 
 
+@pytest.mark.long(reason="decodes texts for tables, with all imports, as a user does")
 async def test_tables_are_what_a_drafter_starts_with(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "tiny")
     asked = ("tables", "--model", str(model), "--out", str(tmp_path), "--texts", "3")

@@ -15,6 +15,8 @@ from tests.flooder import Flooder
 from tests.pods import Pods
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.serial
+
 NAME = "d1"
 ASKED = [
     Generation(text=text * 8, max_tokens=600, temperature=0)

@@ -6,8 +6,12 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from paceline.client import Chunk, Finished, GatewayClient, Generation
 from tests.pods import Pods
+
+pytestmark = pytest.mark.long(reason="decodes 64 texts alone and then together")
 
 SESSIONS = 64
 # Two blocks each, so that the pool holds sixteen.

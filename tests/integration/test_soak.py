@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.soak.run import fleet, soak
+
+pytestmark = [
+    pytest.mark.long(reason="serves clients of all kinds for 12 seconds and watches what is left"),
+    pytest.mark.serial,
+]
 
 
 async def test_nothing_is_left_of_clients_of_all_kinds(

@@ -20,6 +20,8 @@ from tests.pods import Pod, Pods
 from tests.rank import texts
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.long(reason="torchrun starts two processes that import everything, six times")
+
 # Less than torchrun gives a process to end by itself.
 SOON_SECONDS = 20.0
 # Families that docs/operations.md names; transformers has no plan for some others.
