@@ -1,4 +1,4 @@
-"""Lets requests in: under their key's limits and everybody's, or after a wait in a bounded queue, or not."""
+"""Admission control: admits, queues or refuses requests by their key's limits and the global ones."""
 
 from __future__ import annotations
 
@@ -29,55 +29,55 @@ from paceline.service.tasks import cancel_and_wait
 
 log = telemetry.logger(__name__)
 
-# Answer tokens that a request is charged for when it is let in. What it does not use is given back at its
-# end; what comes beyond is charged as it comes.
+# Answer tokens that a request is charged for when it is admitted. Unused ones are given back when it ends;
+# further ones are charged as they are generated.
 RESERVED_TOKENS = 1024
 # How often places are renewed and tokens charged.
 _SETTLE_SECONDS = 3.0
-# How often the first of a queue asks again when nothing is heard of a free place, as from other gateways.
+# How often the head of a queue asks the ledger again. It is not told of places that other gateways free.
 _POLL_SECONDS = 0.1
-# How long the end of an answer waits for its place to be free.
+# How long the end of an answer waits until its place is freed.
 _FREE_SECONDS = 0.25
-# What a refused client is told to wait, at the least and at the most.
+# Shortest and longest wait that a refused client is told.
 _RETRY_SECONDS = (1.0, 60.0)
 
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A request that was let in. Whoever runs it says in `generated` how far it has come."""
+    """An admitted request. Whoever runs it keeps `generated` up to date."""
 
     ask: Ask
     prompt_tokens: int
     allowance: Allowance | None = None
     generated: int = 0
-    # When its session began, on the monotonic clock; 0 where it has not.
+    # When its session began, on the monotonic clock; 0 if it has not begun.
     began: float = 0.0
     ended: bool = False
     ended_at: float = 0.0
-    # What the ledger has been told of: tokens, and the end.
+    # What the ledger knows: the tokens charged, and whether the place was freed.
     charged: int = 0
     freed: bool = False
 
     @property
     def due(self) -> int:
-        """Tokens to be charged by now."""
+        """Tokens that should be charged by now."""
         used = self.prompt_tokens + self.generated
         return used if self.ended else max(used, self.charged)
 
 
 @dataclass(slots=True)
 class _Line:
-    """Those of one key that wait here, first come, first served."""
+    """Requests of one key that wait at this gateway, first come, first served."""
 
     head: asyncio.Lock = field(default_factory=asyncio.Lock)
     length: int = 0
 
 
 class AdmissionControl:
-    """The door of a gateway. Keys queue apart, so that none waits behind another key's crowd."""
+    """Admits requests to this gateway. Each key has its own queue, so no key waits behind another one's."""
 
     def __init__(self, ledger: Ledger, everybody: UsageLimits, *, queue_seconds: float) -> None:
-        """`everybody`: limits of all requests together. `queue_seconds`: longest wait for a place."""
+        """`everybody`: limits on all requests together. `queue_seconds`: longest wait in the queue."""
         self._ledger = ledger
         self._everybody = Account("all", everybody)
         self.queue_seconds = queue_seconds
@@ -91,7 +91,7 @@ class AdmissionControl:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the ledger up to date until the block is left."""
+        """Keep the ledger up to date while the block runs."""
         settling = asyncio.create_task(self._settle_on())
         try:
             yield
@@ -104,9 +104,9 @@ class AdmissionControl:
     async def admitted(
         self, caller: Caller, session_id: str, *, prompt_tokens: int, max_tokens: int
     ) -> AsyncIterator[Place]:
-        """A place for one session while the block runs; one that is resumed still has its own for a while.
+        """Hold a place for one session while the block runs. A resumed session may still have its old place.
 
-        Raises `RequestError`, at once or after a wait in the queue, with the time after which to ask again.
+        Raises `RequestError` with a retry time, at once or after a wait in the queue.
         """
         accounts = (self._everybody, Account(f"key:{caller.id}", caller.limits))
         reserved = prompt_tokens + min(max_tokens, RESERVED_TOKENS)
@@ -122,14 +122,14 @@ class AdmissionControl:
                 self._mean_seconds += 0.2 * (time.monotonic() - place.began - self._mean_seconds)
             del self._running[place]
             self._leave(place)
-        # A client that has had its answer finds its place free.
+        # So that a client that asks again right after its answer finds its place free.
         with suppress(TimeoutError):
             async with asyncio.timeout(_FREE_SECONDS):
                 while counted and not place.freed:
                     await self._freed.wait()
 
     async def tokenised(self, place: Place, prompt_tokens: int, max_tokens: int) -> None:
-        """Charge a prompt what it has turned out to be, in place of what was expected."""
+        """Replace the estimated length of a prompt by the real one, and charge the difference."""
         place.prompt_tokens = prompt_tokens
         more = prompt_tokens + min(max_tokens, RESERVED_TOKENS) - place.charged
         limited = [each for each in place.ask.accounts if each.limits.tokens_per_minute is not None]
@@ -142,7 +142,7 @@ class AdmissionControl:
             running = (place.ask.id,)
             await self._ledger.settle([Settlement(each, tokens=more, running=running) for each in limited])
         except LedgerUnavailableError:
-            # With the next settlement.
+            # Charged with the next settlement.
             place.charged -= more
 
     async def _enter(self, ask: Ask, line: _Line) -> Allowance | None:
@@ -151,7 +151,7 @@ class AdmissionControl:
             if admission.outcome is Outcome.QUEUED:
                 admission = await self._wait(ask, line, admission)
         except BaseException as error:
-            # Whatever the ledger took it for.
+            # The ledger may hold it as queued or as admitted.
             self._leave(Place(ask, 0, ended=True))
             if isinstance(error, LedgerUnavailableError):
                 metrics.REFUSED_REQUESTS.labels(reason="limits_unavailable").inc()
@@ -169,7 +169,7 @@ class AdmissionControl:
         return await self._ledger.admit(replace(ask, behind=line.length > 0))
 
     async def _wait(self, ask: Ask, line: _Line, admission: Admission) -> Admission:
-        """The admission at the end of the queue."""
+        """Wait in the queue; the admission at its end."""
         line.length += 1
         self._waiting.append(ask)
         metrics.QUEUED_REQUESTS.set(len(self._waiting))
@@ -193,7 +193,7 @@ class AdmissionControl:
             metrics.QUEUED_REQUESTS.set(len(self._waiting))
 
     def retry_seconds(self, ahead: int, places: int) -> float:
-        """When a place may be free behind `ahead` others, as sessions of late have gone."""
+        """Estimated seconds until one with `ahead` before it gets a place, by recent sessions' lengths."""
         least, most = _RETRY_SECONDS
         return min(max(self._mean_seconds * (ahead + 1) / max(places, 1), least), most)
 
@@ -246,7 +246,7 @@ class AdmissionControl:
                     log.warning("limits cannot be counted, nobody new is let in", error=str(error))
                 away = True
             except Exception as error:
-                # Leases must go on being renewed.
+                # Go on: leases that are not renewed expire.
                 log.error("limits were not settled", exc_info=error)
 
     async def _settle(self, *, renew: bool) -> None:
@@ -254,7 +254,7 @@ class AdmissionControl:
         ended, self._ended = self._ended, []
         going = [place for place in self._running if place.ask.accounts] if renew else []
         waiting = list(self._waiting) if renew else []
-        # A session that is resumed here while its first stream ends goes on.
+        # A session that was resumed here while its first stream ended keeps its place.
         kept = {place.ask.id for place in self._running}
         charges = [(place, place.due - place.charged) for place in (*going, *ended)]
         settlements = _by_account(charges, waiting, kept)
@@ -299,7 +299,7 @@ def _by_account(
 
 
 def _matters(place: Place) -> bool:
-    """Whether the ledger must still hear of an end: of a charge, or of a place whose lease may still last."""
+    """Whether the ledger must still be told that it ended: a charge is due, or its lease may still run."""
     return place.due != place.charged or time.monotonic() - place.ended_at < LEASE_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Who asks: what a request may do, and which sessions are its own."""
+"""The caller of a request: its scopes, its limits, and which sessions are its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from paceline.api_keys import Scope
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of the API key a request came with; `id` is empty where none is demanded.
+    """The holder of the request's API key; `id` is empty where keys are not required.
 
-    `tenant` is what drafters know the holder by: they keep what its sessions teach to its sessions.
+    `tenant` is the holder's name at drafters, which use what its sessions teach for its sessions only.
     """
 
     id: str = ""

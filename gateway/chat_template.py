@@ -1,4 +1,4 @@
-"""Messages to text by the model's chat template, in the form that it takes, with no message's text lost."""
+"""Renders messages with the model's chat template, and makes sure that no message's text is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 
-# Chats that templates are tried with; some want a system message or an answer, others take none.
+# Chats to try a template with. Some templates require a system message or an answer, others refuse them.
 _CHATS = (
     ("system", "user", "assistant", "user"),
     ("user", "assistant", "user"),
@@ -26,7 +26,7 @@ _WORDS = re.compile(r"\w+")
 # From how much of a text's end the word is taken that must be in the rendering.
 _END_CHARACTERS = 200
 _MOST_CHARACTERS = 1000
-# Each costs another rendering.
+# Each one costs another rendering.
 _MOST_SWITCHES = 3
 
 
@@ -41,30 +41,30 @@ class ChatTurn:
 class ChatTemplate:
     """A tokenizer's chat template.
 
-    Templates take a message's content as a string or, several of models that see, as a list of parts. Which
-    one is seen here once, by rendering: a string that is iterated for its parts has none and vanishes.
+    Most templates take a message's content as a string; some, of vision models, take a list of parts. Which
+    one is found out once, by rendering: a template that expects parts drops a string without an error.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # Roles whose content is given as parts.
+        # Roles whose content is passed as parts.
         self._in_parts: frozenset[str] = frozenset()
-        # A chat without its answer's beginning: it holds the tokens that make turns.
+        # A rendered chat without the start of its answer. It holds the tokens that delimit turns.
         self.example = ""
         self._loses = False
-        # Roles whose text is looked for in each rendering.
+        # Roles whose text must be found in each rendering.
         self._looked_for = _ROLES
         self._try()
 
     def render(self, turns: Sequence[ChatTurn]) -> str:
-        """The text of a chat up to its answer.
+        """The text of a chat up to the start of its answer.
 
-        Raises `RequestError` with the template's words, or where it leaves out what a message says.
+        Raises `RequestError` with the template's own message, or if the template drops a message's text.
         """
         try:
             text = self._apply(turns, self._in_parts)
         except Exception as error:
-            # A template is a program: besides what it raises for the reader, it fails as programs do.
+            # A template is a program: it may raise its own messages, and any other exception.
             words = str(error)[:_MOST_CHARACTERS]
             raise _refused(f"the model's chat template refuses this: {words}") from error
         if self._loses:
@@ -73,7 +73,7 @@ class ChatTemplate:
         return text
 
     def _try(self) -> None:
-        """Find the form by which all texts of the longest possible chat are in the rendering."""
+        """Find the form of contents with which the longest chat it takes is rendered in full."""
         rendered = False
         for roles in _CHATS:
             turns = [ChatTurn(role, f"{number}{_SENTINEL}") for number, role in enumerate(roles)]
@@ -85,10 +85,10 @@ class ChatTemplate:
                     continue
                 rendered = True
                 if all(_holds(text, turn.content) for turn in turns):
-                    # A role that it takes nothing of here is most likely taken as users' messages are.
+                    # A role that was not rendered here most likely takes the form that users' messages take.
                     absent = _ROLES.difference(roles)
                     self._in_parts = in_parts | absent if "user" in in_parts else in_parts
-                    # Of earlier answers many templates leave out thoughts, and that is all of some.
+                    # Many templates drop the thoughts of earlier answers, and some answers are nothing else.
                     self._looked_for = _ROLES - {"assistant"} if "assistant" in roles else _ROLES
                     self.example = text
                     return
@@ -103,7 +103,7 @@ class ChatTemplate:
             if turn.role not in self._looked_for or not words:
                 continue
             word = max(words, key=len)
-            # Most templates keep the order, and then the whole text is searched once.
+            # Most templates keep the order of messages; then one search through the text is enough.
             found = text.find(word, place)
             found = text.find(word) if found < 0 else found
             if found >= 0:
@@ -114,7 +114,7 @@ class ChatTemplate:
                 raise _refused(f"the model's chat template leaves out the text of messages[{index}]")
 
     def _is_switch(self, turns: Sequence[ChatTurn], index: int, text: str) -> bool:
-        """Whether another message there makes a difference: some templates take a word as an instruction."""
+        """Whether the rendering depends on this message: some templates read a word in it as a command."""
         other = [*turns[:index], ChatTurn(turns[index].role, _SENTINEL), *turns[index + 1 :]]
         try:
             return self._apply(other, self._in_parts) != text
@@ -139,7 +139,7 @@ class ChatTemplate:
 
 
 def _subsets(roles: Sequence[str]) -> Iterator[frozenset[str]]:
-    """Of the roles, the smaller first: strings are tried before parts."""
+    """Subsets of the roles, smaller ones first: strings are tried before parts."""
     names = sorted(set(roles))
     for count in range(len(names) + 1):
         for chosen in combinations(names, count):
@@ -147,7 +147,7 @@ def _subsets(roles: Sequence[str]) -> Iterator[frozenset[str]]:
 
 
 def _holds(text: str, content: str) -> bool:
-    """Whether the content is there as text, and not as the list of parts written out."""
+    """Whether the content is rendered as text, and not as the printed list of parts."""
     return content in text and f"'text': '{content}'" not in text and f'"text": "{content}"' not in text
 
 

@@ -1,4 +1,4 @@
-"""Special tokens that stand in a user's text as text: they become the ids of their characters."""
+"""Keeps special tokens in users' texts plain text: they are tokenised character by character."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 
-# Noncharacters, which stand in no text but by mistake. One before a code stands for what the code says:
-# itself, nothing, or one of the special tokens that are single characters.
+# Unicode noncharacters, which proper texts do not contain. One before a code stands for what the code says:
+# the noncharacter itself, nothing, or a special token that is a single character.
 _ESCAPE, _ITSELF, _NOTHING = "\ufdd0", "\ufdd1", "\ufdd2"
 _SINGLES = ["".join(pair) for pair in product(map(chr, range(0xFDD3, 0xFDF0)), repeat=2)]
 _MARK = _ESCAPE + _NOTHING
@@ -26,27 +26,26 @@ _MARK = _ESCAPE + _NOTHING
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A text in which no special token's text stands whole; `holds`: one did before."""
+    """A marked text, in which no special token's text is whole. `holds`: whether the original had one."""
 
     text: str
     holds: bool
 
 
 class Marks:
-    """Marks in texts, by which a special token's text in them is told from one of the template.
+    """Marks special tokens in users' texts, so that they differ from those that the template writes.
 
-    A mark stands behind the first character of each special token's text, and at a text's ends where what a
-    template puts beside it could complete one. `ControlTokens` takes marks out when special tokens are found
-    already.
+    A mark is put after the first character of each special token's text, and at an end of a text where the
+    template's own text could complete one. `ControlTokens` removes marks after special tokens were found.
     """
 
     def __init__(self, tokens: Collection[str]) -> None:
-        """`tokens`: texts of the special tokens."""
+        """`tokens`: the special tokens' texts."""
         single = sorted(token for token in tokens if len(token) == 1)
         if len(single) > len(_SINGLES):
             raise ValueError(f"{len(single)} special tokens are single characters")
         self._single = {token: _ESCAPE + code for token, code in zip(single, _SINGLES, strict=False)}
-        # By their first characters, so that most texts are searched for these few alone.
+        # By first character, so that most texts are searched for a few characters only.
         longer = sorted(token for token in tokens if len(token) > 1)
         self._long: dict[str, list[str]] = defaultdict(list)
         for token in longer:
@@ -58,18 +57,18 @@ class Marks:
 
     @property
     def replacements(self) -> list[tuple[str, str]]:
-        """What takes marks and escapes out of a text, in this order: what is replaced, and by what."""
+        """Replacements, in order, that remove marks and escapes from a text."""
         singles = [(code, token) for token, code in self._single.items()]
         return [(_MARK, ""), *singles, (_ESCAPE + _ITSELF, _ESCAPE)]
 
     def of(self, text: str) -> Marked:
-        """The text with marks; the same where there is nothing to mark."""
+        """The text with marks; unchanged if there is nothing to mark."""
         marked, holds = text.replace(_ESCAPE, _ESCAPE + _ITSELF), False
         for token, code in self._single.items():
             if token in marked:
                 marked, holds = marked.replace(token, code), True
         for token in self._in(marked):
-            # Occurrences that overlap are left by the first turn.
+            # One pass misses occurrences that overlap.
             while token in marked:
                 marked, holds = marked.replace(token, token[0] + _MARK + token[1:]), True
         return Marked(self._at_ends(marked), holds)
@@ -81,7 +80,7 @@ class Marks:
         return text
 
     def count(self, text: str) -> int:
-        """How many special tokens' texts stand in it."""
+        """How many special tokens' texts it contains."""
         return sum(text.count(token) for token in [*self._single, *self._in(text)])
 
     def _in(self, text: str) -> Iterable[str]:
@@ -90,7 +89,7 @@ class Marks:
                 yield from tokens
 
     def _at_ends(self, text: str) -> str:
-        """Marks at the ends: of the text, and of what is left of it if a template strips it."""
+        """Mark both ends of the text, and of the text as a template would strip it."""
         starts = {0, len(text) - len(text.lstrip())}
         ends = {len(text), len(text.rstrip())}
         places = {end for end in ends if self._begins_one(text[max(0, end - self._longest) : end])}
@@ -113,14 +112,14 @@ class Marks:
 
 
 class ControlTokens:
-    """A tokenizer's special tokens, and a copy of it that takes marks out of a text.
+    """A tokenizer's special tokens, and a copy of the tokenizer that removes marks.
 
-    The tokenizer looks for special tokens before it normalises, and the copy's normaliser takes out the
-    marks: so a marked one is text and merges over its ends like any other, and the template's are tokens.
+    A tokenizer finds special tokens before it normalises, and the copy removes marks when it normalises. So
+    a marked special token is plain text, which merges with its neighbours; the template's are tokens.
     """
 
     def __init__(self, tokenizer: Any, tokens: Collection[str] = ()) -> None:
-        """`tokens`: texts of added tokens that count as special, besides those that are."""
+        """`tokens`: texts of added tokens that are treated as special, besides those declared special."""
         added = tokenizer.added_tokens_decoder
         named = set(tokenizer.all_special_ids)
         self._ids = frozenset(
@@ -134,11 +133,11 @@ class ControlTokens:
         self._own_ids: dict[int, int] = {}
         try:
             self._copy, self._own_ids = _copy(tokenizer, self._texts, self.marks)
-            # Some are looked for in the normalised text: other texts may become them, and they others.
+            # Some are searched for in the normalised text, where other texts may become them.
             self.normalised = any(added[index].normalized for index in self._ids)
             self._check(tokenizer)
         except Exception as error:
-            # Tokenizers of Python and of unusual parts; the library raises its bare Exception.
+            # Tokenizers written in Python or with unusual parts; the library raises a bare Exception.
             self._copy = None
             self.normalised = False
             log.warning(
@@ -146,37 +145,37 @@ class ControlTokens:
             )
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Ids of a marked text. Raises `RequestError` where the tokenizer has no copy."""
+        """Ids of a marked text. Raises `RequestError` if no copy of the tokenizer could be made."""
         if self._copy is None:
             raise RequestError(
                 UNSUPPORTED,
                 "there is a special token's text in it, which this model's tokenizer takes for the token",
             )
-        # As transformers does: a batch leaves other threads the interpreter.
+        # A batch, as transformers does: it releases the interpreter lock.
         ids = self._copy.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
         return tuple(self._own_ids.get(token, token) for token in ids)
 
     def more_in(self, ids: Sequence[int], others: Sequence[int]) -> bool:
-        """Whether some special token stands oftener in `ids` than in `others`."""
+        """Whether some special token occurs more often in `ids` than in `others`."""
         counts = Counter(token for token in ids if token in self._ids)
         return not counts <= Counter(token for token in others if token in self._ids)
 
     def _check(self, tokenizer: Any) -> None:
-        """Raises `ValueError` where the copy does not do what it is made for."""
+        """Raises `ValueError` if the copy does not tokenise as it should."""
         text = " a ".join(sorted(self._texts))
         for add in (False, True):
             own = tuple(tokenizer(text, add_special_tokens=add)["input_ids"])
             if not self.normalised and self.encode(text, add_special_tokens=add) != own:
                 raise ValueError("its copy has other ids")
         made = self._ids.intersection(self.encode(self.marks.of(text).text, add_special_tokens=False))
-        # Characters without a token of their own are unknown as ever, and some are a token themselves.
+        # Skip characters without a token, which stay unknown, and those that are a special token.
         made -= {getattr(tokenizer, "unk_token_id", None)}
         if any(len(tokenizer.added_tokens_decoder[token].content) > 1 for token in made):
             raise ValueError("it makes special tokens of their characters")
 
 
 def _copy(tokenizer: Any, texts: Collection[str], marks: Marks) -> tuple[Tokenizer, dict[int, int]]:
-    """A tokenizer that finds no special token but by its whole text, and the ids that differ."""
+    """A tokenizer that finds a special token by its whole text only, and the map of ids that differ."""
     if not type(tokenizer).__module__.startswith("transformers."):
         raise ValueError("its class is not of transformers")
     backend = tokenizer.backend_tokenizer
@@ -187,7 +186,7 @@ def _copy(tokenizer: Any, texts: Collection[str], marks: Marks) -> tuple[Tokeniz
     for token in state["added_tokens"]:
         own_ids[token["content"]] = token["id"]
         token["normalized"] &= token["content"] not in texts
-    # What has no id of the model's gets the next one; so most get their own.
+    # A token that the model has no id for gets the next free one; most keep theirs.
     state["added_tokens"].sort(key=lambda token: token["content"] in hidden)
     steps = [
         {"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in marks.replacements
@@ -202,10 +201,12 @@ def _copy(tokenizer: Any, texts: Collection[str], marks: Marks) -> tuple[Tokeniz
 
 
 def _hide(model: dict[str, Any], texts: Collection[str]) -> frozenset[str]:
-    """Rename special tokens in a model's vocabulary, which may find them in any text; those that were there.
+    """Rename the special tokens in a model's vocabulary, which may find them in any text.
 
-    No text has the new names: they are drawn at random. A single character keeps its own, for it has no other
-    token: as text it is the same id.
+    Returns those that were there.
+
+    The new names are random, so no text contains them. A single character keeps its name: it has no other
+    token, and its id as text is the same.
     """
     longer = sorted(text for text in texts if len(text) > 1)
     names = {text: f"{_ESCAPE}{secrets.token_hex(8)}{number}" for number, text in enumerate(longer)}
@@ -224,6 +225,6 @@ def _hide(model: dict[str, Any], texts: Collection[str]) -> frozenset[str]:
 
 
 def _touches(merge: list[str] | str, hidden: Collection[str]) -> bool:
-    """Whether a merge makes one of them, or is made of one."""
+    """Whether a merge produces one of them, or uses one."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first in hidden or second in hidden or first + second in hidden

@@ -1,4 +1,4 @@
-"""Token ids to text, incrementally: whole characters only, nothing past a stop string."""
+"""Incremental detokenisation: whole characters only, and nothing past a stop string."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
-# Tokens that may wait for their text before some of it is settled; bounds a step's cost.
+# Most tokens that may wait for their text; bounds the cost of a step.
 _MAX_PENDING = 32
-# A character has at most 4 bytes, and a token at least one.
+# A character has at most 4 bytes, a token at least one.
 _CHARACTER_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTexts:
-    """How a model's ids become text; found once, shared by its sessions."""
+    """What is known of a model's vocabulary for detokenisation; made once, shared by all sessions."""
 
     decode: Callable[[list[int]], str]
-    # Ids that have no text: special tokens, and from `size` on what only pads the model's vocabulary.
+    # Ids without text: special tokens, and ids from `size` on, which pad the model's vocabulary.
     silent: frozenset[int]
     size: int
-    # Tokens that stand for one byte each where a vocabulary falls back to bytes (`<0x0A>`).
+    # Tokens of one byte each (`<0x0A>`), in vocabularies with byte fallback.
     byte_ids: frozenset[int]
-    # An ordinary token and its text: what is decoded after it is decoded as inside a text.
+    # An ordinary token and its text: ids decoded after it are decoded as in the middle of a text.
     anchor: tuple[int, ...]
     anchor_text: str
 
     @classmethod
     def of(cls, tokenizer: Any) -> TokenTexts:
-        """Of a transformers tokenizer. Its clean-up of spaces is off: it would rewrite text that is out."""
+        """From a transformers tokenizer. Its clean-up of spaces is off: it would change text already sent."""
 
         def decode(ids: list[int]) -> str:
             text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -45,46 +45,46 @@ class TokenTexts:
         byte_ids = frozenset(index for token, index in vocabulary.items() if _BYTE_TOKEN.fullmatch(token))
         anchor = tuple(tokenizer("a", add_special_tokens=False)["input_ids"])
         size = max(vocabulary.values(), default=-1) + 1
-        # A vocabulary that merely holds such a token does not fall back to bytes.
+        # A vocabulary that merely contains such a token has no byte fallback.
         complete = byte_ids if len(byte_ids) == 256 else frozenset[int]()
         return cls(decode, frozenset(silent), size, complete, anchor, decode(list(anchor)))
 
 
 class Detokenizer:
-    """Text of one session as its ids come. All chunks joined are the text of all ids decoded at once.
+    """Text of one session, chunk by chunk. All chunks joined equal the text of all ids decoded at once.
 
-    Only ids whose text is not out yet are decoded, behind an anchor, so a step's cost does not grow.
-    What waits: the bytes of a character that is not complete, and where a vocabulary falls back to
-    byte tokens a whole run of them, up to `_MAX_PENDING`: such a run is text only if all of it is UTF-8.
+    Only ids whose text has not been returned are decoded, after an anchor, so a step's cost does not grow.
+    Held back are the bytes of an incomplete character and, with byte fallback, a whole run of byte tokens up
+    to `_MAX_PENDING`: such a run is text only if all of it is UTF-8.
     """
 
     def __init__(self, texts: TokenTexts) -> None:
         self._texts = texts
         self._pending: list[int] = []
-        # Characters of the pending ids' text that are out already.
+        # Characters of the pending ids' text that were returned already.
         self._shown = 0
-        # Whether any text is out: a tokenizer may drop a text's first space, and only that.
+        # Whether any text was returned: a tokenizer may drop a text's first space only.
         self._begun = False
 
     def follow(self, prompt_ids: Sequence[int]) -> None:
-        """Continue a prompt's text, so that it and the new text are that of all ids: the first space, too."""
+        """Continue after a prompt: its text and the new one join to that of all ids, first space included."""
         texts = self._texts
         self._begun = any(token < texts.size and token not in texts.silent for token in prompt_ids)
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """New text; empty while a character is incomplete."""
+        """The new text; empty while a character is incomplete."""
         texts = self._texts
         self._pending += [token for token in token_ids if token < texts.size and token not in texts.silent]
         return self._push_bytes() if texts.byte_ids else self._push_text()
 
     def flush(self) -> str:
-        """What is left, however incomplete."""
+        """The rest, even if a character is incomplete."""
         text = self._decode(self._pending)[self._shown :]
         self._settle(len(self._pending))
         return text
 
     def _push_text(self) -> str:
-        """New text where a token may end inside a character."""
+        """The new text, for vocabularies whose tokens may end inside a character."""
         text = self._decode(self._pending)
         settled = text.removesuffix(INCOMPLETE)
         new = settled[self._shown :]
@@ -97,7 +97,7 @@ class Detokenizer:
         return new
 
     def _shorten(self, text: str) -> None:
-        """Let go of ids of a long run of broken bytes, at a place where cutting changes no character."""
+        """Return part of a long run of invalid bytes, cut where no character changes."""
         for tail in range(1, _CHARACTER_TOKENS + 1):
             head = self._decode(self._pending[:-tail])
             if text == head + self._inside(self._pending[-tail:]):
@@ -107,7 +107,7 @@ class Detokenizer:
                 return
 
     def _push_bytes(self) -> str:
-        """New text where a character is one token or a run of byte tokens."""
+        """The new text, for vocabularies whose characters are single tokens or runs of byte tokens."""
         pending, byte_ids = self._pending, self._texts.byte_ids
         end = len(pending)
         while end and pending[end - 1] in byte_ids:
@@ -122,7 +122,7 @@ class Detokenizer:
         return text
 
     def _settle(self, count: int) -> None:
-        """The first `count` pending ids' text is out."""
+        """Note that the text of the first `count` pending ids was returned."""
         self._begun = self._begun or count > 0
         del self._pending[:count]
         self._shown = 0
@@ -136,7 +136,7 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Ends a text before the first of several strings, holding back what may become one."""
+    """Ends a text before the first stop string, and holds back text that may become one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -144,13 +144,13 @@ class StopStrings:
         self.matched = False
 
     def push(self, text: str) -> str:
-        """Text that is safe to show. Sets `matched` when a stop string has come; then it is the last."""
+        """Text that is safe to send. Sets `matched` when a stop string has come; then it is the last text."""
         if not self._stops:
             return text
         self._held += text
         found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
-            # The one that is complete first, so that the text does not depend on how it was cut.
+            # The one that is complete first, so that the result does not depend on the chunks.
             self.matched = True
             shown, self._held = self._held[: min(found)[1]], ""
             return shown
@@ -160,12 +160,12 @@ class StopStrings:
         return shown
 
     def flush(self) -> str:
-        """What was held back and turned out to be no stop string."""
+        """Text that was held back and is no stop string after all."""
         shown, self._held = self._held, ""
         return shown
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
+        """Length of the longest suffix of the held text that is a prefix of `stop`."""
         for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
             if self._held.endswith(stop[:length]):
                 return length

@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be served, for both faces: HTTP and gRPC."""
+"""Errors that clients are told, for both faces: HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of error as each face names it."""
+    """One kind of error, with its name at each face."""
 
     status: int
     type: str

@@ -1,4 +1,4 @@
-"""What a session tells its client, whichever face the client came through."""
+"""The events of a session that its client is sent, whichever face it uses."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from paceline.session import FinishReason, Receipt
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a key has left of its tokens per minute, and when it will have all of them again."""
+    """What a key has left of its tokens per minute, and when its bucket is full again."""
 
     limit: int
     left: int
     full_in_seconds: float
 
     def less(self, tokens: int) -> Allowance:
-        """The same when so many tokens more are used."""
+        """The allowance after `tokens` more are used."""
         return Allowance(self.limit, self.left - tokens, self.full_in_seconds + tokens * 60 / self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The session is recorded and its verifier has taken it."""
+    """First event: the session is recorded, and a verifier has opened it."""
 
     session_id: str
     seed: int
     prompt_tokens: int
-    # What its key has left, where that is limited.
+    # What its key has left, if it is limited.
     allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """New tokens and the text that they make sure of."""
+    """New tokens, and the text that is final with them."""
 
     text: str
     position: int
     token_ids: tuple[int, ...]
     accepted: int
-    # Whether the store has them.
+    # Whether a durable store has the tokens.
     durable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event."""
+    """Last event."""
 
     reason: FinishReason
     receipt: Receipt
@@ -60,16 +60,16 @@ _NUMBER = re.compile(r"[0-9]{1,12}")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a client has been told of a session. As text it is the id of a server-sent event.
+    """How much of a session a client has. As text it is the id of a server-sent event.
 
-    Text waits for whole characters and for stop strings, so it lags behind the tokens by as much as depends
-    on how they came: both are counted.
+    Text lags behind the tokens, as it waits for whole characters and for stop strings, and by how much
+    depends on how the tokens came. So both are counted.
     """
 
     session_id: str
-    # Absolute position (index in prompt + committed) of the first id it has not had.
+    # Absolute position (index in prompt + committed) of the first id that the client does not have.
     position: int = 0
-    # Characters (code points) that it has had.
+    # Characters (code points) that the client has.
     characters: int = 0
 
     def __str__(self) -> str:
@@ -89,16 +89,16 @@ class Mark:
 
 
 class Untold:
-    """Of a session told from its beginning, what a client that has come to a mark has not had."""
+    """Drops from a session's chunks what a client that has come to a mark has already."""
 
     def __init__(self, mark: Mark | None = None) -> None:
-        """Without a mark everything is new."""
+        """Without a mark nothing is dropped."""
         self._position = mark.position if mark else 0
         self._characters = mark.characters if mark else 0
         self.everything = not (self._position or self._characters)
 
     def of(self, chunk: Chunk) -> Chunk | None:
-        """What is new in the session's next chunk; None if nothing is."""
+        """The new part of the session's next chunk; None if there is none. Call it for each chunk."""
         known = min(max(0, self._position - chunk.position), len(chunk.token_ids))
         text = chunk.text[self._characters :]
         self._characters = max(0, self._characters - len(chunk.text))

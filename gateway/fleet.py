@@ -1,4 +1,4 @@
-"""The verifiers and drafters there are: which come and go, and what each says of itself."""
+"""The verifiers and drafters of this gateway: pods come and go, and each is polled for its status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paceline.v1 import (
 
 log = telemetry.logger(__name__)
 
-# A pod that has not answered for this many polls is not healthy.
+# A pod that has not answered for as long as this many polls take is unhealthy.
 _MISSED_POLLS = 3
 # How each kind of pod is asked for its status.
 _STATUS: dict[Role, tuple[Any, Any]] = {
@@ -38,8 +38,8 @@ _STATUS: dict[Role, tuple[Any, Any]] = {
 class Fleet:
     """All pods this gateway knows of, by address; each is asked for its status in the background.
 
-    A pod that is removed gets no new session. Its sessions hold it, and go on there while it serves them; it
-    is let go with the last of them.
+    A removed pod gets no new session. Sessions that run there go on while it serves them; its channel is
+    closed when the last one has left.
     """
 
     def __init__(
@@ -50,31 +50,31 @@ class Fleet:
         served: Served | None = None,
         use_http_proxy: bool = False,
     ) -> None:
-        """Without pods, until `update` or `start` tells of some.
+        """There are no pods before `update`, or before `start` finds some.
 
         `identity`: what this gateway shows the pods; None speaks plaintext.
         `served`: what the verifiers must serve to get sessions; None takes any.
         """
         self.verifiers: dict[str, Pod] = {}
         self.drafters: dict[str, Pod] = {}
-        # Of sessions under which verifiers have died: see `suspicion`.
+        # Shared by all sessions under which verifiers have died: see `suspicion`.
         self.turns = asyncio.Lock()
         self._served = served
         self._poll_seconds = poll_seconds
         self._identity = identity
         self._use_http_proxy = use_http_proxy
         self._started = False
-        # Those of each pod that is not let go yet, and those of the fleet as a whole.
+        # The polls of pods whose channel is open, and the tasks of the fleet as a whole.
         self._polls: dict[Pod, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._changed: Callable[[], None] = lambda: None
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called whenever a pod has been heard of, or has come or gone."""
+        """Call `changed` after each poll of a pod, and after each `update`."""
         self._changed = changed
 
     def update(self, addresses: Addresses) -> None:
-        """Take these pods for the fleet from now on. One that comes back is a new one."""
+        """Replace the set of pods. A pod that was removed and comes back is a new one."""
         self._update(self.verifiers, addresses.verifiers, Role.VERIFIER)
         self._update(self.drafters, addresses.drafters, Role.DRAFTER)
         self._changed()
@@ -115,7 +115,7 @@ class Fleet:
         task.add_done_callback(lambda _: self._polls.pop(pod))
 
     async def _poll(self, pod: Pod, role: Role) -> None:
-        """Ask for a pod's status again and again; let it go when it is removed and has no session of ours."""
+        """Poll a pod until it is removed and has no session of ours; then close its channel."""
         stub, request = _STATUS[role]
         try:
             while not pod.done_with:
@@ -140,7 +140,7 @@ class Fleet:
         pod.misfit = misfit
 
     def not_ready(self) -> str:
-        """Why no verifier can take a session; empty when one can. Names no address."""
+        """Why no verifier can take a session; empty if one can. Names no address, as anybody may read it."""
         able = [pod for pod in self.verifier_views() if pod.healthy and not pod.draining]
         if not able:
             return "no verifier is up"
@@ -148,7 +148,7 @@ class Fleet:
         return "" if "" in misfits else misfits[0]
 
     def verifier_views(self) -> list[VerifierView]:
-        """What routing may know of the verifiers that have ever answered."""
+        """The verifiers that have answered at least once, as routing sees them."""
         return [
             VerifierView(
                 address=pod.address,
@@ -166,7 +166,7 @@ class Fleet:
         ]
 
     def drafter_views(self) -> list[DrafterView]:
-        """What routing may know of the drafters that have ever answered."""
+        """The drafters that have answered at least once, as routing sees them."""
         return [
             DrafterView(
                 address=pod.address,
@@ -180,7 +180,7 @@ class Fleet:
         ]
 
     def to_proto(self, sessions: int) -> gateway_pb2.FleetResponse:
-        """The fleet for people."""
+        """The fleet as the status RPC shows it; `sessions`: those that this gateway follows."""
         return gateway_pb2.FleetResponse(
             verifiers=[
                 gateway_pb2.VerifierPod(

@@ -1,4 +1,4 @@
-"""Places of sessions at this gateway and at verifiers, and the one line for them."""
+"""Places for sessions, at this gateway and at verifiers, and the line of those who wait for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.line import Line, may_wait
 from gateway.pod import Pod
 from gateway.router import choose_verifier
 
-# How often one who waits looks whether any verifier is up at all.
+# How often a waiting session checks whether any verifier is up.
 _LOOK_SECONDS = 1.0
 
 
@@ -29,10 +29,10 @@ class _Waiting:
 
 
 class Places:
-    """Gives out what sessions run in: one of `max_sessions` here together with one of a verifier's.
+    """Gives each session a place: one of this gateway's `max_sessions` together with one at a verifier.
 
-    Who finds none waits in one line, holders in turn. Sessions that run already and must move go before
-    those that are new. How many may wait is bounded, for each holder and for all.
+    Sessions without a place wait in line, key holders in turn. Sessions that must move go before new ones.
+    The number that may wait is bounded, for each holder and for all.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Places:
         queue_seconds: float,
         retry_seconds: Callable[[int, int], float],
     ) -> None:
-        """`queue_seconds`: how long a new session waits where verifiers are up and full.
+        """`queue_seconds`: how long a new session waits while verifiers are up and full.
 
-        `retry_seconds`: when to come again, by how many wait and how many places there are.
+        `retry_seconds`: the retry time for a refused client, by how many wait and how many places there are.
         """
         self.running = 0
         self.queue_seconds = queue_seconds
@@ -64,9 +64,9 @@ class Places:
 
     @contextmanager
     def seat(self, holder: str, *, begun: bool = False) -> Iterator[Seat]:
-        """A session's place in the line, later in the gateway and at verifiers, while the block runs.
+        """A session's seat while the block runs: first in the line, then here and at verifiers.
 
-        `begun`: it has run already, at another gateway. Raises `RequestError` where too many wait.
+        `begun`: the session has run before, at another gateway. Raises `RequestError` if too many wait.
         """
         waiting = self._without.total()
         if not begun and not may_wait(self._without[holder], waiting, self._max_waiting):
@@ -85,7 +85,7 @@ class Places:
                 self._forget(holder)
 
     async def wait(self, seat: Seat, avoid: Collection[str], deadline: float) -> Pod:
-        """A place for `seat`, which has none now: see `Seat.verifier`."""
+        """Wait for a place for `seat`, which has none: see `Seat.verifier`."""
         waiting = _Waiting(seat, avoid, asyncio.get_running_loop().create_future())
         line = self._moving if seat.begun or seat.running else self._new
         line.join(seat.holder, seat.number, waiting)
@@ -106,7 +106,7 @@ class Places:
         return deadline if seat.begun or not self._up() else seat.until
 
     def _up(self) -> int:
-        """Places that the verifiers that are up have, taken or not."""
+        """Number of places at verifiers that are up, taken or free."""
         views = self._fleet.verifier_views()
         return sum(
             pod.max_sessions
@@ -115,7 +115,7 @@ class Places:
         )
 
     def give_out(self) -> None:
-        """Serve the line as far as there are places."""
+        """Give free places to those first in line."""
         while True:
             line = self._moving if len(self._moving) else self._new
             waiting = line.first()
@@ -161,25 +161,25 @@ class Places:
 
 
 class Seat:
-    """One session's places: at this gateway from its first verifier on, and at one verifier at a time."""
+    """One session's places: one here from its first verifier on, and one at its current verifier."""
 
     def __init__(self, places: Places, holder: str, number: int, *, begun: bool) -> None:
         self.holder = holder
         self.number = number
-        # Until when it waits for a place, on the monotonic clock.
+        # End of its wait for a place, on the monotonic clock.
         self.until = time.monotonic() + places.queue_seconds
-        # Whether its client has been told anything.
+        # Whether its client has been sent anything.
         self.begun = begun
-        # Whether it has had a place and counts among the gateway's sessions. Either goes before new ones.
+        # Whether it has had a place, and counts among the gateway's sessions. Either puts it before new ones.
         self.running = False
         self.pod: Pod | None = None
         self._places = places
 
     async def verifier(self, avoid: Collection[str], deadline: float) -> Pod:
-        """A verifier with a place for the session, one in `avoid` only where there is no other.
+        """Wait for a verifier with a place; one in `avoid` is taken only if there is no other.
 
-        A new session waits for `queue_seconds` from its arrival; one that has begun, and all while no
-        verifier is up, until `deadline` (on the monotonic clock). Raises `RequestError`.
+        A new session waits for `queue_seconds` from its arrival. One that has begun, and any while no
+        verifier is up, waits until `deadline` (on the monotonic clock). Raises `RequestError`.
         """
         return await self._places.wait(self, avoid, deadline)
 
@@ -191,5 +191,5 @@ class Seat:
             self._places.give_out()
 
     def turned_away(self, pod: Pod) -> None:
-        """Note that the verifier had no place; the session keeps its own in the line."""
+        """Note that the verifier refused the session as full. The session keeps its place in the line."""
         pod.full()

@@ -17,7 +17,7 @@ from paceline.v1 import verifier_pb2
 
 log = telemetry.logger(__name__)
 
-# How soon a pod is asked again that is fuller than was thought.
+# Shortest time between two polls of a pod.
 _SOONEST_SECONDS = 0.05
 
 
@@ -30,25 +30,25 @@ class Pod:
         self.address = address
         self._connection = rpc.Connection(address, role, identity, use_http_proxy=use_http_proxy)
         self.healthy = False
-        # The fleet no longer has it: it gets no new session, and is let go when it has none of ours.
+        # Whether it has left the fleet: it gets no new session, and is closed when none of ours is left.
         self.removed = False
-        # The last status it has told; None before the first.
+        # Its last status; None before the first.
         self.status: Any = None
-        # Why it may get no session of this gateway; empty when it may, and for drafters.
+        # Why it gets no session of this gateway; empty if it may get some, and for drafters.
         self.misfit = ""
-        # Sessions of this gateway that are there or on their way, and the most since a status was asked for.
+        # Sessions of this gateway there or on their way, and the most of them since the last poll began.
         self.ours = 0
         self._most_ours = 0
-        # Sessions of other gateways, as far as is known.
+        # Sessions of other gateways, by the last status.
         self._others = 0
         self._heard = 0.0
         self._look = asyncio.Event()
-        # Of a drafter: until when verifiers do not listen to it.
+        # Drafters only: until when each verifier ignores it, by address, on the monotonic clock.
         self._aside: dict[str, float] = {}
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The channel for a call that begins now."""
+        """The channel for a new call."""
         return self._connection.channel
 
     async def close(self) -> None:
@@ -56,50 +56,50 @@ class Pod:
         await self._connection.close()
 
     def remove(self) -> None:
-        """Note that the fleet no longer has it."""
+        """Note that it has left the fleet."""
         self.removed = True
         self._look.set()
 
     @property
     def done_with(self) -> bool:
-        """Whether it is removed and no session of ours is there."""
+        """Whether it has left the fleet and none of our sessions is there."""
         return self.removed and not self.ours
 
     @property
     def sessions(self) -> int:
-        """Sessions there, ours as of now."""
+        """Sessions there: ours now, and others by the last status."""
         return self._others + self.ours
 
     def begin(self) -> None:
-        """A session of ours goes there."""
+        """Count a session of ours that goes there."""
         self.ours += 1
         self._most_ours = max(self._most_ours, self.ours)
 
     def end(self) -> None:
-        """A session of ours has left."""
+        """Count a session of ours that has left."""
         self.ours -= 1
         if self.done_with:
             self._look.set()
 
     def full(self) -> None:
-        """It had no place for a session of ours, which has left: others have those that we do not."""
+        """Note that it refused a session as full: other gateways have the places that we do not."""
         self._others = max(self._others, self.status.max_sessions - self.ours)
         self._look.set()
 
     def put_aside(self, verifier: str, seconds: float) -> None:
-        """A drafter is of no use at that verifier for so long."""
+        """Note that a verifier ignores this drafter for `seconds`."""
         self._aside[verifier] = time.monotonic() + seconds
 
     def is_aside(self, verifier: str) -> bool:
-        """Whether a drafter is of no use at that verifier now."""
+        """Whether a verifier ignores this drafter now."""
         return time.monotonic() < self._aside.get(verifier, 0.0)
 
     def asking(self) -> None:
-        """It is asked for its status now."""
+        """Note that a poll begins."""
         self._most_ours = self.ours
 
     def heard(self, status: Any) -> None:
-        """Take a fresh status in. It tells all sessions at some moment since it was asked for."""
+        """Take a new status. Its session count is of some moment between the poll's begin and now."""
         self.status = status
         self._others = max(0, status.sessions - self._most_ours)
         self._heard = time.monotonic()
@@ -111,7 +111,7 @@ class Pod:
         self.healthy = True
 
     async def due(self, seconds: float) -> None:
-        """Return when its status is to be asked for again."""
+        """Return when the next poll is due: in `seconds`, or earlier if something calls for it."""
         await asyncio.sleep(min(seconds, _SOONEST_SECONDS))
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - _SOONEST_SECONDS):
@@ -119,12 +119,12 @@ class Pod:
         self._look.clear()
 
     def missed(self, patience: float) -> None:
-        """No answer; unhealthy once that has lasted `patience` seconds."""
+        """Note a poll without an answer; unhealthy after `patience` seconds without one."""
         if self.healthy and time.monotonic() - self._heard > patience:
             self.lost("no status")
 
     def lost(self, why: str) -> None:
-        """Known to be gone until it answers again."""
+        """Note that it is unhealthy until it answers again."""
         if self.healthy:
             log.warning("pod is down", address=self.address, why=why)
         self.healthy = False
