@@ -1,4 +1,4 @@
-"""Every gateway setting: name, type, default, meaning."""
+"""The gateway's settings: name, type, default, meaning."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class GatewaySettings(StoreSettings):
 
     @property
     def limits(self) -> UsageLimits:
-        """Those of everybody together."""
+        """Limits on all requests together."""
         return UsageLimits(
             self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None
         )

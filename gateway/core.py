@@ -1,4 +1,4 @@
-"""What both faces need of a gateway: the model's prompts, the sessions, the keys, and bounds."""
+"""The core that both faces use: prompts, sessions, keys and bounds."""
 
 from __future__ import annotations
 

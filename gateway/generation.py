@@ -1,4 +1,4 @@
-"""What a client asked for, and what a session's record keeps of it for the gateway that goes on."""
+"""What a client asked for, and how a session's record keeps it for the next gateway."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from paceline.store import SessionRecord
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an HTTP reply is written; `kind` says of a session begun over gRPC, too, what its prompt was."""
+    """The form of an HTTP reply. `kind` also tells the kind of prompt of a session begun over gRPC."""
 
     kind: Literal["chat", "text"] = "text"
     include_usage: bool = False
-    # Unix seconds; OpenAI's bodies carry it.
+    # Unix seconds, for OpenAI's `created`.
     created: int = 0
-    # Usage in every chunk.
+    # Usage in each chunk.
     continuous_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One continuation, whichever face it was asked through."""
+    """One continuation to generate, from either face."""
 
     model_id: str
     prompt_ids: tuple[int, ...]
@@ -38,12 +38,12 @@ class Generation:
 
     @property
     def prompt_tokens(self) -> int:
-        """The prompt's length."""
+        """Length of the prompt."""
         return len(self.prompt_ids)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the answer at the most."""
+        """Most tokens of the answer."""
         return self.sampling.max_tokens
 
     def record(self, key: SessionKey, caller: Caller, committed_ids: Sequence[int] = ()) -> SessionRecord:
@@ -60,7 +60,7 @@ class Generation:
 
     @classmethod
     def recorded(cls, record: SessionRecord) -> tuple[Generation, Caller]:
-        """What a record asks for, and whose session it is."""
+        """The generation and the caller in a record."""
         reply = json.loads(record.reply)
         wanted = cls(
             record.model_id,
@@ -78,9 +78,9 @@ class Asked:
     """A continuation of a prompt that is not tokenised yet."""
 
     form: Form
-    # Tokens as they may be, for limits.
+    # Estimates, for limits.
     prompt_tokens: int
     max_tokens: int
-    # The session, for a key's holder; it waits in turn until the given time on the event loop's clock. Raises
-    # `RequestError` where the prompt does not fit.
+    # Tokenises the prompt, given the key holder and the latest time for its turn, on the event loop's clock.
+    # Raises `RequestError` if the prompt does not fit.
     generation: Callable[[str, float], Awaitable[Generation]]

@@ -1,4 +1,4 @@
-"""API keys: a file of hashes, read anew when it changes; a request's key becomes its `Caller`."""
+"""API keys: a file of hashes, reloaded when it changes. A request's key gives its `Caller`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 
-# The file is looked at no more often than this, and so a change holds within it.
+# The file is checked at most this often, so a change takes effect within this time.
 _LOOK_SECONDS = 1.0
-# No key is that long; what is longer is not hashed.
+# No key is longer; longer strings are not even hashed.
 _MAX_KEY_CHARACTERS = 512
 
 
 class KeyFileError(ValueError):
-    """A key file cannot be used; the message says where and why, and quotes no hash."""
+    """A key file is unusable. The message says where and why, and quotes no hash."""
 
 
 class KeyLimits(BaseModel):
-    """One key's own limits, of all gateways together; what is missing is not limited."""
+    """One key's limits, over all gateways together; a missing one does not limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +44,7 @@ class KeyLimits(BaseModel):
 
 
 class KeyEntry(BaseModel):
-    """One holder. It may have several keys at a time, so that one can be replaced without a gap."""
+    """One key holder. It may have several keys at a time, so that a key can be replaced without a gap."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +70,7 @@ class _Known:
 
 
 class ApiKeys:
-    """The keys of a file. A file that becomes unreadable leaves the last good set in force."""
+    """The keys of a file. If the file becomes unreadable, the last good set stays in force."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ApiKeys:
         one_tenant: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`one_tenant` makes all holders the same tenant. Raises `KeyFileError`."""
+        """`one_tenant`: whether all holders are the same tenant. Raises `KeyFileError`."""
         self._path = Path(path)
         self._one_tenant = one_tenant
         self._now = now
@@ -91,9 +91,9 @@ class ApiKeys:
         return len(self._by_hash)
 
     def caller(self, key: str) -> Caller | None:
-        """The holder of `key`, or None: it is unknown, revoked or expired.
+        """The holder of `key`; None if the key is unknown, revoked or expired.
 
-        Found by its hash, so how long that takes says nothing of how near a guess has come.
+        The look-up is by hash, so its time tells nothing about how close a guess is.
         """
         self._look()
         known = self._by_hash.get(api_key_hash(key)) if len(key) <= _MAX_KEY_CHARACTERS else None
@@ -117,7 +117,7 @@ class ApiKeys:
             log.info("API keys read anew", keys=len(self._by_hash))
 
     def _signature(self) -> tuple[int, ...]:
-        """Another one when the file has changed, or its path leads to another file."""
+        """Changes when the file changes, or when its path leads to another file."""
         try:
             found = os.stat(self._path)
         except OSError:
@@ -149,7 +149,7 @@ def _read(path: Path, one_tenant: bool) -> dict[str, _Known]:
 
 
 def _tenant(entry: KeyEntry) -> str:
-    """The holder as all gateways of this key file name it to drafters, who cannot tell who that is."""
+    """The holder's name at drafters: the same at all gateways of this key file, and not traceable."""
     return hmac.new(bytes.fromhex(entry.sha256[0]), entry.id.encode(), hashlib.sha256).hexdigest()[:32]
 
 
@@ -159,9 +159,9 @@ def _refused(kind: Kind, message: str) -> RequestError:
 
 
 def authenticate(keys: ApiKeys | None, authorization: str, scope: Scope | None) -> Caller:
-    """Who sent a request with this `authorization`; without keys, anybody may do anything.
+    """The caller of a request with this `authorization` header. Without keys anybody may do anything.
 
-    Raises `RequestError` for a missing or wrong key, and for one that lacks `scope`.
+    Raises `RequestError` for a missing or wrong key, and for a key without `scope`.
     """
     if keys is None:
         return ANYBODY

@@ -1,4 +1,4 @@
-"""One order for all who wait: first come, first served of a key's holder, and holders in turn."""
+"""The order of all who wait: key holders in turn, and first come, first served within a holder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class Line(Generic[T]):
-    """Those who wait for one thing. Plain data: who waits does so elsewhere.
+    """A waiting line as plain data; the waiting itself happens elsewhere.
 
-    Nobody is served before one of the same holder with a smaller number, and while a holder has somebody in
-    the line no other holder is served twice before it.
+    Items of one holder are served by number. While a holder has an item in line, no other holder is served
+    twice before it.
     """
 
     def __init__(self) -> None:
-        # In the order in which holders are served next; each holder's by number.
+        # Holders in the order in which they are served next; each one's items by number.
         self._queues: dict[str, list[tuple[int, T]]] = {}
         self._length = 0
 
@@ -24,12 +24,12 @@ class Line(Generic[T]):
         return self._length
 
     def join(self, holder: str, number: int, item: T) -> None:
-        """Wait. `number` is the order of arrival; no two of a holder have the same."""
+        """Add an item. `number`: the order of arrival, unique per holder."""
         insort(self._queues.setdefault(holder, []), (number, item), key=lambda entry: entry[0])
         self._length += 1
 
     def leave(self, holder: str, number: int) -> None:
-        """Give up; one that does not wait has left already."""
+        """Remove an item. Idempotent."""
         queue = self._queues.get(holder, [])
         left = [entry for entry in queue if entry[0] != number]
         self._length -= len(queue) - len(left)
@@ -39,11 +39,11 @@ class Line(Generic[T]):
             self._queues.pop(holder, None)
 
     def first(self) -> T | None:
-        """Who is next; None where nobody waits."""
+        """The next item; None if the line is empty."""
         return next((queue[0][1] for queue in self._queues.values()), None)
 
     def serve(self) -> None:
-        """Take the next one out; its holder goes behind the others."""
+        """Remove the next item; its holder goes behind the others."""
         holder = next(iter(self._queues))
         queue = self._queues.pop(holder)
         self._length -= 1
@@ -52,9 +52,9 @@ class Line(Generic[T]):
 
 
 def may_wait(own: int, everybody: int, room: int) -> bool:
-    """Whether a holder of whom `own` wait, among `everybody`, may send one more into a room for `room`.
+    """Whether a holder with `own` waiting requests, of `everybody` in all, may add one more.
 
-    Each may take as much as is left: one alone half of the room, two a third each, and there is always some
-    left for a holder who has nobody in it yet.
+    A holder may have as many as there are places left of `room`: one holder alone half of them, two a third
+    each. So some are always left for a holder that has none waiting yet.
     """
     return own < room - everybody

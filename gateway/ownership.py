@@ -1,4 +1,4 @@
-"""A session's record in the store, and the epoch that says who may extend it."""
+"""A session's record in the store, and the epoch under which this gateway owns the session."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from paceline.store import (
 
 log = telemetry.logger(__name__)
 
-# How often a store that is away is asked for a session that waits for it to move.
+# How often an unreachable store is asked again by a session that cannot move without it.
 _CLAIM_SECONDS = 0.2
 
 
 class Ownership:
-    """One session's, for the gateway that follows it."""
+    """The ownership of one session by this gateway."""
 
     def __init__(
         self,
@@ -37,18 +37,18 @@ class Ownership:
         *,
         strict: bool,
     ) -> None:
-        """`known`: the session as its client knows it. `strict`: nothing goes on that is not recorded."""
+        """`known`: makes the record of what the client was sent. `strict`: only recorded sessions go on."""
         self._store = store
         self._strict = strict
         self._known = known
         self.key = key
 
     def record(self) -> SessionRecord:
-        """The session as its client knows it."""
+        """The record of what the client was sent."""
         return self._known(self.key)
 
     async def create(self) -> None:
-        """Record a new session. Raises `RequestError` where it must be recorded and cannot be."""
+        """Record a new session. Raises `RequestError` if it must be recorded and cannot be."""
         try:
             await self._store.create(self.record())
         except StoreUnavailableError as error:
@@ -59,9 +59,9 @@ class Ownership:
                 ) from error
 
     async def claim(self, deadline: float) -> SessionRecord:
-        """Fence the last verifier out, and what it had committed; or how a later owner has ended it.
+        """Fence the last verifier out and return the record, with all that this verifier committed.
 
-        Raises `RequestError`.
+        Returns the final record if a later owner has ended the session. Raises `RequestError`.
         """
         try:
             return await self._claimed(deadline)
@@ -69,7 +69,7 @@ class Ownership:
             return await self.ended_elsewhere(error)
 
     async def ended_elsewhere(self, error: Exception) -> SessionRecord:
-        """The record of a session that a later owner has ended. Raises `RequestError` while it goes on."""
+        """The record of a session that a later owner has ended. Raises `RequestError` if it still runs."""
         record = None
         with suppress(StoreUnavailableError):
             record = await self._store.get(self.key.session_id)
@@ -78,22 +78,22 @@ class Ownership:
         return record
 
     async def abandon(self) -> None:
-        """Let nobody resume the session."""
+        """End the session for good, so that nobody resumes it."""
         key = replace(self.key, epoch=self.key.epoch + 1)
         with suppress(StoreUnavailableError, UnknownSessionError, FencedError):
             await self._store.claim(key, finish=FinishReason.CANCELLED)
 
     @property
     def durable(self) -> bool:
-        """Whether what is recorded outlives this gateway."""
+        """Whether the record outlives this gateway."""
         return self._store.durable
 
     async def heard(
         self, base_length: int, token_ids: Sequence[int], finish: FinishReason | None = None
     ) -> None:
-        """Record what a verifier has told at `base_length`. A durable store has it from the verifier itself.
+        """Record ids from a verifier, at `base_length`, unless it writes them to a durable store itself.
 
-        Raises `FencedError` where the session goes on in another stream, or has been ended.
+        Raises `FencedError` if another stream has the session now, or it was cancelled.
         """
         if self._store.durable:
             return
@@ -102,13 +102,14 @@ class Ownership:
             raise error
 
     async def _claimed(self, deadline: float) -> SessionRecord:
-        """The record under an epoch that no verifier has had. Raises `FencedError` or `RequestError`.
+        """The record, under a new epoch. Raises `FencedError` or `RequestError`.
 
-        Where the store does not know the session it is what the client knows: tokens that only the lost
-        verifier had are drawn again, and come out the same. Strict durability waits for a store that is away.
+        If the store does not know the session, the record is what the client was sent: tokens that only the
+        lost verifier had are drawn again and come out the same. With strict durability it waits for a store
+        that does not answer.
         """
         while True:
-            # Another one each time: a claim that went unanswered may have taken effect, or still may.
+            # A new epoch each time: an unanswered claim may have taken effect, or may do so later.
             self.key = replace(self.key, epoch=self.key.epoch + 1)
             try:
                 try:

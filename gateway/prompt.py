@@ -1,4 +1,4 @@
-"""Chat messages to template to token ids; everything that needs the tokenizer."""
+"""Prompts: chat messages and texts to token ids, and all else that needs the tokenizer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
 
-# Longer texts are tokenised on a thread and in turn, so that they hold up nobody.
+# Longer texts are tokenised on threads, in turn, so that they delay no other request.
 _SHORT_CHARACTERS = 2000
-# What a template may put around a message.
+# Most characters that a template puts around a message.
 _TURN_CHARACTERS = 32
 
 
@@ -34,9 +34,9 @@ class Text:
     """A text to tokenise."""
 
     plain: str
-    # The same with marks, in which special tokens of users are text; None where there are none.
+    # The text with marks, so that users' special tokens stay text; None if there are none.
     marked: str | None = None
-    # Whether the plain one is known to hold a user's special token.
+    # Whether the plain text is known to contain a user's special token.
     holds: bool = False
 
 
@@ -50,9 +50,9 @@ class Prompts:
         trust_remote_code: bool = False,
         special_tokens_in_text: SpecialTokensInText = "plain-completions",
     ) -> None:
-        """`trust_remote_code`: run Python that comes with the tokenizer, if transformers has none.
+        """`trust_remote_code`: run Python code that comes with the tokenizer, if transformers has none.
 
-        `special_tokens_in_text`: where special tokens written by users are these tokens, and not text.
+        `special_tokens_in_text`: where special tokens that users write count as tokens, and not as text.
         """
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             model, trust_remote_code=trust_remote_code
@@ -73,7 +73,7 @@ class Prompts:
         return Detokenizer(self._texts)
 
     def from_text(self, text: str) -> Prompt:
-        """A plain prompt, with the special tokens that the tokenizer puts around one."""
+        """A plain prompt, with the special tokens that the tokenizer puts around it."""
         return Prompt(self, len(text), lambda: self._plain(text), given=text)
 
     def from_chat(self, turns: Sequence[ChatTurn]) -> Prompt:
@@ -82,15 +82,15 @@ class Prompts:
         return Prompt(self, characters, lambda: self._chat(turns))
 
     def least_of(self, text: Text) -> int:
-        """How many tokens it has at the least."""
+        """A lower bound of its number of tokens."""
         least = self.least.of_text(text.plain)
         if text.marked is None or self._control is None:
             return least
-        # Marks are no characters of it, and a template may have taken them for some.
+        # Marks are not part of it, and a template may have treated them as characters.
         return min(least, self.least.of_text(self._control.marks.out(text.marked)))
 
     def tokenise(self, text: Text, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Ids of a text as it goes to the model. Raises `RequestError` where it is taken for tokens."""
+        """Ids of a text for the model. Raises `RequestError` if a user's text would become special tokens."""
         if text.marked is None or self._control is None:
             return self._ids(text.plain, add_special_tokens=add_special_tokens)
         ids = self._control.encode(text.marked, add_special_tokens=add_special_tokens)
@@ -124,11 +124,11 @@ class Prompts:
             )
         if holds or self._control.normalised or marks.count(text) != marks.count(plain):
             return Text(plain, text, holds)
-        # The marks, if any, stood at ends that complete nothing.
+        # The marks, if any, were at ends that complete no special token.
         return Text(plain)
 
     def _turn_tokens(self) -> frozenset[str]:
-        """Added tokens as good as special: those that a chat's turns are made with, or that end a text."""
+        """Added tokens that count as special: they delimit a chat's turns, or end a text."""
         added = self._tokenizer.added_tokens_decoder
         found = {*self._ids(self._template.example, add_special_tokens=False), *self.stop_token_ids}
         texts = (added[index].content for index in found if index in added)
@@ -136,12 +136,12 @@ class Prompts:
 
 
 class Prompt:
-    """A text or chat that is to become token ids."""
+    """A text or chat before it is tokenised."""
 
     def __init__(
         self, prompts: Prompts, characters: int, render: Callable[[], Text], *, given: str | None = None
     ) -> None:
-        """`render`: the text as the tokenizer takes it, of some `characters`. `given`: a plain prompt."""
+        """`render`: gives the text to tokenise, of about `characters`. `given`: a plain prompt's text."""
         self.characters = characters
         self._prompts = prompts
         self._render = render
@@ -149,23 +149,23 @@ class Prompt:
 
     @property
     def short(self) -> bool:
-        """Whether it is tokenised as quickly as its request was read."""
+        """Whether it is short enough to be tokenised at once, on the event loop."""
         return self.characters <= _SHORT_CHARACTERS
 
     def ids(self, context: int | None = None) -> tuple[int, ...]:
-        """Its ids. Raises `RequestError`, of one that cannot fit `context` before it is tokenised."""
+        """Its ids. Raises `RequestError`, before it is tokenised if it cannot fit `context`."""
         text = self._render()
         if context is not None:
             _check(self._prompts.least_of(text), context)
         return self._prompts.tokenise(text, add_special_tokens=self._given is not None)
 
     def check(self, context: int) -> None:
-        """Raises `RequestError` where it is known already, without a template, that it cannot fit."""
+        """Raises `RequestError` if it is clear without rendering that it cannot fit."""
         if self._given is not None:
             _check(self._prompts.least.of_text(self._given), context)
 
     async def ids_in_turn(self, context: int, holder: str, until: float) -> tuple[int, ...]:
-        """`ids` on a thread, once the turn of the key's holder has come: by `until` on the loop's clock."""
+        """As `ids`, on a thread, when the key holder's turn comes: before `until` on the loop's clock."""
         try:
             return await self._prompts.tokenizing.run(
                 holder, self.characters, lambda: self.ids(context), until=until
@@ -175,7 +175,7 @@ class Prompt:
 
 
 def _check(least: int, context: int) -> None:
-    """Raises `RequestError` where a prompt of so many tokens or more cannot fit."""
+    """Raises `RequestError` if a prompt of `tokens` or more cannot fit."""
     if least >= context:
         raise RequestError(
             CONTEXT_LENGTH,
@@ -185,9 +185,10 @@ def _check(least: int, context: int) -> None:
 
 
 def _stop_ids(model: str, tokenizer: Any, trust_remote_code: bool) -> frozenset[int]:
-    """Ids that end a text: of the generation config, the model's config and the tokenizer.
+    """Ids that end a text, from the generation config, the model's config and the tokenizer.
 
-    Some models name ids that they have no logit for; these are never drawn, and verifiers refuse them.
+    Ids without a logit, which some models name, are left out: they are never drawn, and verifiers refuse
+    them.
     """
     found: set[int] = set()
     config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)

@@ -1,4 +1,4 @@
-"""How many tokens a text has at the least, told without tokenising it."""
+"""A lower bound of a text's number of tokens, without tokenising it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _LETTERS = string.ascii_letters.encode()
-# Canonical composition makes one character of four at the most.
+# Canonical composition joins at most four characters into one.
 _COMPOSED = 4
 
 
@@ -17,22 +17,22 @@ _COMPOSED = 4
 class LeastTokens:
     """A lower bound from the longest tokens of a vocabulary.
 
-    It holds where every character of a text is part of some token. Tokenizers that drop, merge or strip
-    characters (SentencePiece's normalisers, WordPiece, unknown tokens, added tokens that take the space
-    around them) have no such bound: their texts are tokenised before it is known that they are too long.
+    It holds for tokenizers that put each character of a text into some token. Those that drop, merge or strip
+    characters (SentencePiece's normalisers, WordPiece, unknown tokens, added tokens that absorb spaces) have
+    no such bound: only tokenising shows that a text is too long.
     """
 
-    # Of one token, at the most: characters, and ASCII letters. 0 where there is no bound.
+    # Most characters, and most ASCII letters, of one token. 0 if there is no bound.
     characters: int = 0
     letters: int = 0
-    # How many characters may become one before they are tokens.
+    # Most characters that normalisation joins into one.
     composed: int = 1
-    # Byte-level: bytes without a token of their own, which are left out. None where characters are counted.
+    # Byte-level tokenizers: bytes without a token, which they drop. None if characters are counted.
     dropped: bytes | None = None
 
     @classmethod
     def of(cls, tokenizer: Any) -> LeastTokens:
-        """The bound of a tokenizer of transformers."""
+        """From a transformers tokenizer."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or not type(tokenizer).__module__.startswith("transformers."):
             return cls()
@@ -51,12 +51,12 @@ class LeastTokens:
         return cls(characters, letters, composed, dropped)
 
     def of_text(self, text: str) -> int:
-        """Tokens that the text has at the least; 0 where nothing is known."""
+        """At least this many tokens; 0 if there is no bound."""
         if not self.characters:
             return 0
         composed = 1 if text.isascii() else self.composed
         if composed > 1:
-            # What is composed may be of other bytes.
+            # A composed character may have other bytes.
             return 0 if self.dropped else len(text) // (self.characters * composed)
         encoded = text.encode(errors="surrogatepass")
         length = len(text) if self.dropped is None else len(encoded.translate(None, self.dropped))
@@ -65,13 +65,13 @@ class LeastTokens:
 
 
 def _state(part: Any) -> list[dict[str, Any]]:
-    """A normaliser or pre-tokenizer as the steps that it takes."""
+    """The steps of a normaliser or pre-tokenizer."""
     if part is None:
         return []
     try:
         state = json.loads(part.__getstate__())
     except Exception:
-        # One written in Python; the library raises its bare Exception.
+        # One written in Python; the library raises a bare Exception.
         return [{"type": "unknown"}]
     return _steps(state)
 
@@ -84,7 +84,7 @@ def _steps(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _composed(normalizer: list[dict[str, Any]]) -> int:
-    """How many characters become one at the most; 0 where some may vanish."""
+    """Most characters that are joined into one; 0 if some may be dropped."""
     composed = 1
     for step in normalizer:
         if step["type"] == "NFC":
@@ -98,7 +98,7 @@ def _composed(normalizer: list[dict[str, Any]]) -> int:
 
 
 def _byte_texts() -> dict[int, str]:
-    """How byte-level tokenizers write each byte: printable ones as they are, the others from U+0100 on."""
+    """The character for each byte in byte-level vocabularies: itself if printable, else from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {
@@ -107,7 +107,7 @@ def _byte_texts() -> dict[int, str]:
 
 
 def _keeps_all(backend: Any, vocabulary: Container[str]) -> bool:
-    """Whether each character ends up in a token, if need be in one for each of its bytes."""
+    """Whether each character is part of some token, if need be of one token per byte."""
     steps = _state(backend.pre_tokenizer)
     for step in steps:
         splits = step["type"] == "Split" and step["behavior"] != "Removed"
@@ -116,6 +116,6 @@ def _keeps_all(backend: Any, vocabulary: Container[str]) -> bool:
     if type(backend.model).__name__ != "BPE":
         return False
     if any(step["type"] == "ByteLevel" for step in steps):
-        # But for bytes that no text of the tokenizer's training had: see `dropped`.
+        # Except bytes that did not occur in the tokenizer's training texts: see `dropped`.
         return True
     return backend.model.byte_fallback and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))

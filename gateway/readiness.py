@@ -1,4 +1,4 @@
-"""Whether a request sent now would be served; each change of it is one line of the log."""
+"""Readiness: whether a request sent now would be served. Each change is logged once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ log = telemetry.logger(__name__)
 
 
 class Readiness:
-    """One gateway's."""
+    """One gateway's readiness."""
 
     def __init__(self, sessions: Sessions) -> None:
-        """Not draining."""
         self.draining = False
         self._sessions = sessions
         self._noted: str | None = None
 
     async def problem(self) -> str:
-        """Why not; empty where it would. Names no address, for anybody may ask."""
+        """Why it is not ready; empty if it is. Names no address, as anybody may read it."""
         problem, why = await self._problem()
         if problem != self._noted:
             self._noted = problem
@@ -27,7 +26,7 @@ class Readiness:
         return problem
 
     async def _problem(self) -> tuple[str, str]:
-        """The same, and in the words of the log."""
+        """The problem, and its text for the log."""
         if self.draining:
             return "draining", "draining"
         if problem := self._sessions.fleet.not_ready():

@@ -1,4 +1,4 @@
-"""What both faces share between a validated request and its session: model, lengths, defaults."""
+"""From a validated request to its session, for both faces: model, lengths, defaults."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gateway.prompt import Prompt
 from gateway.router import VerifierView
 from paceline.sampling import SamplingRequest
 
-# Messages of a chat.
+# Most messages of a chat.
 MAX_MESSAGES = 2048
-# What a prompt is charged by until it is tokenised.
+# For a rough number of tokens before a prompt is tokenised.
 _CHARACTERS_PER_TOKEN = 4
-# JSON's numbers are doubles in JavaScript: more bits would come back rounded.
+# JavaScript reads JSON's numbers as doubles: seeds of more bits would come back rounded.
 _SEED_BITS = 53
 
 
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
-    """A verifier that tells the model's limits. Raises `RequestError` for another model, or none up."""
+    """A verifier of the model, for its limits. Raises `RequestError` for another model, or if none is up."""
     if asked not in ("", model_name):
         raise RequestError(
             UNKNOWN_MODEL, f"the model {asked!r} does not exist; {model_name!r} is served", "model"
@@ -35,20 +35,20 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a continuation of a prompt is to keep to, and what its face calls the fields at fault."""
+    """What a request asks of its continuation, and its face's names of fields for errors."""
 
     asked: SamplingRequest
     served: VerifierView
-    # Ids that end a text of this model.
+    # Ids that end a text of the model.
     stop_token_ids: frozenset[int]
     form: Form
     prompt_field: str
     max_tokens_field: str = "max_tokens"
 
     def ask(self, prompt: Prompt | tuple[int, ...]) -> Generation | Asked:
-        """What is asked for. A long prompt is tokenised only when its key's limits have let it in.
+        """The session, or for a long prompt a promise of it: it is tokenised after the request is admitted.
 
-        Raises `RequestError` as far as it is known that it does not fit the model.
+        Raises `RequestError` if it is clear already that the request does not fit the model.
         """
         if isinstance(prompt, tuple):
             return self.generation(prompt)
@@ -69,7 +69,7 @@ class Terms:
         return Asked(self.form, expected, self.asked.max_tokens or context, in_turn)
 
     def generation(self, prompt_ids: tuple[int, ...]) -> Generation:
-        """The session to run. Raises `RequestError` for a prompt or length that does not fit the model."""
+        """The session to run. Raises `RequestError` if prompt or parameters do not fit the model."""
         asked, served = self.asked, self.served
         max_tokens = self._max_tokens(prompt_ids)
         _check_limits(asked, served.vocab_size, max_tokens, self.max_tokens_field)
@@ -83,7 +83,7 @@ class Terms:
         return Generation(served.model_id, prompt_ids, sampling, stops, asked.speculation, self.form)
 
     def _max_tokens(self, prompt_ids: tuple[int, ...]) -> int:
-        """Tokens of the answer at the most, of a prompt that fits."""
+        """Most tokens of the answer. Raises `RequestError` if the prompt does not fit."""
         context, vocab_size = self.served.max_context, self.served.vocab_size
         if not prompt_ids:
             raise RequestError(invalid("invalid_value"), "the prompt is empty", self.prompt_field)
@@ -109,7 +109,7 @@ class Terms:
 
 
 def _check_limits(asked: SamplingRequest, vocab_size: int, max_tokens: int, max_tokens_field: str) -> None:
-    """Raises `RequestError` where a parameter goes beyond the model's vocabulary or its own length."""
+    """Raises `RequestError` if a parameter exceeds the vocabulary or `max_tokens`."""
     if asked.top_k is not None and asked.top_k > vocab_size:
         raise RequestError(
             invalid("integer_above_max_value"), f"top_k is at most the vocabulary's {vocab_size}", "top_k"
@@ -132,7 +132,7 @@ def _foreign(token: int, vocab_size: int, field: str) -> RequestError:
 
 @contextmanager
 def _naming(prompt_field: str) -> Iterator[None]:
-    """A prompt does not know what its face calls it."""
+    """Add the face's name of the prompt to errors about it."""
     try:
         yield
     except RequestError as error:

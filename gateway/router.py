@@ -1,4 +1,4 @@
-"""Choose a session's verifier and drafter: pure functions of what the fleet says of itself."""
+"""Chooses a session's verifier and drafter: pure functions of the fleet's status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class VerifierView:
-    """What routing needs to know of a verifier."""
+    """A verifier, as routing sees it."""
 
     address: str
     healthy: bool
@@ -18,13 +18,13 @@ class VerifierView:
     max_context: int
     sessions: int
     max_sessions: int
-    # Why this gateway may give it no session; empty when it may.
+    # Why it gets no session of this gateway; empty if it may get some.
     misfit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterView:
-    """What routing needs to know of a drafter."""
+    """A drafter, as routing sees it."""
 
     address: str
     healthy: bool
@@ -36,9 +36,9 @@ class DrafterView:
 def choose_verifier(
     verifiers: Sequence[VerifierView], model_id: str, avoid: Collection[str] = ()
 ) -> VerifierView | None:
-    """The verifier of `model_id` with the smallest share of its sessions taken; None when none can.
+    """The verifier of `model_id` with the smallest share of its places taken; None if all are full.
 
-    One in `avoid` (it has just failed this session) is taken only when there is no other.
+    One in `avoid`, which has failed this session, is taken only if there is no other.
     """
     able = [
         pod
@@ -58,9 +58,9 @@ def choose_verifier(
 def choose_drafter(
     drafters: Sequence[DrafterView], avoid: Collection[str] = (), aside: Collection[str] = ()
 ) -> DrafterView | None:
-    """The drafter with the fewest sessions; None when none can take one more.
+    """The drafter with the fewest sessions; None if all are full.
 
-    One whose address is in `avoid` is taken only when there is no other, one whose is in `aside` never.
+    One whose address is in `avoid` is taken only if there is no other; one in `aside` never.
     """
     able = [
         pod

@@ -1,4 +1,4 @@
-"""What a gateway runs: it loads the tokenizer, serves HTTP and gRPC and drains on SIGTERM."""
+"""The gateway service: loads the tokenizer, serves HTTP and gRPC, drains on SIGTERM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a gateway is made of, behind its faces."""
+    """The parts of a gateway behind its faces."""
 
     gateway: Gateway
     fleet: Fleet
@@ -45,14 +45,14 @@ class Parts:
     store: SessionStore
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         await self.fleet.close()
         await self.ledger.close()
         await self.store.close()
 
 
 def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) -> Parts:
-    """The parts as the settings want them; nothing runs yet."""
+    """Make the parts by the settings; nothing runs yet."""
     if keys is None:
         log.warning("no api_keys_file: everybody is served")
     store, ledger = _store(settings), _ledger(settings)
@@ -128,7 +128,7 @@ async def serve(
 
 
 def _store(settings: GatewaySettings) -> SessionStore:
-    """Where sessions are recorded."""
+    """The store of session records: Redis, or this process's memory."""
     if settings.redis_url:
         return RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
     log.warning("no redis_url: sessions are not durable, and can be resumed at this gateway alone")
@@ -136,7 +136,7 @@ def _store(settings: GatewaySettings) -> SessionStore:
 
 
 def _ledger(settings: GatewaySettings) -> Ledger:
-    """Where limits are counted: together with other gateways, or here alone."""
+    """Where limits are counted: in Redis for all gateways, or in memory for this one."""
     if not settings.redis_url:
         return MemoryLedger()
     shared = RedisLedger(settings.redis_url.get_secret_value())
@@ -144,7 +144,7 @@ def _ledger(settings: GatewaySettings) -> Ledger:
 
 
 def _listen(host: str, port: int, stall_seconds: float) -> list[socket.socket]:
-    """Sockets whose connections end when their client takes nothing for `stall_seconds`."""
+    """Listening sockets. A connection whose client reads nothing for `stall_seconds` is closed."""
     try:
         listeners = listen(host, port)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Follow one session: find it a verifier, read its tokens there, move it when its verifier dies."""
+"""Follows one session: finds it a verifier, reads its tokens there, moves it when the verifier fails."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from paceline.v1 import verifier_pb2
 
 log = telemetry.logger(__name__)
 
-# How long a session looks for a verifier before its client is told.
+# How long a session may be without progress before its client gets an error.
 _PATIENCE_SECONDS = 20.0
-# Before a move, for each one since the last token: the first is made at once.
+# Pause before a move, per move since the last token: the first one is immediate.
 _MOVE_SECONDS = 0.1
 _LONGEST_MOVE_SECONDS = 1.0
 
@@ -45,16 +45,16 @@ _Heard = Told | verifier_pb2.Opened
 class Policy:
     """How sessions are followed."""
 
-    # Nothing begins or moves while the store does not answer.
+    # No session begins or moves while the store does not answer.
     strict: bool
-    # A verifier that says nothing for so long is taken for hung.
+    # A verifier that is silent for this long is taken for hung.
     silence_seconds: float
-    # How often a session's drafter is looked after.
+    # How often a session's drafter is checked.
     check_seconds: float
 
 
 class Following:
-    """One session followed to its last event, by one gateway, from verifier to verifier."""
+    """Follows one session to its last event, from verifier to verifier."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Following:
         trace: Sequence[tuple[str, str]],
         deadline: float | None = None,
     ) -> None:
-        """`seat` is the session's in the line for a place at a verifier.
+        """`seat`: the session's seat in the line for a place at a verifier.
 
-        `deadline`, on the monotonic clock, goes with every call: no verifier works on behind it.
+        `deadline`: on the monotonic clock; passed on with each call, so that verifiers stop at it.
         """
         self._deadline = deadline
         self._trace = tuple(trace)
@@ -93,10 +93,10 @@ class Following:
         self._suspicion = Suspicion(fleet.turns)
 
     async def events(self, resumed: SessionRecord | None = None) -> AsyncGenerator[Event, None]:
-        """All events of a new session, or of one that was begun elsewhere and is claimed by that record.
+        """All events of a new session, or of the claimed session whose record is `resumed`.
 
-        `Started` comes first, whatever fails and when: text may be known before any verifier has opened the
-        session for us, from the record of one that was lost before it said so. Raises `RequestError`.
+        `Started` is always first, whatever fails. Text can be known before a verifier has said that it opened
+        the session: from the record, if the verifier was lost before that. Raises `RequestError`.
         """
         started = False
         try:
@@ -114,7 +114,7 @@ class Following:
             self._suspicion.end()
 
     async def _told(self, resumed: SessionRecord | None) -> AsyncGenerator[_Heard, None]:
-        """What there is to tell, `Opened` wherever the session has got hold of a verifier or a record."""
+        """The session's events. `Opened` comes each time a verifier, or the record, has the session."""
         recorded = resumed is not None
         if resumed is not None:
             yield verifier_pb2.Opened()
@@ -143,7 +143,7 @@ class Following:
                 if not opened and verifier_call.is_full(error):
                     self._seat.turned_away(verifier)
                     if not self._seat.begun:
-                        # Its time is the line's.
+                        # Waiting in line does not count; the line has its own limit.
                         deadline = time.monotonic() + _PATIENCE_SECONDS
                     continue
                 moves += 1
@@ -157,9 +157,9 @@ class Following:
     async def _taken_from(
         self, verifier: Pod, error: verifier_call.CallError, deadline: float, *, opened: bool
     ) -> SessionRecord:
-        """Take the session from a verifier that has failed it; the record of what it had come to until then.
+        """Take the session from a verifier that has failed it; returns its record.
 
-        Raises `RequestError` where it goes no further.
+        Raises `RequestError` if the session cannot go on.
         """
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise RequestError(TIMEOUT, "the request's time is over") from error
@@ -175,7 +175,7 @@ class Following:
         )
         self._failed.add(verifier.address)
         if isinstance(error, verifier_call.SilentError):
-            # Perhaps it was only slow.
+            # The verifier may only be slow: be more patient from now on.
             self._silence_seconds *= 2
         if verifier_call.is_gone(error):
             verifier.lost("call failed")
@@ -187,7 +187,7 @@ class Following:
         return await self._owned.claim(deadline)
 
     async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
-        """Read the session's tokens from one verifier. Raises a `CallError` when it fails."""
+        """Read the session's tokens from one verifier. Raises a `CallError` if the call fails."""
         call = verifier_call.open_session(verifier, self._owned.record(), self._trace, self._deadline)
         speculation = self._speculation(verifier)
         speculating: asyncio.Task[None] | None = None

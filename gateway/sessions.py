@@ -1,4 +1,4 @@
-"""All sessions of a gateway: begun, resumed, cancelled, counted."""
+"""All sessions of a gateway: it begins, resumes, cancels and counts them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from paceline.store import (
     UnknownSessionError,
 )
 
-# Claims of one session that meet: each time one of them wins.
+# How often a claim is tried. Of concurrent claims of one session one wins each time.
 _CLAIMS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A session that was begun before, its owner here from now on; or how it has ended."""
+    """A recorded session that this gateway owns from now on, or that has ended."""
 
     record: SessionRecord
-    # What the record says that it was asked for.
+    # What its client asked for, from the record.
     wanted: Generation
 
 
@@ -57,7 +57,7 @@ class Sessions:
         max_sessions: int,
         max_waiting: int = 2048,
     ) -> None:
-        """`max_waiting`: requests that have no place yet."""
+        """`max_waiting`: most requests without a place."""
         self._model_id = model_id
         self.fleet = fleet
         self.store = store
@@ -74,7 +74,7 @@ class Sessions:
 
     @property
     def running(self) -> int:
-        """Sessions that this gateway follows."""
+        """Number of sessions that this gateway follows."""
         return self._places.running
 
     def generate(
@@ -87,15 +87,15 @@ class Sessions:
     ) -> AsyncGenerator[Event, None]:
         """A new session's events, until `deadline` (on the monotonic clock). Raises `RequestError`.
 
-        Closing the iterator early stops it everywhere; its record stays, to be resumed.
+        Closing the iterator early stops the session everywhere. Its record stays, so it can be resumed.
         """
         key = SessionKey(secrets.token_urlsafe(24), 1)
         return self._followed(key, wanted, caller, detokenizer, parent, deadline)
 
     async def claim(self, session_id: str, caller: Caller, finish: FinishReason | None = None) -> Claimed:
-        """A session of the caller's, to be resumed here, or ended with `finish`.
+        """Take over a session of the caller's, to resume it here; with `finish`, end it.
 
-        Unless it has ended, whoever followed it before is fenced out. Raises `RequestError`.
+        Unless it has ended already, its last owner is fenced out. Raises `RequestError`.
         """
         unknown = RequestError(UNKNOWN_SESSION, f"no session {session_id[:64]!r} of yours is recorded")
         if not SESSION_ID.fullmatch(session_id):
@@ -131,15 +131,12 @@ class Sessions:
         parent: Span,
         deadline: float | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """All events of a session that the caller has claimed, from its beginning on.
-
-        Raises `RequestError`.
-        """
+        """All events of a claimed session, from its beginning. Raises `RequestError`."""
         record = claimed.record
         return self._followed(record.key, claimed.wanted, caller, detokenizer, parent, deadline, record)
 
     async def cancel(self, session_id: str, caller: Caller) -> FinishReason:
-        """End a session wherever it runs; what it ended with, if it had. Raises `RequestError`."""
+        """End a session wherever it runs; returns why it ended, maybe earlier. Raises `RequestError`."""
         claimed = await self.claim(session_id, caller, FinishReason.CANCELLED)
         assert claimed.record.finish_reason is not None
         return claimed.record.finish_reason
@@ -158,7 +155,7 @@ class Sessions:
         with seated as seat, telemetry.span("gateway.session", parent) as span:
             span.set_attribute(telemetry.SESSION_ID, key.session_id)
             trace = telemetry.inject(span)
-            # What a resumed session has come to is charged already.
+            # The tokens that a resumed session has already were charged before.
             known = len(resumed.committed_ids) if resumed else 0
             admitted = self.admission.admitted(
                 caller,

@@ -1,4 +1,4 @@
-"""One session's drafter: attached, watched, replaced. Its trouble never reaches the client."""
+"""One session's drafter: it is attached, watched and replaced. Its failures never reach the client."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 log = telemetry.logger(__name__)
 
 _CALL_SECONDS = 2.0
-# A drafter that has had no stream to the session's verifier for so long cannot get one, and is not tried
-# again for a while.
+# A drafter that has had no stream to the session's verifier for the first time is replaced, and not tried
+# again for the second.
 _UNCONNECTED_SECONDS, _RETRY_SECONDS = 3.0, 10.0
-# So soon after a drafter has taken another one's place the verifier may still speak of that one.
+# For this long after a replacement, the verifier's messages may still be about the drafter before.
 _CROSSING_SECONDS = 2.0
 
 
@@ -58,14 +58,14 @@ class Speculation:
         self._look = asyncio.Event()
 
     def put_aside(self, seconds: float) -> None:
-        """The verifier has put the session's drafter aside for so long."""
+        """Note that the verifier ignores the session's drafter for `seconds`."""
         crossing = self._replaces_one and time.monotonic() - self._attached_at < _CROSSING_SECONDS
         if self._attached is not None and not crossing:
             self._attached.put_aside(self._verifier_address, seconds)
             self._look.set()
 
     async def run(self) -> None:
-        """Attach, and attach anew whenever the drafter has gone; detach when cancelled."""
+        """Attach a drafter, and another one whenever it fails; detach when cancelled."""
         try:
             while True:
                 if self._attached is None or not self._of_use(self._attached):
@@ -82,13 +82,13 @@ class Speculation:
         now = time.monotonic()
         if self._verifier_address in pod.status.verifiers:
             self._connected_at = now
-        # Its status may be as old as the time between two checks.
+        # The status may be as old as the interval between two polls.
         if now - self._connected_at > max(_UNCONNECTED_SECONDS, 3 * self._check_seconds):
             pod.put_aside(self._verifier_address, _RETRY_SECONDS)
         return pod.healthy and not pod.removed and not pod.is_aside(self._verifier_address)
 
     def _aside(self) -> Collection[str]:
-        """Addresses of drafters that are of no use at the session's verifier now."""
+        """Addresses of drafters that the session's verifier ignores now."""
         return [
             address for address, pod in self._fleet.drafters.items() if pod.is_aside(self._verifier_address)
         ]
@@ -113,7 +113,7 @@ class Speculation:
             sampling=wire.sampling_to_proto(self._sampling),
             tenant=self._tenant,
         )
-        # Before it is: cancelled meanwhile, the drafter may hold the session already.
+        # Set before the call: if it is cancelled, the drafter may have the session already.
         self._attached = pod
         self._attached_at = self._connected_at = time.monotonic()
         self._replaces_one = gone is not None
@@ -140,5 +140,5 @@ class Speculation:
         except grpc.aio.AioRpcError as error:
             log.debug("detach failed", drafter=pod.address, code=error.code().name)
         finally:
-            # Last: one that is removed hangs up when it has no session of ours.
+            # After the call: the channel of a removed pod is closed when its last session ends.
             pod.end()

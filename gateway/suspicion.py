@@ -1,25 +1,25 @@
-"""Sessions under which verifiers have died: perhaps it was their doing, and they are not to end the fleet."""
+"""Suspicion of sessions under which verifiers have died, so that no session takes down the whole fleet."""
 
 from __future__ import annotations
 
 import asyncio
 
-# A session that gets so many tokens from a verifier is not what verifiers die of.
+# A session that gets this many tokens from a verifier is no longer suspected.
 CLEARING_TOKENS = 16
-# After so many deaths without these tokens in between, it is tried again only while no other suspect is.
+# After this many deaths without as many tokens in between, it runs only while no other suspect does.
 _DEATHS = 2
 
 
 class Suspicion:
-    """What is held against one session.
+    """The suspicion of one session.
 
-    All sessions of a verifier that dies move at once, the one that killed it among them. A session to which
-    that happens twice takes its turn: one suspect at a time, until it is cleared. A verifier that dies under
-    a session in its turn has died of it: that session goes no further, and those that were near it go on.
+    When a verifier dies, all its sessions move at once, the one that killed it among them. A session to which
+    this happens twice is a suspect. Suspects run one at a time, until they are cleared. A verifier that dies
+    while a suspect runs was killed by it: that session is ended, and the others go on.
     """
 
     def __init__(self, turns: asyncio.Lock) -> None:
-        """`turns`: the gateway's, one for all of its sessions."""
+        """`turns`: one lock for all sessions of the gateway."""
         self._turns = turns
         self._deaths = 0
         self._tokens = 0
@@ -27,16 +27,16 @@ class Suspicion:
 
     @property
     def suspect(self) -> bool:
-        """Whether the session has to take its turn."""
+        """Whether the session must wait for its turn."""
         return self._deaths >= _DEATHS
 
     async def turn(self) -> None:
-        """Wait until no other suspect is tried, and hold others back until `got_on` clears it, or `end`."""
+        """Wait until no other suspect runs. Keeps others waiting until `got_on` clears it, or `end`."""
         await self._turns.acquire()
         self._in_turn = True
 
     def died(self) -> bool:
-        """Note that a verifier has died under the session; whether it has died of it."""
+        """Note that a verifier died under the session; returns whether the session killed it."""
         of_it = self._in_turn
         self._deaths += 1
         self._tokens = 0
@@ -44,14 +44,14 @@ class Suspicion:
         return of_it
 
     def got_on(self, tokens: int) -> None:
-        """Note tokens that a verifier has given it."""
+        """Note tokens from a verifier; enough of them clear the session."""
         self._tokens += tokens
         if self._tokens >= CLEARING_TOKENS:
             self._deaths = 0
             self.end()
 
     def end(self) -> None:
-        """Let the next suspect have its turn. Idempotent."""
+        """End its turn. Idempotent."""
         if self._in_turn:
             self._in_turn = False
             self._turns.release()

@@ -1,4 +1,4 @@
-"""Threads on which long prompts become token ids, holders in turn."""
+"""Threads that tokenise long prompts, key holders in turn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from paceline.service.machine import usable_cores
 
 T = TypeVar("T")
 
-# Some 50 ms of one core's work. Prompts above it never take the last thread.
+# About 50 ms of one core's work. Larger prompts never take the last thread.
 _LARGE_CHARACTERS = 32_768
 _THREADS = max(2, min(8, usable_cores()))
 
 
 class Tokenizing:
-    """A bounded pool. One thread is kept from large prompts, so that no small one waits behind them."""
+    """A bounded pool. One thread takes no large prompts, so that small ones do not wait behind them."""
 
     def __init__(self, threads: int = _THREADS) -> None:
-        """`threads`: two at least."""
+        """`threads`: at least two."""
         self._pool = ThreadPoolExecutor(threads, "tokenizing")
         self._free = threads
         self._small: Line[asyncio.Future[None]] = Line()
@@ -30,10 +30,10 @@ class Tokenizing:
         self._numbers = itertools.count()
 
     async def run(self, holder: str, characters: int, work: Callable[[], T], *, until: float) -> T:
-        """What `work` returns or raises, once the holder's turn has come.
+        """Run `work` when the holder's turn comes; returns or raises what it does.
 
-        It runs to its end even if it is cancelled. Raises `TimeoutError` where its turn has not come at
-        `until`, on the event loop's clock.
+        `work` runs to its end even if the caller is cancelled. Raises `TimeoutError` if its turn has not come
+        by `until`, on the event loop's clock.
         """
         large = characters > _LARGE_CHARACTERS
         line = self._large if large else self._small

@@ -1,4 +1,4 @@
-"""What a session has come to and what its client is told of it: tokens in, chunks of text out."""
+"""A session's committed tokens and the text of its answer: tokens in, chunks of text out."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ class Transcript:
 
     @property
     def committed_ids(self) -> Sequence[int]:
-        """Ids that the client has been told."""
+        """Committed ids that the client has been sent."""
         return self._committed
 
     @property
     def ended(self) -> bool:
-        """Whether `Finished` has been told."""
+        """Whether `Finished` has been returned."""
         return self._ended
 
     @property
     def position(self) -> int:
-        """Of the next id: an index in prompt + committed ids."""
+        """Position of the next id: an index in prompt + committed."""
         return len(self._wanted.prompt_ids) + len(self._committed)
 
     def ids(self) -> list[int]:
-        """The prompt's and the committed ones."""
+        """Prompt and committed ids."""
         return [*self._wanted.prompt_ids, *self._committed]
 
     def take(
         self, position: int, token_ids: Sequence[int], *, accepted: int, drafted: int, durable: bool
     ) -> list[Told]:
-        """What a step's tokens give: a drafter's and the target's own apart, so each text has one origin.
+        """The chunks of one step's tokens. Drafted tokens and the target's own come in chunks of their own.
 
-        `accepted`: how many of them, the first ones, a drafter guessed, of `drafted` verified nodes. Those
-        that are known already, as after a move, are left out. Raises `RequestError` for a gap.
+        `accepted`: how many of the tokens, the first ones, a drafter guessed; `drafted`: tree nodes that were
+        verified. Tokens that are known already, as after a move, are skipped. Raises `RequestError` for gaps.
         """
         known = self.position - position
         if known < 0:
@@ -85,9 +85,9 @@ class Transcript:
         return told
 
     def catch_up(self, record: SessionRecord, *, durable: bool) -> list[Told]:
-        """What the session has come to since its client last heard, and its end if it has ended.
+        """What the record has beyond what the client was sent, and `Finished` if the session has ended.
 
-        `durable`: whether the store that has the record is.
+        `durable`: whether the record's store is durable.
         """
         told: list[Told] = []
         if untold := record.committed_ids[len(self._committed) :]:
@@ -98,7 +98,7 @@ class Transcript:
         return told if reason is None else [*told, *self.end(reason)]
 
     def end(self, reason: FinishReason) -> list[Told]:
-        """What was held back, then the end."""
+        """The text that was held back, then `Finished`."""
         tail = self._stops.push(self._detokenizer.flush())
         if self._stops.matched:
             reason = FinishReason.STOP
@@ -118,21 +118,21 @@ class Transcript:
         return Chunk(text, position, tuple(told), min(accepted, len(told)), durable)
 
     def _text(self, fresh: Sequence[int]) -> tuple[str, Sequence[int]]:
-        """The text of new ids, and the ids that belong to it: none behind a stop string."""
+        """The text of new ids, and the ids up to a stop string, if one has come."""
         if not self._wanted.stops:
             return self._detokenizer.push(fresh), fresh
         text = ""
         first = self.position
         for count, token in enumerate(fresh, 1):
             new = self._detokenizer.push((token,))
-            # The text of tokens that must not end it begins no stop string either.
+            # Text before `stop_from` cannot be part of a stop string.
             text += self._stops.push(new) if first + count > self._wanted.sampling.stop_from else new
             if self._stops.matched:
                 return text, fresh[:count]
         return text, fresh
 
     def _reason_to_end(self) -> FinishReason | None:
-        """Why nothing may follow what is committed, if so."""
+        """Why the committed ids end the session; None if they do not."""
         sampling = self._wanted.sampling
         if self._committed and self._committed[-1] in sampling.stop_token_ids:
             return FinishReason.STOP

@@ -1,4 +1,4 @@
-"""One session's call to one verifier: opened, read with a watch on its silence, and how it can fail."""
+"""One session's call to one verifier: how it is opened and read, and how it can fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
 log = telemetry.logger(__name__)
 
-# A verifier that ends a call so may serve the session later, or another one may.
+# Statuses after which another verifier, or the same one later, may serve the session.
 _MOVABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.INTERNAL,
@@ -32,17 +32,17 @@ Call: TypeAlias = "grpc.aio.UnaryStreamCall[verifier_pb2.OpenRequest, Response]"
 
 
 class SilentError(Exception):
-    """A verifier neither serves its session nor says why."""
+    """A verifier has been silent for too long."""
 
 
-# What a call ends with, if not with the session: `FencedError` where another stream has the session now.
+# How a call fails. `FencedError`: another stream has the session now.
 CallError: TypeAlias = grpc.aio.AioRpcError | SilentError | FencedError
 
 
 def open_session(
     verifier: Pod, record: SessionRecord, trace: Sequence[tuple[str, str]], deadline: float | None
 ) -> Call:
-    """The call that has `verifier` go on with a session, until `deadline` (on the monotonic clock)."""
+    """Start a call that lets `verifier` run a session until `deadline` (on the monotonic clock)."""
     stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
     call: Call = stub.Open(
         verifier_pb2.OpenRequest(
@@ -60,7 +60,7 @@ def open_session(
 
 
 async def heard(call: AsyncIterable[Response], silence_seconds: float) -> AsyncIterator[Response]:
-    """What the verifier says. Raises `SilentError` when it says nothing for `silence_seconds`."""
+    """The call's responses. Raises `SilentError` if none comes for `silence_seconds`."""
     responses = aiter(call)
     while True:
         try:
@@ -74,7 +74,7 @@ async def heard(call: AsyncIterable[Response], silence_seconds: float) -> AsyncI
 
 
 def is_full(error: CallError) -> bool:
-    """Whether the verifier has said that it has no place for one more session."""
+    """Whether the verifier refused the session because it is full."""
     return (
         isinstance(error, grpc.aio.AioRpcError)
         and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -83,24 +83,24 @@ def is_full(error: CallError) -> bool:
 
 
 def is_fenced(error: CallError) -> bool:
-    """Whether the session has a later owner, or has been ended."""
+    """Whether the session has a later owner, or was cancelled."""
     return isinstance(error, FencedError) or _code(error) is grpc.StatusCode.ABORTED
 
 
 def is_death(error: CallError) -> bool:
-    """Whether the verifier or its engine has ended, rather than said why it does not serve the session."""
+    """Whether the verifier or its engine died, as opposed to refusing the session."""
     if not isinstance(error, grpc.aio.AioRpcError):
         return False
     return error.code() == grpc.StatusCode.INTERNAL or not rpc.is_refusal(error)
 
 
 def is_gone(error: CallError) -> bool:
-    """Whether the verifier is to get no sessions until it answers again."""
+    """Whether the verifier should get no sessions until it answers again."""
     return isinstance(error, SilentError) or _code(error) is grpc.StatusCode.UNAVAILABLE
 
 
 def refusal(error: CallError) -> RequestError | None:
-    """What the client is told where no verifier would serve the session; None where one may."""
+    """The client's error if no verifier would serve the session; None if one may."""
     if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _MOVABLE:
         return None
     log.error("verifier refused a session", code=error.code().name, details=error.details())
@@ -108,7 +108,7 @@ def refusal(error: CallError) -> RequestError | None:
 
 
 def why(error: CallError) -> str:
-    """For the log."""
+    """The failure in a word, for the log."""
     code = _code(error)
     return "silent" if code is None else str(code.name)
 

@@ -1,4 +1,4 @@
-"""How much at once and how often: counts under limits, of all gateways in Redis or of this one in memory."""
+"""Limits on concurrency and rate, counted in Redis for all gateways or in memory for this one."""
 
 from gateway.limits.base import (
     Account,

@@ -1,4 +1,4 @@
-"""The contract of every ledger: who may go in, who waits, and what is charged."""
+"""The contract of all ledgers: who is admitted, who waits, and what is charged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-# A place that is not renewed for so long is free again: its gateway has died.
+# A place that is not renewed for this long is free again: its gateway has died.
 LEASE_SECONDS = 15.0
 
 
@@ -15,8 +15,8 @@ LEASE_SECONDS = 15.0
 class UsageLimits:
     """What an account may take; None does not limit.
 
-    Tokens are a bucket that holds one minute's worth and fills evenly. It may be overdrawn, by answers that
-    become longer than what was reserved for them; nobody gets in before that is paid back.
+    Tokens are a bucket that holds one minute's worth and fills evenly. Answers longer than what was reserved
+    for them may overdraw it; then nobody is admitted until the debt is paid back.
     """
 
     concurrent_sessions: int | None = None
@@ -31,7 +31,7 @@ class UsageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Something that is counted under limits: a key's holder, or everybody together."""
+    """What is counted under limits: a key's holder, or all callers together."""
 
     name: str
     limits: UsageLimits
@@ -39,12 +39,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request at the door: it needs a place, and `tokens`, in each of its accounts."""
+    """A request to be admitted: it needs a place, and `tokens`, in each of its accounts."""
 
     id: str
     accounts: tuple[Account, ...]
     tokens: int
-    # Whether others wait before it, so that it must not overtake them.
+    # Whether others wait before it, whom it must not overtake.
     behind: bool = False
 
 
@@ -52,9 +52,9 @@ class Outcome(StrEnum):
     """What becomes of a request."""
 
     ADMITTED = "admitted"
-    # It has a place in the queues: ask again.
+    # It waits in the queues: ask again.
     QUEUED = "queued"
-    # No place for a session, nor in the queue.
+    # Neither a session's place nor one in the queue is free.
     FULL = "full"
     # Too few tokens are left.
     TOKENS = "tokens"
@@ -62,26 +62,26 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A ledger's answer. `account` is the one that stands in the way, or the last where none does."""
+    """A ledger's answer. `account`: the one whose limit is reached, else the last one."""
 
     outcome: Outcome
     account: Account
-    # Tokens that each account has left once this request is in; None where they are not limited.
+    # Tokens that each account has left after this request; None if they are not limited.
     left: tuple[int | None, ...] = ()
-    # TOKENS: when there will be enough.
+    # TOKENS: seconds until there are enough.
     seconds: float = 0.0
-    # FULL: requests that wait in that account.
+    # FULL: requests that wait in that account's queue.
     waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What has become of one account's requests at this gateway."""
+    """The state of one account's requests at this gateway, since the last settlement."""
 
     account: Account
-    # To charge; negative gives back.
+    # To charge; negative to give back.
     tokens: int = 0
-    # Ids that still run, that still wait, and that have ended or given up.
+    # Ids of requests that run, that wait, and that have ended or given up.
     running: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
@@ -98,16 +98,15 @@ class Ledger(Protocol):
     """
 
     async def admit(self, ask: Ask) -> Admission:
-        """Let a request in under all its accounts' limits at once, or under none.
+        """Admit a request under all its accounts' limits at once, or not at all.
 
-        One that has its places already, from a gateway that has died, keeps them and is not charged
-        again. One that needs no tokens is not refused for a lack of them. A request that is refused holds
-        nothing any more, not even the
-        place that it waited in.
+        One that has its places already, from a gateway that has died, keeps them and is not charged again.
+        One that needs no tokens is not refused for a lack of them. A refused request keeps nothing, not even
+        its place in the queue.
         """
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Renew what runs and waits, also where it had been forgotten; free what ended; charge tokens."""
+        """Renew running and waiting requests, even forgotten ones; free ended ones; charge tokens."""
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close connections."""

@@ -12,10 +12,10 @@ log = telemetry.logger(__name__)
 
 
 class FallbackLedger:
-    """A shared ledger while it answers, else this gateway's own counts, which go along all the time.
+    """A shared ledger while it answers, else this gateway's own counts, which are kept all the time.
 
-    So each gateway keeps the limits by itself at least. Only `settle` asks for a shared ledger that is away:
-    no request waits for it.
+    So each gateway at least keeps the limits by itself. Only `settle` tries a shared ledger that does not
+    answer, so no request waits for it.
     """
 
     def __init__(self, shared: Ledger, own: MemoryLedger | None = None) -> None:

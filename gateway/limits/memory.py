@@ -1,4 +1,4 @@
-"""Counts of this process alone: same contract as those in Redis."""
+"""Counts of this process alone, with the same contract as those in Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.limits.base import LEASE_SECONDS, Account, Admission, Ask, Outcome,
 
 @dataclass(slots=True)
 class _Counts:
-    """One account. Places are kept with the time at which they end by themselves."""
+    """The counts of one account. Each place has the time at which its lease ends."""
 
     level: float
     at: float
@@ -49,7 +49,7 @@ class MemoryLedger:
         return Admission(Outcome.ADMITTED, ask.accounts[-1], left)
 
     def hold(self, ask: Ask) -> None:
-        """Count a request that another ledger has let in."""
+        """Count a request that another ledger has admitted."""
         now = self._clock()
         for account in ask.accounts:
             _hold(account, self._fresh(account, now), ask, now)
@@ -72,7 +72,7 @@ class MemoryLedger:
                 counts.waiting.pop(id, None)
 
     async def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to close."""
 
     def _fresh(self, account: Account, now: float) -> _Counts:
         """An account's counts as of now."""
@@ -80,7 +80,7 @@ class MemoryLedger:
         counts = self._counts.setdefault(account.name, _Counts(full, now))
         counts.level = min(full, counts.level + max(0.0, now - counts.at) * full / 60)
         counts.at = now
-        # No later than a lease from now, also after a clock that went back.
+        # No lease ends later than one lease from now, even if the clock went back.
         last = now + LEASE_SECONDS
         counts.running = {id: min(end, last) for id, end in counts.running.items() if end > now}
         counts.waiting = {id: min(end, last) for id, end in counts.waiting.items() if end > now}
@@ -95,7 +95,7 @@ def _hold(account: Account, counts: _Counts, ask: Ask, now: float) -> None:
 
 
 def _judge(ask: Ask, counts: Sequence[_Counts]) -> Admission:
-    """What becomes of a request, before anything is changed."""
+    """The answer to a request; changes nothing."""
     short: list[tuple[float, Account]] = []
     for account, each in zip(ask.accounts, counts, strict=True):
         rate = account.limits.tokens_per_minute

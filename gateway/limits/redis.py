@@ -1,4 +1,4 @@
-"""Counts of all gateways together, in Redis: every step one Lua script, by the server's clock.
+"""Counts of all gateways together, in Redis. Each step is one Lua script, by the server's clock.
 
 An account's keys are `paceline:{limits}:<account>:sessions`, `:waiting` (sorted sets of ids by the ms at
 which their place ends) and `:tokens` (hash: level, at). All accounts share one hash tag, so that a request
@@ -25,8 +25,8 @@ from paceline.service import telemetry
 
 _ADMIT, _SETTLE = Script.named("admit"), Script.named("settle")
 _LEASE_MS = round(LEASE_SECONDS * 1000)
-# Most ids of each kind in one run of settle.lua, and most runs in one round trip, which has its time: after
-# an outage there may be many.
+# Most ids of each kind in one run of settle.lua, and most runs in one round trip, which has a timeout: there
+# may be many after an outage.
 _MAX_IDS = 1000
 _MAX_CALLS = 20
 
@@ -60,7 +60,7 @@ class RedisLedger:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `Ledger.settle`."""
         parts = [_parts(each) for each in settlements]
-        # Those that charge tokens last, and together: what failed before is settled again as a whole.
+        # Runs that charge tokens come last, and together: if one before them fails, all are settled again.
         calls = [_call(part) for each in parts for part in each[:-1]]
         while calls:
             await self._settle(calls[:_MAX_CALLS])
@@ -72,7 +72,7 @@ class RedisLedger:
             if isinstance(reply, RedisUnavailable):
                 raise _unavailable(reply) from reply
             if isinstance(reply, BadValue):
-                # Of one account alone.
+                # It concerns one account only.
                 log.error("limits of one account were not settled", error=str(reply))
 
     async def close(self) -> None:
@@ -85,7 +85,7 @@ def _keys(account: Account) -> list[str]:
 
 
 def _parts(settlement: Settlement) -> list[Settlement]:
-    """A settlement as one or several of few ids each, of which the last one charges its tokens."""
+    """Split a settlement into ones of few ids each; the last one charges the tokens."""
     running, waiting, ended = settlement.running, settlement.waiting, settlement.ended
     parts = [
         Settlement(
@@ -100,7 +100,7 @@ def _parts(settlement: Settlement) -> list[Settlement]:
 
 
 def _call(settlement: Settlement) -> Call:
-    """What `settle.lua` takes."""
+    """The arguments of `settle.lua`."""
     return Call(
         _keys(settlement.account),
         (
