@@ -1,1 +1,1 @@
-"""2  guesses: drafts token trees for sessions that live at verifiers."""
+"""The drafter: drafts token trees for sessions that live at verifiers."""

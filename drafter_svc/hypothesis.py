@@ -1,4 +1,4 @@
-"""What this drafter knows of one session: its committed ids, and what its verdicts teach."""
+"""What the drafter knows of one session: its committed ids, and what its verdicts teach."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.verdict import Feedback, Verdict
 
-# Ids that a verified row's context is cut to: methods look no further back.
+# Most ids of a row's context. Methods look no further back.
 CONTEXT_IDS = 8
 
 
 class OutOfStepError(ValueError):
-    """A verdict does not continue what is known: only a new Join with the right length can help."""
+    """A verdict does not continue the known ids. A new Join with the right length is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One verified row: the last ids up to and with its own, and the target's best next ids.
+    """One verified row: `context` ends with the row's own id, `top_ids` are the target's best next ids.
 
-    `position` is the absolute one that `top_ids` are for.
+    `position` is the absolute position that `top_ids` are for.
     """
 
     context: tuple[int, ...]
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a verdict taught: ids from `start` on are newly committed; rows hold the feedback."""
+    """What a verdict taught: `committed` are new ids from position `start` on, `rows` hold the feedback."""
 
     start: int
     committed: tuple[int, ...]
@@ -39,9 +39,9 @@ class Lesson:
 
 
 class Hypothesis:
-    """One session as the drafter knows it. `ids` is prompt + committed and only ever grows.
+    """One session as the drafter knows it. `ids` is prompt + committed; it only grows.
 
-    `tenant` is whose session it is: one tenant's sessions teach no other's.
+    `tenant` is the owner. One tenant's sessions never teach another's.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Hypothesis:
 
     @property
     def base_length(self) -> int:
-        """prompt + committed length known here: where the next tree hangs."""
+        """Known length of prompt + committed: the next tree hangs there."""
         return len(self.ids)
 
     def learn(self, verdict: Verdict) -> Lesson:
-        """Append what was committed; raises `OutOfStepError` when ids between are missing or differ."""
+        """Append newly committed ids. Raises `OutOfStepError` if ids before them are missing or differ."""
         known = len(self.ids)
         overlap = known - verdict.base_length
         if overlap < 0:
@@ -72,7 +72,7 @@ class Hypothesis:
         return Lesson(start=known, committed=fresh, rows=rows)
 
     def _rows(self, base: int, feedback: Feedback) -> Iterator[Row]:
-        """Feedback rows with their contexts; none where a row has no ids."""
+        """Feedback rows with their contexts. None if the rows have no top ids."""
         if not feedback.top_k:
             return
         contexts: list[tuple[int, ...]] = []

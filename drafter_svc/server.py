@@ -1,4 +1,4 @@
-"""Attach, Detach and Status: proto in, proto out, nothing else."""
+"""The drafter's gRPC calls: Attach, Detach and Status."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{0,128}")
-# Bound of ids while the verifier has not yet told its vocabulary's size.
+# Bound of ids until the verifier has said its vocabulary size.
 _ANY_VOCABULARY = 1 << 31
 
 
 class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
-    """What a gateway may ask of a drafter."""
+    """Serves the calls that gateways make to a drafter."""
 
     def __init__(self, drafter_id: str, settings: DrafterSettings, links: Links) -> None:
         self._drafter_id = drafter_id

@@ -1,4 +1,4 @@
-"""What a drafter runs: it checks the method, serves gRPC and drains on SIGTERM."""
+"""A drafter's parts put together: it makes the method, serves gRPC and drains on SIGTERM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """A drafter that serves: where, and what it holds."""
+    """A running drafter: its gRPC address and its links to verifiers."""
 
     address: str
     links: Links

@@ -1,4 +1,4 @@
-"""From the target's rejected rows: what it said for the same position after another token."""
+"""A source that reads rejected rows: what the target said for the same position after another token."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
-# What an id that is a row's first, second, third choice counts.
+# Votes for a row's first, second and third id.
 _VOTES = (1.0, 0.4, 0.2)
 _CANDIDATES = 8
 _NOTHING: Mapping[int, int] = {}
 
 
 class Branches:
-    """Votes of the last step's rejected rows, by position.
+    """Proposes the ids that the last step's rejected rows voted for, by position.
 
-    A rejected branch differs from the text in one token, and mostly goes on like it.
+    A rejected branch differs from the text in one token, and mostly continues like the text.
     """
 
     name = "branches"
@@ -30,7 +30,7 @@ class Branches:
         self._votes: dict[str, list[Mapping[int, int]]] = {}
 
     def proposer(self, session: Hypothesis) -> Proposer:
-        """Candidates by depth, as of the session's last verdict."""
+        """Candidates by depth, from the session's last verdict."""
         levels = self._votes.get(session.key.session_id, ())
 
         def propose(context: tuple[int, ...], depth: int) -> Mapping[int, int]:
@@ -39,7 +39,7 @@ class Branches:
         return propose
 
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
-        """Count the votes for positions that are still open."""
+        """Count votes for positions that are not committed yet."""
         base = session.base_length
         levels: list[dict[int, float]] = []
         for row in lesson.rows:
@@ -57,7 +57,7 @@ class Branches:
         self._votes.pop(session_id, None)
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
-        """None: all it knows is of sessions."""
+        """None: everything it knows belongs to a session."""
         return {}
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
@@ -69,7 +69,7 @@ class Branches:
 
 
 def _graded(votes: Mapping[int, float], depth: int) -> dict[int, int]:
-    """The most voted ids: grades for first, next two and rest; others below the first level."""
+    """The ids with most votes. Grades 1 to 3 at depth 0, 4 to 6 below: the first, the next two, the rest."""
     ranked = sorted(votes, key=lambda token: -votes[token])[:_CANDIDATES]
     first = 1 if depth == 0 else 4
     return {token: first + (rank > 0) + (rank > 2) for rank, token in enumerate(ranked)}

@@ -1,4 +1,4 @@
-"""From what was committed at all: the commonest ids, where nothing better is known."""
+"""A source of the commonest committed ids, for roots where nothing better is known."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from drafter_svc.methods.base import Proposer
 
 _CANDIDATES = 8
 _NOTHING: Mapping[int, int] = {}
-# Counts are halved at this many ids, so that they follow the traffic and their table stays small.
+# Counts are halved at this total, so that they follow the traffic and the table stays small.
 _HALVE_AT = 20_000
 
 
 class Frequency:
-    """Counts of committed ids of all its sessions; the commonest are graded by rank."""
+    """Counts the committed ids of all sessions. The commonest are candidates, graded by rank."""
 
     name = "frequency"
     feedback_top_k = 0
 
     def __init__(self, log_odds: tuple[float, ...]) -> None:
         self.log_odds = log_odds
-        # The counts it began with, as far as they still hold: shared, and never changed.
+        # Counts it began with, until the first halving. Shared with others, so never changed.
         self._begun: Mapping[int, int] = _NOTHING
-        # Whole counts of the ids that came since.
+        # Total counts of the ids seen since it began.
         self._counts: dict[int, int] = {}
         self._total = 0
         self._best: Mapping[int, int] = {}
-        # Counts, total and best as it began.
+        # Counts, total and best ids as it began, for `fresh`.
         self._first = self._begun, self._total, self._best
 
     def proposer(self, session: Hypothesis) -> Proposer:
-        """The same for every session and context, at the root: deeper they would fill trees with chance."""
+        """The same candidates for every session, at depth 0 only: deeper they would be mere chance."""
         return lambda context, depth: self._best if depth == 0 else _NOTHING
 
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
@@ -53,7 +53,7 @@ class Frequency:
         """Counts outlive their session."""
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
-        """Ids and how often they came [ids, 2]."""
+        """Ids and their counts [ids, 2]."""
         return {"counts": np.array(list(self._all().items()), dtype=np.int32).reshape(-1, 2)}
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:

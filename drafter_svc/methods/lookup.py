@@ -1,4 +1,4 @@
-"""From the text itself: what followed the longest earlier occurrence of the last ids."""
+"""Suffix lookup in the text itself: what followed the longest earlier occurrences of the last ids."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson
 from drafter_svc.methods.base import Proposer
 
-# Latest occurrences looked at per lookup; bounds the time of a draft in repetitive texts.
+# Most occurrences examined per lookup, the latest first; bounds the time in repetitive texts.
 _PAIR_OCCURRENCES = 12
 _SINGLE_OCCURRENCES = 6
-# Grade of a match of n ids before rank is added: 1, 2, 3, 4-5, 6-7 and 8 ids.
+# By match length in ids: the step of the grade. Lengths 4 and 5 share a step, and so do 6 and 7.
 _LENGTH_STEPS = (0, 0, 1, 2, 3, 3, 4, 4, 5)
 _RANKS = 3
 
 
 class SuffixIndex:
-    """Where each id and each pair of ids occurred in one session's text; extended as it grows."""
+    """Positions after each id and each pair of ids in one session's text."""
 
     def __init__(self, ids: list[int]) -> None:
         self._ids = ids
@@ -28,7 +28,7 @@ class SuffixIndex:
         self._done = 0
 
     def extend(self) -> None:
-        """Index ids that were appended since the last call. O(new ids)."""
+        """Index the ids appended since the last call. O(new ids)."""
         ids, singles, pairs = self._ids, self._singles, self._pairs
         for position in range(max(1, self._done), len(ids)):
             last = ids[position - 1]
@@ -59,7 +59,7 @@ class SuffixIndex:
         }
 
     def _longer(self, context: tuple[int, ...], lengths: dict[int, int], counts: dict[int, int]) -> None:
-        """Fill in continuations of matches of two ids and more, latest first."""
+        """Fill in continuations of matches of at least two ids, latest first."""
         ids, size = self._ids, min(len(context), CONTEXT_IDS)
         for position in reversed(self._pairs.get((context[-2], context[-1]), ())[-_PAIR_OCCURRENCES:]):
             length = 2
@@ -107,7 +107,7 @@ class Lookup:
         self._indexes.pop(session_id, None)
 
     def tables(self) -> dict[str, NDArray[np.int32]]:
-        """None: all it knows is of sessions."""
+        """None: everything it knows belongs to a session."""
         return {}
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:

@@ -1,4 +1,4 @@
-"""From the target's top ids of earlier steps: token recycling, by the last ids, of all sessions."""
+"""Token recycling: the target's top ids of earlier steps, by the last ids, of all sessions."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from drafter_svc.methods.base import Proposer
 
 TOP_K = 8
 _NOTHING: Mapping[int, int] = {}
-# Grades by rank, of the session's own entries and of others'.
+# Grades by rank: of entries that the session wrote, and of other entries.
 _OWN, _OTHERS = range(1, TOP_K + 1), range(TOP_K + 1, 2 * TOP_K + 1)
 # An entry: the session that wrote it, and the target's best next ids.
 _Entries = Mapping[tuple[int, ...], tuple[str, tuple[int, ...]]]
 
 
 class Room:
-    """Bounds what several tables hold together: the largest gives way, its oldest entries first.
+    """Bounds the entries of several tables together. The largest table loses its oldest entries first.
 
-    So a table that holds no more than its even share loses nothing, whatever is written to others.
+    So a table with no more than an even share loses nothing, whatever is written to the others.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._tables: weakref.WeakSet[Recycling] = weakref.WeakSet()
-        # Entries that may still be written before it is counted what all tables hold.
+        # Entries that may be written before the tables must be counted again.
         self._free = capacity
 
     def enter(self, table: Recycling) -> None:
-        """Count a table from now on, for as long as it lives."""
+        """Count a table as long as it lives."""
         self._tables.add(table)
 
     def make(self, written: int) -> None:
-        """Let go of what is too much, after so many new entries."""
+        """Drop entries beyond the capacity, after `written` new ones."""
         self._free -= written
         if self._free >= 0:
             return
@@ -55,8 +55,7 @@ class Recycling:
     """Adjacency from the last `order` ids to the target's best next ids when it last saw them.
 
     Order 1 is Token Recycling as published. `room` bounds the entries that are written; the oldest go first.
-    Grades are the rank, apart for entries that another session wrote: the session's own text is the better
-    guide.
+    A grade is the rank in an entry. Other sessions' entries have their own grades: they are right less often.
     """
 
     feedback_top_k = TOP_K
@@ -65,14 +64,14 @@ class Recycling:
         self.log_odds = log_odds
         self.name = f"recycling-{order}"
         self._order = order
-        # What it began with, shared and never changed; what was written since.
+        # Entries it began with, shared and never changed; entries written since.
         self._begun: _Entries = {}
         self._next: dict[tuple[int, ...], tuple[str, tuple[int, ...]]] = {}
         self._room = room
         room.enter(self)
 
     def __len__(self) -> int:
-        """Entries written since it began."""
+        """Entries written since it began, without the initial ones."""
         return len(self._next)
 
     def proposer(self, session: Hypothesis) -> Proposer:
@@ -101,7 +100,7 @@ class Recycling:
         self._room.make(len(table) - before)
 
     def drop_oldest(self, entries: int) -> None:
-        """Forget so many entries, those that were written first."""
+        """Forget that many entries, the oldest of those written since it began."""
         for _ in range(entries):
             del self._next[next(iter(self._next))]
 
@@ -119,7 +118,7 @@ class Recycling:
         }
 
     def restore(self, tables: Mapping[str, NDArray[np.int32]]) -> None:
-        """Begin with such entries, as another session's."""
+        """Begin with such entries. They count as another session's."""
         contexts, following = tables["contexts"], tables["next"]
         if contexts.shape != (len(following), self._order):
             raise ValueError(f"contexts of shape {contexts.shape} are not of order {self._order}")

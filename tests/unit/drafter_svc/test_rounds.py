@@ -6,7 +6,8 @@ import pytest
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Message, TreeLimits
+from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
+from drafter_svc.runner import Runner
 from drafter_svc.tenants import Tenants
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -129,6 +130,19 @@ def test_a_session_whose_ids_the_model_lacks_is_not_joined() -> None:
     rounds.attach(hypothesis(ids=(1, VOCAB)))
     assert not rounds.welcome()
     assert not len(rounds.rounds)
+
+
+def test_a_verifier_that_returns_with_another_model_gets_another_method() -> None:
+    first, second = (Tenants(methods.create("lookup", VOCAB), most=0) for _ in range(2))
+    rounds, before = Rounds(Counters()), Runner(first)
+    rounds.attach(hypothesis())
+    rounds.welcome(before, LIMITS)
+    before.draft_now(rounds.asks())
+    assert (len(first), len(second)) == (1, 0)
+    after = Runner(second)
+    assert rounds.welcome(after, LIMITS).joins == [(SessionKey("s", 1), 5)]
+    after.draft_now(rounds.asks())
+    assert (len(first), len(second)) == (0, 1)
 
 
 def test_counters_count_what_was_sent_and_accepted() -> None:
