@@ -64,6 +64,7 @@ class Rounds:
         self._counters = counters
         self._seats: dict[str, _Seat] = {}
         self._waiting: dict[str, _Seat] = {}
+        self._waiting_since = 0.0
         self._runner: Runner | None = None
         self._limits = TreeLimits(0, 0, 0)
 
@@ -82,6 +83,11 @@ class Rounds:
     def waiting(self) -> bool:
         """Whether any session waits for a tree."""
         return bool(self._waiting)
+
+    @property
+    def waiting_since(self) -> float:
+        """`time.perf_counter()` when a session last began to wait while no other did."""
+        return self._waiting_since
 
     def welcome(self, runner: Runner, limits: TreeLimits) -> Message:
         """A stream is up: join every session again. All of them wait for a tree."""
@@ -146,7 +152,7 @@ class Rounds:
                 self.detach(session_id)
             elif learned:
                 seat.budget, seat.heard = verdict.draft_budget, now
-                self._waiting[session_id] = seat
+                self._wait(seat)
             else:
                 self._waiting.pop(session_id, None)
         return message
@@ -185,6 +191,11 @@ class Rounds:
 
     def _join(self, seat: _Seat, message: Message) -> None:
         message.joins.append((seat.hypothesis.key, seat.hypothesis.base_length))
+        self._wait(seat)
+
+    def _wait(self, seat: _Seat) -> None:
+        if not self._waiting:
+            self._waiting_since = time.perf_counter()
         self._waiting[seat.hypothesis.key.session_id] = seat
 
     def _learn(self, seat: _Seat, verdict: Verdict, message: Message) -> bool:

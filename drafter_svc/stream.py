@@ -134,7 +134,7 @@ class VerifierLink:
         ) as channel:
             call: Call = verifier_pb2_grpc.VerifierServiceStub(channel).Draft()
             try:
-                welcome = await self._shake_hands(call)
+                welcome = await _shake_hands(call, self._drafter_id, self._needs)
                 settings = self._settings
                 target = Target(welcome.model_id, welcome.vocab_fingerprint, welcome.vocab_size)
                 limits = TreeLimits(
@@ -152,25 +152,6 @@ class VerifierLink:
                     self._drafting.cancel()
                     self._drafting = None
                 call.cancel()
-
-    async def _shake_hands(self, call: Call) -> pb.Welcome:
-        hello = pb.Hello(
-            protocol_version=PROTOCOL_VERSION,
-            drafter_id=self._drafter_id,
-            feedback_top_k=self._needs.feedback_top_k,
-        )
-        try:
-            async with asyncio.timeout(_WELCOME_SECONDS):
-                await call.write(pb.DraftRequest(hello=hello))
-                first = await call.read()
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _FINAL:
-                raise HandshakeRefusedError(error.details()) from error
-            raise
-        if first is grpc.aio.EOF or not first.HasField("welcome") or not first.welcome.vocab_size:
-            raise HandshakeRefusedError("its first message is no Welcome with a vocabulary size")
-        welcome: pb.Welcome = first.welcome
-        return welcome
 
     async def _round(self, response: pb.DraftResponse) -> None:
         """Take verdicts in. Unless the method computes, nothing is awaited before their trees are written."""
@@ -208,7 +189,7 @@ class VerifierLink:
     async def _keep_drafting(self, runner: Runner) -> None:
         """Draft for the sessions that wait, and for those that came to wait meanwhile, until none does."""
         while self.rounds.waiting:
-            start = time.perf_counter()
+            start = self.rounds.waiting_since
             drafts = await runner.draft(self.rounds.asks)
             await self._send(self.rounds.deliver(drafts, Message()))
             metrics.ROUND_SECONDS.observe(time.perf_counter() - start)
@@ -241,3 +222,22 @@ class VerifierLink:
                 await call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return
+
+
+async def _shake_hands(call: Call, drafter_id: str, needs: Needs) -> pb.Welcome:
+    """Say Hello. Raises `HandshakeRefusedError`, `TimeoutError` or the call's own error."""
+    hello = pb.Hello(
+        protocol_version=PROTOCOL_VERSION, drafter_id=drafter_id, feedback_top_k=needs.feedback_top_k
+    )
+    try:
+        async with asyncio.timeout(_WELCOME_SECONDS):
+            await call.write(pb.DraftRequest(hello=hello))
+            first = await call.read()
+    except grpc.aio.AioRpcError as error:
+        if error.code() in _FINAL:
+            raise HandshakeRefusedError(error.details()) from error
+        raise
+    if first is grpc.aio.EOF or not first.HasField("welcome") or not first.welcome.vocab_size:
+        raise HandshakeRefusedError("its first message is no Welcome with a vocabulary size")
+    welcome: pb.Welcome = first.welcome
+    return welcome
