@@ -1,1 +1,1 @@
-"""The gRPC face, over the same core."""
+"""The gRPC face over the same core."""

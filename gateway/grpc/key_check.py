@@ -1,4 +1,4 @@
-"""API keys of gRPC calls: looked at before a call's message is received."""
+"""Checks API keys of gRPC calls before a call's message is received."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _SCOPES = {
     "Cancel": Scope.GENERATE,
     "Fleet": Scope.STATUS,
 }
-# What a call of each method needs; health checks and reflection need no key.
+# The scope that each method needs; health checks and reflection need no key.
 SCOPES = {f"/{_SERVICE.full_name}/{method.name}": _SCOPES[method.name] for method in _SERVICE.methods}
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 
 def calling() -> Caller:
-    """Who makes the call that this task serves. Raises `LookupError` where no `KeyCheck` has seen it."""
+    """The caller of the call that this task serves. Raises `LookupError` without a `KeyCheck`."""
     return _caller.get()
 
 
 def as_refused(error: RequestError) -> Refused:
-    """The status of what a client is told."""
+    """The gRPC status of an error."""
     return Refused(error.kind.grpc, error.message, field=error.param, retry_after=error.retry_after)
 
 
 class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls without a key of their method's scope. A message may be of megabytes: it stays unread."""
+    """Refuses calls without a key of their method's scope, and does not read their messages (up to MBs)."""
 
     def __init__(self, keys: ApiKeys | None) -> None:
         """Without keys everybody may call."""
@@ -56,6 +56,6 @@ class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 caller = authenticate(self._keys, str(metadata.get("authorization", "")), scope)
             except RequestError as error:
                 return refusing(as_refused(error))
-            # gRPC runs the handler in this task.
+            # gRPC runs the handler in this same task.
             _caller.set(caller)
         return await continuation(handler_call_details)

@@ -1,4 +1,4 @@
-"""GatewayService: the same sessions over gRPC."""
+"""GatewayService: sessions over gRPC."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         untold: Untold,
         context: grpc.aio.ServicerContext[Any, pb.GenerateResponse],
     ) -> None:
-        """Write what is untold, each event only once the client has room for it.
+        """Write what the client does not have, each event when the client has room for it.
 
-        A client without room for too long loses its session; should it come to itself, it is told.
+        A client without room for too long loses its session. If it reads again, it gets the error.
         """
         writing: asyncio.Future[None] | None = None
         try:
@@ -84,7 +84,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     new = untold.of(event) if isinstance(event, Chunk) else event
                     if new is None:
                         continue
-                    # Not cut off: no status can follow a message that is half-way.
+                    # Not cancelled at the timeout: no status can follow half a message.
                     writing = asyncio.ensure_future(write(context, _to_proto(new, self._gateway.model_name)))
                     await asyncio.wait({writing}, timeout=self._gateway.client_stall_seconds)
                     if not writing.done():
@@ -146,7 +146,7 @@ def _refused() -> Iterator[None]:
 
 
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
-    """The client's deadline on the monotonic clock."""
+    """The client's deadline on the monotonic clock; None if it has none."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + left
 

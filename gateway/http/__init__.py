@@ -1,1 +1,1 @@
-"""The HTTP face: OpenAI's API over a core that knows no HTTP."""
+"""The HTTP face: OpenAI's API over a core that does not know HTTP."""

@@ -1,4 +1,4 @@
-"""What is done around every HTTP request: its line in the log, its id, its path without a last slash."""
+"""Middleware of every HTTP request: its log line, its id, its path without a trailing slash."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = telemetry.logger(__name__)
 
 _REQUEST_ID = "x-request-id"
 _LONGEST_ID = 128
-# They come every few seconds, for ever; what they are told is logged when it changes (`readiness.py`).
+# Probes come every few seconds. Changes of their answers are logged instead (`readiness.py`).
 _PROBES = frozenset({"/health", "/healthz", "/readyz"})
 _TOLD = frozenset({200, 503})
 
 
 class AccessLog:
-    """ASGI middleware: logs a request once its response begins, and answers with the id it came with.
+    """ASGI middleware: logs a request when its response begins, and returns the request's id.
 
-    Starlette's own kind of middleware hands every part of a streamed response through a queue to another
-    task: a sixth of what an event cost the gateway.
+    Not Starlette's kind of middleware: that passes each part of a streamed response through a queue to
+    another task, which was a sixth of the gateway's cost per event.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,9 +55,9 @@ class AccessLog:
 
 
 class Slashless:
-    """ASGI middleware: a path with a slash at its end is the same path without.
+    """ASGI middleware: a path with a trailing slash is served as the path without it.
 
-    A redirect in its place would have no body, and many clients follow none with a POST.
+    A redirect would lose the body, and many clients do not follow one for a POST.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -19,15 +19,15 @@ from gateway.http.disconnect import ClientGoneError, EventStream, until_disconne
 from gateway.http.replies import Reply
 from paceline.service import telemetry
 
-# After so long without an event a stream says that it waits: silent connections are taken for dead ones. As
-# often as HTML's standard advises; oftener would fail benchmarks that take every line for an event.
+# A stream without an event for this long sends a comment, as silent connections are often taken for dead. The
+# HTML standard advises this interval. A shorter one would fail benchmarks that count each line as an event.
 _IDLE_SECONDS = 15.0
 
 
 async def respond(
     gateway: Gateway, request: Request, caller: Caller, asked: schema.Sampled, wanted: Generation | Asked
 ) -> Response:
-    """A new session's answer, whole or streamed; of a stream that broke its rest. Raises `RequestError`."""
+    """A new session's answer, whole or streamed, or the rest of a broken stream. Raises `RequestError`."""
     mark = headers.mark(request)
     if mark is not None and asked.stream:
         return await resume(gateway, request, caller, mark)
@@ -70,9 +70,9 @@ async def _whole(watched: AsyncGenerator[Event | None, None], reply: Reply) -> R
 async def _streamed(
     watched: AsyncGenerator[Event | None, None], reply: Reply, untold: Untold, *, marked: bool
 ) -> Response:
-    """A stream of what is untold; where the session cannot begin, its error with a status of its own.
+    """A stream of what the client does not have. If the session cannot begin, the error has its HTTP status.
 
-    One that waits for long begins its stream with comments; should it then be refused, the stream says so.
+    A session that waits for long begins its stream with comments; a later refusal then comes as an event.
     """
     try:
         first = await anext(watched)

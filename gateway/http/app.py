@@ -1,4 +1,4 @@
-"""OpenAI's routes, and those of probes and of sessions; errors as OpenAI writes them."""
+"""The routes: OpenAI's, probes, and sessions. Errors have OpenAI's form."""
 
 from __future__ import annotations
 

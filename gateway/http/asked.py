@@ -1,4 +1,4 @@
-"""HTTP bodies to what a session is asked for."""
+"""From HTTP bodies to the sessions that they ask for."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from gateway.http import body, schema
 from gateway.request import Terms, served_model
 from gateway.tokenizing import Tokenizing
 
-# Larger bodies are parsed beside the event loop, and wait at most so long for that.
+# Larger bodies are parsed on a thread, and wait at most this long for one.
 _LARGE_BYTES = 64 << 10
 _PARSE_SECONDS = 10.0
 
 
 class Bodies:
-    """Reads bodies; large ones in turns that are fair between keys."""
+    """Reads bodies; large ones are parsed in turns that are fair between keys."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._parsing = Tokenizing()
 
     async def read(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
-        """What the request asks for. Raises `RequestError`."""
+        """The parsed body. Raises `RequestError`."""
         body.check_media_type(request)
         given = await body.read(request, self._max_bytes)
         if len(given) <= _LARGE_BYTES:
@@ -59,10 +59,7 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Generation | Asked:
 
 
 def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Generation | Asked:
-    """The session of a completion request. OpenAI's default of 16 tokens holds here.
-
-    Raises `RequestError`.
-    """
+    """The session of a completion request, by OpenAI's default of 16 tokens. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
     given = asked.prompt
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)

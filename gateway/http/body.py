@@ -1,4 +1,4 @@
-"""A request's body: who may send it, how it is read, and the JSON in it, with bounds before any work."""
+"""A request's body: its media type, its reading and its JSON, with bounds checked before any work."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pydantic_core import from_json
 
 from gateway.errors import INVALID, MEDIA_TYPE, SLOW_BODY, TOO_LARGE, RequestError, invalid
 
-# How long a request's body may take.
+# Longest time for a request's body to come.
 _BODY_SECONDS = 30.0
-# Of a body's JSON. A prompt of ids is the longest list that asks for something; all else is far smaller.
+# Bounds of a body's JSON. A prompt of ids is the longest list that is served; all else is far smaller.
 MAX_VALUES = 1 << 18
 MAX_CONTAINERS = 1 << 14
 MAX_KEYS = 1 << 15
-# Items of any field but the prompt.
+# Most items of any field except the prompt.
 MAX_ITEMS = 4096
-# Smaller ones cannot hold more than that: some milliseconds of work.
+# Smaller bodies cannot exceed these bounds: some milliseconds of work at most.
 _SMALL_BYTES = 1 << 14
 
 
 def check_media_type(request: Request) -> None:
-    """Refuse with 415 what a form or a script of a foreign web page can send without asking first.
+    """Refuse with 415 what another origin's form or script can send without a CORS preflight.
 
-    Browsers ask (a preflight) before they send JSON by that name to another origin. Clients that are no
-    browsers may leave the name out.
+    Browsers send a preflight before JSON with its media type. Clients that are no browsers may leave the type
+    out.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given == "application/json" or (given.startswith("application/") and given.endswith("+json")):
@@ -39,7 +39,7 @@ def check_media_type(request: Request) -> None:
 
 
 async def read(request: Request, most_bytes: int) -> bytes:
-    """The request's body. Raises `RequestError` as soon as it is over the limit, or too slow."""
+    """The request's body. Raises `RequestError` as soon as it is too large or too slow."""
     too_large = RequestError(TOO_LARGE, f"the body is larger than {most_bytes} bytes")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most_bytes:
@@ -61,7 +61,7 @@ async def read(request: Request, most_bytes: int) -> bytes:
 def fields_of(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises `RequestError`.
 
-    Of a name that stands twice the last counts, as it does for OpenAI.
+    Of duplicate names the last one counts, as with OpenAI.
     """
     _bound(body)
     try:
@@ -88,13 +88,13 @@ def _why(body: bytes, error: ValueError) -> str:
 
 
 def _bound(body: bytes) -> None:
-    """Refuse more values, keys or containers than any request has, by counting the signs between strings."""
+    """Refuse more values, keys or containers than any request has, by counting punctuation."""
     if len(body) <= _SMALL_BYTES:
         return
     signs = (body.count(b","), body.count(b":"), body.count(b"[") + body.count(b"{"))
     if not _beyond(*signs):
         return
-    # Perhaps they stand in strings, where they are text.
+    # They may be in strings; count again without these.
     flat = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
     inside = np.bitwise_xor.accumulate((flat == ord('"')).view(np.uint8))
     count = np.bincount(flat[inside == 0], minlength=256)

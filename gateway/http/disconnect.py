@@ -1,4 +1,4 @@
-"""End a session's events when its client goes away."""
+"""Ends a session's events when its client disconnects."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class ClientGoneError(Exception):
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. Its end closes their source, which Starlette leaves to the garbage collector."""
+    """Server-sent events. Closes their source at its end, which Starlette leaves to the garbage collector."""
 
     def __init__(self, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        """`parts`: whole events, as bytes."""
+        """`parts`: complete events, as bytes."""
         super().__init__(
             parts,
             media_type="text/event-stream",
-            # nginx would hold events back until its buffer is full.
+            # Otherwise nginx holds events back until its buffer is full.
             headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers},
         )
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them until there are no more, or the client is gone."""
+        """Send the events until they end or the client is gone."""
         async with aclosing(self._parts):
             await super().__call__(scope, receive, send)
 
@@ -48,10 +48,10 @@ async def until_disconnect(
     *,
     idle_seconds: float = math.inf,
 ) -> AsyncGenerator[T | None, None]:
-    """The same events, until the client is gone: then `events` is closed and `ClientGoneError` raised.
+    """The same events, and None whenever none has come for `idle_seconds`.
 
-    The same at `deadline`, on the monotonic clock, with a `RequestError`. The body must have been read. Both
-    are noticed at once, also while no event comes; None says that none has come for `idle_seconds`.
+    When the client disconnects, `events` is closed and `ClientGoneError` raised; at `deadline`, on the
+    monotonic clock, the same with `RequestError`. Both are noticed at once. The body must have been read.
     """
     gone = asyncio.ensure_future(_disconnected(request))
     getting: asyncio.Task[T] | None = None
@@ -85,7 +85,7 @@ async def until_disconnect(
             getting.cancel()
             with suppress(asyncio.CancelledError, StopAsyncIteration):
                 await getting
-        # Shielded: a server that cancels this over and over must not keep the session from closing.
+        # Shielded: a server that cancels this repeatedly must not keep the session from closing.
         await asyncio.shield(asyncio.create_task(events.aclose()))  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""What HTTP headers say: who asks and how long it waits; and to it, what is left and when to ask again."""
+"""HTTP headers: the caller and the deadline in requests; allowance and retry time in responses."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from paceline.api_keys import Scope
 
 _TIMEOUT = "x-request-timeout"
 _EVENT_IDS = "x-event-ids"
-# Longer than any session; a deadline beyond is none. gRPC's clock overflows at some 292 years.
+# Longer than any session: a longer time is no deadline. gRPC's clock overflows at about 292 years.
 _LONGEST_SECONDS = 30 * 86400.0
-# What a client is told that may try again where nobody knows when.
+# The retry time for clients where no better one is known.
 _RETRY_SECONDS = 1.0
 
 
 def caller(keys: ApiKeys | None, request: Request, scope: Scope | None = None) -> Caller:
-    """Who sent the request. Raises `RequestError` when nobody with `scope` did."""
+    """The request's caller. Raises `RequestError` if it lacks `scope`."""
     return authenticate(keys, request.headers.get("authorization", ""), scope)
 
 
 def deadline(request: Request, most_seconds: float) -> float | None:
-    """When the request's time is over, on the monotonic clock: its header's seconds, at most `most_seconds`.
+    """The request's deadline on the monotonic clock, from its header, at most `most_seconds` away.
 
-    0 is no bound. Raises `RequestError`.
+    0 seconds sets no bound. Raises `RequestError`.
     """
     given = request.headers.get(_TIMEOUT)
     seconds = most_seconds or math.inf
@@ -45,7 +45,7 @@ def deadline(request: Request, most_seconds: float) -> float | None:
 
 
 def wants_event_ids(request: Request) -> bool:
-    """Whether a stream's events are to have ids: its client says so, or is an EventSource, or comes back."""
+    """Whether events need ids: the client asks for them, is an EventSource, or resumes a stream."""
     asked = request.headers
     return (
         asked.get(_EVENT_IDS, "").lower() in ("1", "true")
@@ -75,6 +75,6 @@ def of_allowance(allowance: Allowance | None) -> dict[str, str]:
 
 
 def mark(request: Request) -> Mark | None:
-    """How far a client that lost its stream had come. Raises `RequestError` for what no stream has said."""
+    """The mark of a client that resumes its stream. Raises `RequestError` for an invalid one."""
     last = request.headers.get("last-event-id")
     return Mark.parse(last) if last else None

@@ -1,6 +1,6 @@
-"""Fields that are known and not served, and which of their values ask for nothing.
+"""Known fields that are not served, and their neutral values, which are accepted.
 
-OpenAI's, and those that clients and bench tools of vLLM, SGLang and llama.cpp send with their defaults.
+They are OpenAI's, and those that clients and bench tools of vLLM, SGLang and llama.cpp send by default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _text(value: Any) -> bool:
 
 
 def _one_of(*neutral: Any) -> Callable[[Any], bool]:
-    """Equal to one of them: 1 is 1.0, but True is not 1."""
+    """Whether a value equals one of `neutral`: 1 equals 1.0, but True does not equal 1."""
     return lambda value: any(
         value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral
     )
@@ -28,7 +28,7 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
 
 _EMPTY = _one_of({}, [])
 
-# Null asks for nothing in each of them.
+# Null is neutral for each of them.
 NOT_YET: dict[str, Callable[[Any], bool]] = {
     "audio": _nothing,
     "best_of": _one_of(1),
@@ -105,7 +105,7 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "use_beam_search": _one_of(False),
     "vllm_xargs": _one_of({}),
     "watermarking": _one_of(False),
-    # SGLang's: a reasoning that is not told apart stays in the text, whatever they say of it.
+    # SGLang's. Reasoning is never separated from the text, so options for it are neutral.
     "bootstrap_host": _nothing,
     "bootstrap_port": _nothing,
     "bootstrap_room": _nothing,
@@ -158,13 +158,13 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
 }
 
 
-# Templates write the special tokens of a chat; around a plain prompt the tokenizer puts them.
+# A template adds the special tokens of a chat; the tokenizer adds those around a plain prompt.
 NOT_YET_OF_CHATS = NOT_YET | {"add_special_tokens": _one_of(False)}
 NOT_YET_OF_TEXTS = NOT_YET | {"add_special_tokens": _one_of(True)}
 
 
 def strip(fields: dict[str, Any], known: frozenset[str], not_yet: dict[str, Callable[[Any], bool]]) -> None:
-    """Take out what asks for nothing. Raises `RequestError` that names a field that asks for more."""
+    """Remove unknown fields with neutral values. Raises `RequestError` that names any other."""
     for name in sorted(fields.keys() - known):
         value = fields[name]
         if value is not None:
@@ -176,7 +176,7 @@ def strip(fields: dict[str, Any], known: frozenset[str], not_yet: dict[str, Call
 
 
 def strip_message(fields: Any, known: frozenset[str]) -> Any:
-    """A message without its unknown fields that are null or empty, as SDKs send replies back."""
+    """A message without unknown fields that are null or empty, which SDKs send with earlier replies."""
     if not isinstance(fields, dict):
         return fields
     kept = {name: value for name, value in fields.items() if name in known or value not in (None, "", [], {})}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 _REFERENCE = "#/components/schemas/{model}"
-# Bodies are read and refused by hand, as OpenAI does: what FastAPI would say of a refusal does not hold.
+# FastAPI's description of refusals is wrong here: bodies are parsed and refused as OpenAI does.
 _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 _ERROR = {
@@ -40,7 +40,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 
 def _answer(name: str, **choice: Any) -> dict[str, Any]:
-    """The whole or a piece of a completion."""
+    """The schema of a completion, or of a chunk of one."""
     one = _object(index=_COUNT, finish_reason=_FINISH, **choice)
     made = _object(
         id=_TEXT,
@@ -69,7 +69,7 @@ _ANSWERS = {
     "Completion": _answer("text_completion", text=_TEXT),
     "SessionEnd": _object(id=_TEXT, object={"const": "session"}, finish_reason=_TEXT),
 }
-# What a route answers with: the whole, and each event of a stream.
+# Each route's response body, and the data of its stream's events.
 _OF_ROUTE: dict[str, tuple[str | None, str | None]] = {
     "/health": ("Status", None),
     "/healthz": ("Status", None),
@@ -98,7 +98,7 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def describe(app: FastAPI, *bodies: type[BaseModel]) -> None:
-    """Let `app` serve a document that defines `bodies` and what a refused request is answered with."""
+    """Have `app` serve a document that defines `bodies` and the errors."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:

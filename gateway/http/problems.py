@@ -1,4 +1,4 @@
-"""What is wrong with a body, in OpenAI's codes and in plain sentences."""
+"""From pydantic's errors to OpenAI's codes and plain sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from gateway.errors import UNKNOWN_FIELD, RequestError, invalid
 
-# How pydantic names the branches of a union in an error's place.
+# Prefixes of the names that pydantic gives to union branches in an error's location.
 _BRANCHES = ("function-", "list[", "constrained", "int", "str")
 _EXPECTED = {
     "string_type": "a string",
@@ -45,9 +45,9 @@ _BOUNDS = {
 
 
 def first_problem(error: ValidationError) -> RequestError:
-    """The error that names the first field at fault."""
+    """The error of the first invalid field."""
     problems = error.errors(include_url=False)
-    # Of a union every branch complains; the one that got furthest is the one that was meant.
+    # Each branch of a union reports an error; the one that got furthest was meant.
     same = [each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]]
     problem = max(same, key=lambda each: (len(_place(each["loc"])), not each["type"].endswith("_type")))
     param = place(_place(problem["loc"]))

@@ -1,4 +1,4 @@
-"""What a connection may send before a request is one: bounds on heads, and upgrades that are not taken."""
+"""The HTTP/1.1 protocol of connections: bounds on request heads, and upgrades are ignored."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import HEAD_TOO_LARGE, INVALID, SLOW_HEAD, WRONG_METHOD, RequestError
 
-# Of a request's head, and of trailers: lines, and bytes (names, values and the path).
+# Bounds of a request's head, and of trailers: lines, and bytes of names, values and path.
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 64 << 10
-# A head that has begun must be whole within this time.
+# A head must be complete within this time after its first byte.
 HEAD_SECONDS = 15.0
-# How long what a client still sends is thrown away, once it has its answer. To close at once would reset the
+# How long a client's further bytes are discarded after an early answer. Closing at once would reset the
 # connection, and the client might lose the answer.
 _LINGER_SECONDS = 10.0
 
-# What an upgrade that is not taken leaves out of its request.
+# Headers that are removed from a request with an upgrade.
 _UPGRADE = (b"upgrade", b"http2-settings")
 
 
 class _At(Enum):
-    """Where in its requests a connection is."""
+    """The part of a request that a connection is in."""
 
     BETWEEN = auto()
     HEAD = auto()
@@ -35,21 +35,20 @@ class _At(Enum):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on httptools with a door of its own.
+    """uvicorn's protocol on httptools, with checks of its own.
 
-    - Small writes leave at once (asyncio sees to that only for sockets that name their protocol, and those
-      that `socket.create_server` accepts do not).
-    - An `Upgrade` header is passed over, as HTTP allows: httptools takes what follows for another protocol's
-      and drops a body that is HTTP. Java's client asks for h2c with every first request.
-    - Heads are bounded in lines, bytes and time. What is refused here has OpenAI's error body, too.
+    - It sets TCP_NODELAY, so that small writes are sent at once. asyncio sets it only for sockets with an
+      explicit protocol number, which sockets accepted by `socket.create_server` lack.
+    - It ignores `Upgrade` headers, as HTTP allows: httptools would take what follows for another protocol
+      and drop the request's body. Java's client asks for h2c with every first request.
+    - It bounds heads in lines, bytes and time. Its refusals have OpenAI's error body, too.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As uvicorn calls it."""
         super().__init__(*args, **kwargs)
         self._at = _At.BETWEEN
         self._moved = False
-        # Bytes since a request last went on: its head, and what of a body is not the body.
+        # Bytes since the last progress of a request: of its head, or of a body's framing.
         self._overhead = 0
         self._lines = 0
         self._refusal: RequestError | None = None
@@ -57,7 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let nothing wait for an acknowledgement; close what says nothing."""
+        """Set TCP_NODELAY, and close the connection later if no request comes."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection is not None:
@@ -65,13 +64,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the timers."""
+        """Stop the timers."""
         self._set_timer(None)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and bound what of it is no body."""
+        """Parse new bytes, and bound those that are not a body."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
@@ -107,21 +106,21 @@ class HttpProtocol(HttpToolsProtocol):
         lines += [b"%b: %b" % (name, value) for name, value in self.headers if name not in _UPGRADE]
         return b"\r\n".join([*lines, b"", b""])
 
-    # What httptools calls.
+    # Called by httptools.
 
     def on_message_begin(self) -> None:
-        """A request's first byte."""
+        """A request begins."""
         super().on_message_begin()
         self._at, self._moved = _At.HEAD, True
         self._overhead = self._lines = 0
 
     def on_url(self, url: bytes) -> None:
-        """Some of the path."""
+        """Part of the path."""
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A line of the head, or a trailer, of which nothing is used."""
+        """A header, or a trailer, which is ignored."""
         self._lines += 1
         if self._lines > MAX_HEADERS:
             self._stop(f"the request has more than {MAX_HEADERS} headers")
@@ -130,7 +129,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: the request begins, unless it is read once more without its `Upgrade`."""
+        """The head is complete: the request starts, or is parsed again without its `Upgrade`."""
         if self.parser.should_upgrade():
             return
         self._at, self._moved = _At.BODY, True
@@ -139,13 +138,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Some of the body."""
+        """Part of the body."""
         self._moved = True
         self._overhead = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request's last byte, which may come when it has been answered."""
+        """The request is complete, possibly after it was answered."""
         if self.parser.should_upgrade():
             return
         self._at = _At.BETWEEN
@@ -154,20 +153,20 @@ class HttpProtocol(HttpToolsProtocol):
             self._set_timer(None)
             self._await_request()
 
-    # What the application's answer calls.
+    # Called by the application's response.
 
     def on_response_complete(self) -> None:
-        """The next request may come; what is left of this one's body has a while."""
+        """Wait for the next request; the rest of this one's body has a time limit."""
         super().on_response_complete()
         if self._at is _At.BODY and self.cycle.response_complete and not self.transport.is_closing():
             self._set_timer(_LINGER_SECONDS, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse."""
+        """Refuse a request that is no valid HTTP."""
         self._refuse(RequestError(INVALID, msg))
 
     def shutdown(self) -> None:
-        """Close once what is being answered has been."""
+        """Close after the current response."""
         if self._deaf:
             self.transport.close()
         super().shutdown()
@@ -178,14 +177,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._stop(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
 
     def _stop(self, why: str) -> None:
-        # httptools replaces what a callback raises by an error of its own.
+        # httptools replaces an exception of a callback by its own.
         self._refusal = RequestError(HEAD_TOO_LARGE, why)
         raise self._refusal
 
     def _head_is_slow(self) -> None:
         self._timer = None
         if self._answering:
-            # Nothing more is read while requests wait for one another.
+            # Nothing more is read while pipelined requests wait.
             self._set_timer(HEAD_SECONDS, self._head_is_slow)
         else:
             self._refuse(RequestError(SLOW_HEAD, f"the head has not come within {HEAD_SECONDS:g} seconds"))
@@ -195,7 +194,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer, and close. Amid another request's answer nothing is written: it ends there."""
+        """Send an error and close. In the middle of another response only close."""
         if self.transport.is_closing():
             return
         if self._answering and (self.pipeline or self.cycle.response_started):
@@ -209,7 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(head + body)
         if self._answering:
             self.cycle.disconnected = True
-            # It would invite the body, behind the last byte that is written.
+            # It would ask for the body after the last byte is written.
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         self._deaf = True

@@ -11,14 +11,14 @@ from gateway.events import Chunk, Event, Finished, Mark, Started, Untold
 from gateway.generation import Form
 from paceline import __version__
 
-# What JSON leaves as it is and many clients take for the end of a line.
+# Characters that JSON does not escape and many clients take for line ends.
 _LINE_ENDS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
 _COMMENT = b": waiting\n\n"
 
 
 @dataclass(slots=True)
 class Reply:
-    """What is known of one response: fixed facts, then what the events add."""
+    """One response: fixed facts, and what the events add to it."""
 
     form: Form
     model: str
@@ -31,7 +31,7 @@ class Reply:
     finished: Finished | None = None
 
     def take(self, event: Event) -> None:
-        """Add an event; a session's first is `Started`."""
+        """Add an event. A session's first one is `Started`."""
         if isinstance(event, Started):
             self.session_id, self.seed, self.prompt_tokens = event.session_id, event.seed, event.prompt_tokens
         elif not self.session_id:
@@ -44,7 +44,7 @@ class Reply:
             self.finished = event
 
     def mark(self) -> Mark:
-        """How far the client has been told, once it has all that was taken."""
+        """The client's mark when it has all events that were added."""
         return Mark(self.session_id, self.prompt_tokens + self.completion_tokens, len(self.text))
 
     def _head(self, object_name: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Reply:
         }
 
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage block, accepted drafts included where OpenAI has a place for them."""
+        """OpenAI's usage block, with accepted drafts as accepted prediction tokens."""
         accepted = self.finished.receipt.accepted_tokens if self.finished else 0
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -112,9 +112,9 @@ class Reply:
 async def stream(
     events: AsyncIterator[Event | None], reply: Reply, untold: Untold, *, marked: bool
 ) -> AsyncIterator[bytes]:
-    """Server-sent events of a session: what is untold, and a comment for each None, while nothing comes.
+    """A session as server-sent events: what the client does not have, and a comment for each None.
 
-    `marked`: each with its mark as its id. Only clients that ask get ids, for some parsers stumble over them.
+    `marked`: events have their marks as ids. Only clients that ask get ids, as some parsers fail on them.
     """
 
     def event_of(body: dict[str, Any]) -> bytes:
@@ -140,7 +140,7 @@ async def stream(
 
 
 def sse(body: dict[str, Any], mark: Mark | None = None) -> bytes:
-    """One server-sent event; a client that comes back with its id gets what follows."""
+    """One server-sent event. With its id a client can resume after it."""
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     head = "" if mark is None else f"id: {mark}\n"
     return f"{head}data: {data}\n\n".encode()

@@ -1,4 +1,4 @@
-"""Request bodies, validated at the door: what is not supported is refused by name, never ignored."""
+"""Schemas of request bodies. An unsupported field is refused by name, never ignored."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _LARGEST_COUNT = 2**31
 
 
 class Strict(BaseModel):
-    """No silent conversions, no unknown fields."""
+    """A model without silent conversions and without unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class StreamOptions(Strict):
-    """What a stream tells besides its text."""
+    """What a stream contains besides its text."""
 
     include_usage: bool = False
-    # vLLM's: usage in every chunk.
+    # vLLM's: usage in each chunk.
     continuous_usage_stats: bool = False
 
 
 class Speculation(Strict):
-    """Extension: how this request may be sped up. Never changes its text."""
+    """Extension: whether drafters may help. Never changes the text."""
 
     enabled: bool = True
 
@@ -55,18 +55,18 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _within(parameter: str) -> Any:
-    """The bounds of a sampling parameter, as pydantic takes and publishes them."""
+    """The bounds of a sampling parameter as a pydantic field."""
     bound = CLIENT_BOUNDS[parameter]
     return Field(ge=bound.low, le=_LARGEST_COUNT if bound.high is None else bound.high)
 
 
 def _integral(value: Any) -> Any:
-    # Some languages have no integers.
+    # Some languages have no integers: 5.0 counts as 5.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _unless(*neutral_values: Any) -> BeforeValidator:
-    """These values are other servers' words for "not given"."""
+    """Takes these values as "not given", as other servers do."""
 
     def given(value: Any) -> Any:
         value = _integral(value)
@@ -82,7 +82,7 @@ TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Sampled(Strict):
-    """What both request kinds share."""
+    """The fields that both kinds of request share."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     max_tokens: Annotated[Count | None, Integral] = None
@@ -101,7 +101,7 @@ class Sampled(Strict):
     speculation: Speculation | None = None
 
     def sampling(self, max_tokens: int | None) -> SamplingRequest:
-        """What it says of sampling, with `max_tokens` under whichever name and default it came."""
+        """The sampling parameters; `max_tokens` is passed in, as its name and default differ by route."""
         return SamplingRequest(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -118,7 +118,7 @@ class Sampled(Strict):
 
 
 class TextPart(Strict):
-    """A piece of a message's content; only text is served."""
+    """A part of a message's content; only text is served."""
 
     type: Literal["text"]
     text: str
@@ -159,7 +159,7 @@ R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 def parse(body: bytes, kind: type[R]) -> R:
-    """The request in a body. Raises `RequestError` that names the first thing wrong."""
+    """The request in a body. Raises `RequestError` that names the first invalid field."""
     fields = fields_of(body)
     plain = kind is CompletionRequest
     not_yet = neutral.NOT_YET_OF_TEXTS if plain else neutral.NOT_YET_OF_CHATS
@@ -173,7 +173,7 @@ def parse(body: bytes, kind: type[R]) -> R:
 
 
 def _one_prompt(prompt: Any) -> Any:
-    """The prompt of a list that holds one."""
+    """The prompt itself, of a list of one prompt."""
     if prompt is None:
         raise RequestError(
             invalid("missing_required_parameter"), "missing required parameter: prompt", "prompt"

@@ -1,4 +1,4 @@
-"""The HTTP server: sockets in, the application's answers out, and a stop that lets answers end."""
+"""The HTTP server, and its stop, which lets running responses end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from paceline.net.tls import Identity
 
 
 class HttpServer(uvicorn.Server):
-    """Leaves signals to `run_service`; when it has stopped, the requests that it has cut have ended, too."""
+    """uvicorn's server without signal handlers. When it has stopped, requests that it cut have ended too."""
 
     def __init__(
         self, app: ASGIApp, identity: Identity | None, *, keep_alive_seconds: float, grace_seconds: float
     ) -> None:
-        """`identity`: TLS to clients; plaintext without."""
+        """`identity`: for TLS to clients; None serves plaintext."""
         config = uvicorn.Config(
             app,
             http=HttpProtocol,
@@ -47,10 +47,10 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install nothing."""
+        """Install no signal handlers: `run_service` has its own."""
         yield
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Not the traceback of each request that the grace has cut: how many, uvicorn says by itself."""
+    """Drops the traceback of each request that was cut at the grace's end; uvicorn logs their number."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
