@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from paceline.engine.blocks import BlockAllocator
-from paceline.engine.kv import KVPool
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.engine import Engine, SessionRows, StepInput
+from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
-from paceline.engine.verify import Decision, decide
+from paceline.engine.verify import Decision
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 
@@ -44,24 +45,23 @@ class Running:
 
 @dataclass
 class EngineLoop:
-    """A decoder, its pool and nothing else."""
+    """An engine, its block tables and nothing else."""
 
-    decoder: Decoder
-    pool: KVPool
+    engine: Engine
     allocator: BlockAllocator
 
     @classmethod
     def of(cls, decoder: Decoder, blocks: int) -> EngineLoop:
-        """A loop over a fresh pool."""
-        return cls(decoder, decoder.kv_pool(blocks), BlockAllocator(blocks, BLOCK_SIZE))
+        """A loop over fresh KV."""
+        engine = Engine(decoder, blocks)
+        return cls(engine, BlockAllocator(blocks, engine.block_size))
 
     def segment(self, session: Running, tree: TokenTree, stop: int | None = None) -> Segment:
         """The rows from the first that is not computed up to `stop` (the whole prompt or text)."""
         in_prompt = session.num_computed < session.prompt_length
         if stop is None:
             stop = session.prompt_length if in_prompt else len(session.token_ids)
-        self.allocator.extend(session.blocks, -(-(stop + len(tree)) // BLOCK_SIZE))
-        self.pool.prepare(self.allocator.take_tasks())
+        self.allocator.extend(session.blocks, -(-(stop + len(tree)) // self.engine.block_size))
         return Segment(
             run=session.token_ids[session.num_computed : stop],
             start=session.num_computed,
@@ -78,28 +78,22 @@ class EngineLoop:
             for session in sessions
         ]
         segments = [self.segment(*pair) for pair in zip(sessions, trees, strict=True)]
-        batch = self.decoder.batch(segments)
-        logits = self.decoder.forward(batch, self.pool)
+        rows = [
+            SessionRows(segment, session.sampling)
+            for segment, session in zip(segments, sessions, strict=True)
+        ]
+        decided = self.engine.step(StepInput(rows, self.allocator.take_tasks())).decisions
         drawing = [index for index, segment in enumerate(segments) if segment.wants_logits]
-        decided = decide(batch, logits, [sessions[index].sampling for index in drawing], [0] * len(drawing))
         decisions = dict(zip(drawing, decided, strict=True))
-        self.compact([(segments[index], decided.path) for index, decided in decisions.items()])
         for index, (session, segment, tree) in enumerate(zip(sessions, segments, trees, strict=True)):
             session.num_computed += len(segment.run)
             if index in decisions:
                 session.num_computed += len(decisions[index].path)
                 session.token_ids += committed(tree, decisions[index])
 
-    def compact(self, paths: Iterable[tuple[Segment, Sequence[int]]]) -> None:
-        """Move the accepted nodes' KV of all sessions to their positions' slots."""
-        slots = [
-            (segment.slot(first + node, BLOCK_SIZE), segment.slot(first + depth, BLOCK_SIZE))
-            for segment, path in paths
-            for first in [segment.root_index + 1]
-            for depth, node in enumerate(path)
-        ]
-        sources, targets = torch.tensor(slots, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        self.pool.move(sources, targets)
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Logits [logit rows, vocab] of rows that `segment` made; nothing is drawn."""
+        return self.engine.forward(segments, self.allocator.take_tasks())
 
 
 def committed(tree: TokenTree, decision: Decision) -> list[int]:

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockTask
-from paceline.engine.kv import KVPool
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.engine import Engine, SessionRows, StepInput
+from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
-from paceline.engine.verify import decide
 from paceline.sampling import SamplingParams
 
 # As many as LLMA, EMS-SD's base method, copies.
@@ -97,15 +96,20 @@ class Lockstep:
         """Allocates KV for the longest that padding may need, and computes the prompts'."""
         # Padded KV moves on by a draft and the root in every step at most.
         longest = max(map(len, prompts)) + max_tokens * (DRAFT_TOKENS + 1) + DRAFT_TOKENS
-        self._blocks = -(-longest // BLOCK_SIZE)
-        self._decoder, self._prompts, self._max_tokens = decoder, prompts, max_tokens
-        self._pool: KVPool = decoder.kv_pool(self._blocks * len(prompts))
-        self._pool.prepare([BlockTask(block) for block in range(self._blocks * len(prompts))])
+        self._blocks = -(-longest // decoder.block_size)
+        self._prompts, self._max_tokens = prompts, max_tokens
+        self._engine = Engine(decoder, self._blocks * len(prompts))
+        self._tasks = [BlockTask(block) for block in range(self._engine.blocks)]
         for number, prompt in enumerate(prompts):
             for start in range(0, len(prompt) - 1, PROMPT_ROWS):
                 run = prompt[start : min(start + PROMPT_ROWS, len(prompt) - 1)]
                 segment = Segment(run, start, self._table(number), wants_logits=False)
-                decoder.forward(decoder.batch([segment]), self._pool)
+                self._engine.forward([segment], self._take_tasks())
+
+    def _take_tasks(self) -> list[BlockTask]:
+        """All blocks' before the first forward, none later."""
+        tasks, self._tasks = self._tasks, []
+        return tasks
 
     def _table(self, number: int) -> range:
         return range(number * self._blocks, (number + 1) * self._blocks)
@@ -148,11 +152,10 @@ class Lockstep:
                     hidden=session.hidden,
                 )
             )
-        batch = self._decoder.batch(segments)
-        logits = self._decoder.forward(batch, self._pool)
         sampling = SamplingParams(max_tokens=self._max_tokens)
-        decisions = decide(batch, logits, [sampling] * len(sessions), [0] * len(sessions))
-        counts.rows += batch.num_rows
+        rows = [SessionRows(segment, sampling) for segment in segments]
+        decisions = self._engine.step(StepInput(rows, self._take_tasks())).decisions
+        counts.rows += sum(segment.num_rows for segment in segments)
         # A chain's accepted keys lie where they belong. Padding is not accepted, even where it is right.
         accepted = [min(len(made.path), len(draft)) for made, draft in zip(decisions, drafts, strict=True)]
         most = max(accepted)

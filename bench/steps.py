@@ -33,7 +33,8 @@ async def measure(plan: Plan, progress: Progress, *, rounds: int) -> Document:
     import torch
 
     from paceline.engine.blocks import BlockTask
-    from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
+    from paceline.engine.engine import Engine
+    from paceline.engine.model import Decoder, choose_device
     from paceline.engine.rows import Segment
 
     def segment(session: int, rows: int) -> Segment:
@@ -50,9 +51,9 @@ async def measure(plan: Plan, progress: Progress, *, rounds: int) -> Document:
     torch.set_num_threads(plan.threads)
     decoder = Decoder.load(plan.model.folder, device=choose_device("auto"), dtype=getattr(torch, plan.dtype))
     asked = shapes()
-    blocks = (CONTEXT_TOKENS + max(ROWS)) // BLOCK_SIZE + 1
-    pool = decoder.kv_pool(max(SESSIONS) * blocks)
-    pool.prepare([BlockTask(block) for block in range(max(SESSIONS) * blocks)])
+    blocks = (CONTEXT_TOKENS + max(ROWS)) // decoder.block_size + 1
+    engine = Engine(decoder, max(SESSIONS) * blocks)
+    engine.forward([segment(0, 1)], [BlockTask(block) for block in range(engine.blocks)])
     times: dict[tuple[int, int], list[float]] = {shape: [] for shape in asked}
     for number in range(rounds + 1):
         progress(f"round {number}" if number else "warming up", number)
@@ -60,7 +61,7 @@ async def measure(plan: Plan, progress: Progress, *, rounds: int) -> Document:
             segments = [segment(session, rows) for session in range(sessions)]
             started = time.perf_counter()
             # Reading a logit waits for the device.
-            decoder.forward(decoder.batch(segments), pool)[0, 0].item()
+            engine.forward(segments)[0, 0].item()
             if number:
                 times[sessions, rows].append(time.perf_counter() - started)
     progress("done", rounds + 1)

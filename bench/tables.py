@@ -21,11 +21,9 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Teachable
 from paceline.engine.blocks import BlockTask
-from paceline.engine.kv import KVPool
-from paceline.engine.model import BLOCK_SIZE, Decoder
-from paceline.engine.ranking import highest
+from paceline.engine.engine import Engine, SessionRows, StepInput
+from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
-from paceline.engine.sampling import targets
 from paceline.net.handshake import vocab_fingerprint
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
@@ -66,30 +64,32 @@ class Writer:
                 f"texts of up to {longest} tokens do not fit the model's context of "
                 f"{self._decoder.shape.max_context}: ask for fewer --question-tokens or --answer-tokens"
             )
-        blocks = -(-longest // BLOCK_SIZE)
-        pool = self._decoder.kv_pool(len(writings) * blocks)
-        pool.prepare([BlockTask(block) for block in range(len(writings) * blocks)])
+        blocks = -(-longest // self._decoder.block_size)
+        engine = Engine(self._decoder, len(writings) * blocks)
         tables = [range(number * blocks, (number + 1) * blocks) for number in range(len(writings))]
         for writing, table in zip(writings, tables, strict=True):
-            self._step([(writing, table)], pool, top_k)
+            self._step(engine, [(writing, table)], top_k, [BlockTask(block) for block in table])
         while going_on := [
             (writing, table) for writing, table in zip(writings, tables, strict=True) if not writing.ended
         ]:
-            self._step(going_on, pool, top_k)
+            self._step(engine, going_on, top_k)
 
-    def _step(self, going_on: Sequence[tuple[Writing, range]], pool: KVPool, top_k: int) -> None:
-        segments, positions = [], []
+    def _step(
+        self,
+        engine: Engine,
+        going_on: Sequence[tuple[Writing, range]],
+        top_k: int,
+        block_tasks: Sequence[BlockTask] = (),
+    ) -> None:
+        rows = []
         for writing, table in going_on:
             ids = [*writing.prompt, *writing.text]
             start = len(ids) - 1 if writing.text else 0
-            segments.append(Segment(ids[start:], start, table))
-            positions.append(len(ids))
-        logits = self._decoder.forward(self._decoder.batch(segments), pool)
-        ranked = highest(logits, top_k)
-        drawn = targets(logits, [writing.sampling for writing, _ in going_on], positions, ranked[:, 0])
-        for (writing, _), token, top in zip(going_on, drawn, ranked.tolist(), strict=True):
-            writing.text.append(token)
-            writing.top_ids.append(tuple(top))
+            rows.append(SessionRows(Segment(ids[start:], start, table), writing.sampling, top_k))
+        decisions = engine.step(StepInput(rows, block_tasks)).decisions
+        for (writing, _), decision in zip(going_on, decisions, strict=True):
+            writing.text.append(decision.bonus)
+            writing.top_ids.append(decision.top_ids)
 
 
 def answers(

@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 from torch import Tensor
 
+from paceline.engine import engine
 from paceline.engine.rows import RaggedBatch
 from paceline.engine.verify import Decision, decide
 from paceline.sampling import SamplingParams
-from verifier_svc import compute
 from verifier_svc.__main__ import command
 
 
@@ -25,5 +25,5 @@ def _decide(
 
 
 if __name__ == "__main__":
-    with patch.object(compute, "decide", _decide):
+    with patch.object(engine, "decide", _decide):
         command()

@@ -8,8 +8,10 @@ import sys
 import torch
 
 from bench.engine_loop import EngineLoop, Running, generate
+from paceline.engine.blocks import BlockAllocator
+from paceline.engine.engine import Engine
 from paceline.engine.model import Decoder, load_weights
-from paceline.engine.parallel import LeadingDecoder, Ranks, follow
+from paceline.engine.parallel import Ranks, engine_of, follow
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 
@@ -19,11 +21,12 @@ BLOCKS = 4
 TREE = TokenTree((7, 8, 9), (-1, -1, 0), (-1.0,) * 3)
 
 
-def texts(decoder: Decoder) -> list[list[int]]:
+def texts(engine: Engine) -> list[list[int]]:
     """Greedy texts of a short prompt and a longer one, in one batch."""
     prompts = [[5, 6, 7, 9], [5, 6, 7, 9] * 9]
     sessions = [Running(prompt, len(prompt), SamplingParams(max_tokens=COUNT)) for prompt in prompts]
-    return generate(EngineLoop.of(decoder, BLOCKS), sessions, COUNT, lambda session: TREE)
+    loop = EngineLoop(engine, BlockAllocator(engine.blocks, engine.block_size))
+    return generate(loop, sessions, COUNT, lambda session: TREE)
 
 
 def main(folders: list[str]) -> None:
@@ -32,13 +35,12 @@ def main(folders: list[str]) -> None:
     device = ranks.join(torch.device("cpu"))
     for folder in folders:
         model, shape, _ = load_weights(folder, device=device, dtype=torch.float32, ranks=ranks.size)
+        engine = engine_of(Decoder(model, shape, device), BLOCKS, ranks)
         if ranks.leads:
-            leader = LeadingDecoder(model, shape, device, ranks=ranks)
-            print(json.dumps(texts(leader)), flush=True)
-            leader.close()
+            print(json.dumps(texts(engine)), flush=True)
+            ranks.end()
         else:
-            follower = Decoder(model, shape, device)
-            follow(ranks, follower, follower.kv_pool(BLOCKS))
+            follow(ranks, engine)
 
 
 if __name__ == "__main__":

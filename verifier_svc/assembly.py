@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
-from paceline.engine.model import Decoder
+from paceline.engine.engine import Engine
 from paceline.store import SessionStore
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
@@ -33,19 +33,17 @@ class Verifier:
         self,
         settings: VerifierSettings,
         store: SessionStore | None,
-        decoder: Decoder,
-        blocks: int,
-        engine: Executor,
+        engine: Engine,
+        thread: Executor,
         *,
         on_failure: Callable[[], None],
     ) -> None:
-        """`blocks`: of KV, in the pool. `on_failure` is called when no session can go on here."""
+        """`thread` runs the engine. `on_failure` is called when no session can go on here."""
         self.served = describe(
-            decoder,
+            engine,
             model=settings.model,
             model_name=settings.model_name,
             port=settings.port,
-            kv_blocks=blocks,
             trust_remote_code=settings.trust_remote_code,
         )
         self._store = store
@@ -69,12 +67,11 @@ class Verifier:
         )
         self._delivery = Delivery(self.committer, drafts, streams, standings, on_failure=on_failure)
         self._steps = StepLoop(
-            decoder,
+            engine,
             self._table,
             control,
             self._delivery,
-            engine,
-            blocks=blocks,
+            thread,
             prefix_cache=settings.prefix_cache,
             limits=StepLimits(self.served.block_size, settings.prefill_rows, settings.max_tree_nodes),
             divergence_interval=settings.divergence_interval,

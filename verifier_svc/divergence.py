@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paceline.engine.kv import KVPool
-from paceline.engine.model import Decoder
+from paceline.engine.engine import Engine, SessionRows, StepInput
 from paceline.engine.rows import Segment
-from paceline.engine.verify import decide
 from paceline.sampling import SamplingParams
 from paceline.service import telemetry
 from verifier_svc import metrics
@@ -37,10 +35,10 @@ class _Step:
 class DivergenceCheck:
     """Checks one in so many steps that accepted drafts."""
 
-    def __init__(self, decoder: Decoder, pool: KVPool, *, interval: int) -> None:
+    def __init__(self, engine: Engine, *, interval: int) -> None:
         """`interval` 0 checks none; nothing is checked of an exact engine either."""
-        self._decoder, self._pool = decoder, pool
-        self._interval = 0 if decoder.exact else interval
+        self._engine = engine
+        self._interval = 0 if engine.exact else interval
         self._since = 0
         self._chosen: _Step | None = None
 
@@ -67,8 +65,7 @@ class DivergenceCheck:
             return
         for length in range(step.base, len(step.token_ids)):
             segment = Segment([step.token_ids[length - 1]], length - 1, step.blocks)
-            batch = self._decoder.batch([segment])
-            (decision,) = decide(batch, self._decoder.forward(batch, self._pool), [step.sampling], [0])
+            (decision,) = self._engine.step(StepInput([SessionRows(segment, step.sampling)])).decisions
             metrics.DIVERGENCE_CHECKS.inc()
             if decision.bonus != step.token_ids[length]:
                 metrics.DIVERGENCES.inc()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import AutoTokenizer
 
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.engine import Engine
 from paceline.net.handshake import vocab_fingerprint
 
 
@@ -26,12 +26,11 @@ class ServedModel:
 
 
 def describe(
-    decoder: Decoder,
+    engine: Engine,
     *,
     model: str,
     model_name: str,
     port: int,
-    kv_blocks: int,
     trust_remote_code: bool = False,
 ) -> ServedModel:
     """Put together what is served. `model` is the folder or hub id the weights came from."""
@@ -40,8 +39,8 @@ def describe(
         verifier_id=f"{socket.gethostname()}:{port}",
         model_id=model_name or model.rstrip("/").rsplit("/", 1)[-1],
         vocab_fingerprint=vocab_fingerprint(tokenizer.get_vocab()),
-        vocab_size=decoder.shape.vocab_size,
-        max_context=min(decoder.shape.max_context, kv_blocks * BLOCK_SIZE),
-        block_size=BLOCK_SIZE,
-        device=f"{decoder.device} {str(decoder.dtype).removeprefix('torch.')}",
+        vocab_size=engine.shape.vocab_size,
+        max_context=min(engine.shape.max_context, engine.kv_tokens),
+        block_size=engine.block_size,
+        device=f"{engine.device} {str(engine.dtype).removeprefix('torch.')}",
     )

@@ -10,9 +10,10 @@ from concurrent.futures import Executor
 import torch
 
 from paceline.engine import parallel
+from paceline.engine.engine import Engine
 from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
-from paceline.engine.model import BLOCK_SIZE, Decoder, choose_device
+from paceline.engine.model import choose_device
 from paceline.engine.parallel import RankLostError, Ranks
 from paceline.models.store import NoSuchFolder, check_model
 from paceline.net.roles import Role
@@ -39,13 +40,12 @@ async def serve(
     settings: VerifierSettings,
     store: SessionStore | None,
     identity: Identity | None,
-    decoder: Decoder,
-    blocks: int,
-    engine: Executor,
+    engine: Engine,
+    thread: Executor,
     stop: asyncio.Event,
 ) -> None:
     """Serve until `stop` is set, then let running sessions end within the grace period."""
-    verifier = Verifier(settings, store, decoder, blocks, engine, on_failure=stop.set)
+    verifier = Verifier(settings, store, engine, thread, on_failure=stop.set)
     served = verifier.served
     async with verifier.running():
         server = await start_server(
@@ -60,16 +60,16 @@ async def serve(
             max_streams=2 * settings.max_sessions + MAX_STREAMS,
             identity=identity,
         )
-        metrics.KV_TOTAL_TOKENS.set(blocks * served.block_size)
+        metrics.KV_TOTAL_TOKENS.set(engine.kv_tokens)
         log.info(
             "ready",
             address=server.address,
             model=served.model_id,
             device=served.device,
-            exact=decoder.exact,
-            fused=decoder.fused,
-            ranks=decoder.shape.ranks,
-            kv_tokens=blocks * served.block_size,
+            exact=engine.exact,
+            fused=engine.fused,
+            ranks=engine.shape.ranks,
+            kv_tokens=engine.kv_tokens,
         )
         await stop.wait()
         verifier.refuse_sessions()
@@ -103,33 +103,33 @@ def run(settings: VerifierSettings) -> None:
         store = RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
     else:
         log.warning("no redis_url: sessions are not durable and cannot move to another verifier")
-    with engine_thread() as engine:
+    with engine_thread() as thread:
         try:
-            decoder, blocks = engine.submit(_load, settings, ranks).result()
+            engine = thread.submit(_load, settings, ranks).result()
         except ModelError as error:
             raise SettingsError(str(error)) from error
         try:
             if ranks.leads:
-                run_service(lambda stop: serve(settings, store, identity, decoder, blocks, engine, stop))
-                engine.submit(decoder.close).result()
+                run_service(lambda stop: serve(settings, store, identity, engine, thread, stop))
+                thread.submit(ranks.end).result()
             else:
-                _follow(ranks, decoder, blocks, engine)
+                _follow(ranks, engine, thread)
         except RankLostError as error:
             log.error("rank lost", rank=ranks.rank, ranks=ranks.size, error=str(error))
             raise SystemExit(1) from error
 
 
-def _follow(ranks: Ranks, decoder: Decoder, blocks: int, engine: Executor) -> None:
+def _follow(ranks: Ranks, engine: Engine, thread: Executor) -> None:
     # torchrun passes a signal on to all ranks, and the leader needs them as long as it drains.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     garbage.spare()
-    log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=blocks * BLOCK_SIZE)
-    engine.submit(lambda: parallel.follow(ranks, decoder, decoder.kv_pool(blocks))).result()
+    log.info("following", rank=ranks.rank, ranks=ranks.size, kv_tokens=engine.kv_tokens)
+    thread.submit(parallel.follow, ranks, engine).result()
 
 
-def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
-    """The decoder, and how many blocks of KV every rank has room for."""
+def _load(settings: VerifierSettings, ranks: Ranks) -> Engine:
+    """This rank's engine, with as many blocks of KV as every rank has room for."""
     # torch counts the affinity mask and OMP_NUM_THREADS, but no quota.
     torch.set_num_threads(settings.threads or min(torch.get_num_threads(), usable_cores()))
     decoder = parallel.load(
@@ -145,4 +145,4 @@ def _load(settings: VerifierSettings, ranks: Ranks) -> tuple[Decoder, int]:
         max_sessions=settings.max_sessions,
         local_ranks=ranks.local_size,
     )
-    return decoder, ranks.least(blocks)
+    return parallel.engine_of(decoder, ranks.least(blocks), ranks)

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Protocol
 
 from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.engine import Engine
 from paceline.service import telemetry
 from paceline.session import FinishReason
 from verifier_svc import metrics, warmup
@@ -54,28 +54,26 @@ class StepLoop:
 
     def __init__(
         self,
-        decoder: Decoder,
+        engine: Engine,
         table: SessionTable,
         control: DraftControl,
         listener: StepListener,
         thread: Executor,
         *,
-        blocks: int,
         prefix_cache: bool,
         limits: StepLimits,
         divergence_interval: int,
         feedback_top_k: Callable[[int], int],
     ) -> None:
         self.table = table
-        self.allocator = BlockAllocator(blocks, BLOCK_SIZE, keep_texts=prefix_cache)
+        self.allocator = BlockAllocator(engine.blocks, engine.block_size, keep_texts=prefix_cache)
         # Grows while the loop goes round, with work or without.
         self.beats = 0
         self.beat_at = time.monotonic()
         self.failure: BaseException | None = None
-        self._decoder = decoder
-        self._pool = decoder.kv_pool(blocks)
-        self._compute = StepCompute(decoder, self._pool)
-        self._divergence = DivergenceCheck(decoder, self._pool, interval=divergence_interval)
+        self._engine = engine
+        self._compute = StepCompute(engine)
+        self._divergence = DivergenceCheck(engine, interval=divergence_interval)
         self._control = control
         self._progress = Progress(table, self.allocator, control, self._divergence)
         self._limits = limits
@@ -96,13 +94,7 @@ class StepLoop:
         self._ended = self._thread.submit(self._run)
 
     def _warm_up(self) -> None:
-        self._control.budget.cost = warmup.measure(
-            self._decoder,
-            self._pool,
-            blocks=self.allocator.total,
-            draft_rows=self._control.draft_rows,
-            max_context=self._decoder.shape.max_context,
-        )
+        self._control.budget.cost = warmup.measure(self._engine, draft_rows=self._control.draft_rows)
 
     def stop(self) -> None:
         """Stop after the step in hand. Idempotent."""
@@ -158,12 +150,12 @@ class StepLoop:
 
     def _step(self, planned: Plan) -> None:
         started = time.monotonic()
-        self._pool.prepare(planned.block_tasks)
+        self._compute.do_first(planned.block_tasks)
         computed = compute_apart(
             planned.rows,
             lambda rows: self._compute(rows, self._top_k),
             self._engine_is_sound,
-            repeatable=self._decoder.shape.ranks == 1,
+            repeatable=self._engine.shape.ranks == 1,
         )
         seconds = time.monotonic() - started
         with self.table.lock:
@@ -173,7 +165,8 @@ class StepLoop:
             self._end_faulty(faults)
             if computed.as_planned:
                 with harmless("learning"):
-                    self._control.learn(planned, computed.drawn, seconds, block_size=BLOCK_SIZE)
+                    block_size = self._engine.block_size
+                    self._control.learn(planned, computed.drawn, seconds, block_size=block_size)
         self._measure(planned, time.monotonic() - started)
         self._listener.stepped(steps)
         with harmless("a check for divergence"):
@@ -187,7 +180,7 @@ class StepLoop:
         metrics.STEP_ROWS.observe(num_rows)
         metrics.DRAFT_BUDGET.set(self._control.nodes_asked)
         metrics.RUNNING_SESSIONS.set(len(self.table))
-        metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * BLOCK_SIZE)
+        metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * self._engine.block_size)
 
     def _engine_is_sound(self) -> bool:
         """Whether it computes at all. Without a free block nobody can tell: then it is taken to be."""
@@ -197,7 +190,7 @@ class StepLoop:
                 self.allocator.extend(block, 1)
             except OutOfBlocksError:
                 return True
-        self._pool.prepare(self.allocator.take_tasks())
+        self._compute.do_first(self.allocator.take_tasks())
         sound = self._compute.sound(block[0])
         with self.table.lock:
             self.allocator.release(block)

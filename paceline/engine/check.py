@@ -14,17 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from paceline.engine.blocks import BlockAllocator
+from paceline.engine.engine import Engine
 from paceline.engine.own_logits import BRANCH, DEPTH, FORK, NotServedError, OwnLogits, Text, median_difference
 from paceline.engine.rows import Segment
-
-if TYPE_CHECKING:
-    from paceline.engine.model import Decoder
 
 # Differences that are rounding at least. The model's own attentions differing by more allow more, but not
 # much: those of Falcon with ALiBi compute different things.
@@ -94,14 +91,17 @@ class Report:
         return ""
 
 
-def check(decoder: Decoder, own: OwnLogits) -> Report:
-    """Serve the texts in all cases and compare. Raises whatever the model's modules raise."""
-    loop = _Loop.of(decoder, own)
+def check(engine: Engine, own: OwnLogits) -> Report:
+    """Serve the texts in all cases and compare. Raises whatever the model's modules raise.
+
+    The engine has `blocks_for` blocks, and nobody holds any of them.
+    """
+    loop = _Loop(engine, BlockAllocator(engine.blocks, engine.block_size))
     seen: dict[str, list[_Seen]] = {}
     for name, case in _CASES.items():
         seen[name] = case(loop, own)
     alone = {(id(row.text), row.position): row.logits for row in seen["alone"]}
-    tolerance = _tolerance(decoder.dtype, own.spread)
+    tolerance = _tolerance(engine.decoder.dtype, own.spread)
     cases = []
     for name, rows in seen.items():
         difference = _difference(rows)
@@ -115,7 +115,7 @@ def check(decoder: Decoder, own: OwnLogits) -> Report:
 
 
 def blocks_for(own: OwnLogits, block_size: int) -> int:
-    """Blocks of a pool that `check` needs."""
+    """Blocks that `check` needs: for all sessions of a case and for what is kept of an earlier one."""
     return sum(2 + len(text.token_ids) // block_size for text in (*own.texts, *own.branches))
 
 
@@ -143,17 +143,10 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    """A pool of its own, and steps over it."""
+    """Steps over an engine whose logits are looked at."""
 
-    decoder: Decoder
-    pool: Any
+    engine: Engine
     allocator: BlockAllocator
-
-    @classmethod
-    def of(cls, decoder: Decoder, own: OwnLogits) -> _Loop:
-        """A pool for all sessions of a case and for what is kept of an earlier one."""
-        blocks = blocks_for(own, decoder.block_size)
-        return cls(decoder, decoder.kv_pool(blocks), BlockAllocator(blocks, decoder.block_size))
 
     def step(
         self,
@@ -169,8 +162,7 @@ class _Loop:
             run = session.text.token_ids[session.computed : stop]
             segments.append(Segment(run, session.computed, tuple(session.blocks), tokens, parents))
             session.computed = stop
-        self.pool.prepare(self.allocator.take_tasks())
-        logits = self.decoder.forward(self.decoder.batch(segments), self.pool)
+        logits = self.engine.forward(segments, self.allocator.take_tasks())
         sizes = [1 + len(segment.tree_tokens) for segment in segments]
         if logits.shape[0] != sum(sizes):
             raise NotServedError("it does not compute the logits of chosen rows (logits_to_keep)")
@@ -260,16 +252,14 @@ def _tree(loop: _Loop, own: OwnLogits) -> list[_Seen]:
 
 def _moved(loop: _Loop, own: OwnLogits) -> list[_Seen]:
     _, sessions, roots = _drafted(loop, own)
-    sources: list[int] = []
-    targets: list[int] = []
-    for session, root in zip(sessions, roots, strict=True):
-        blocks, size = session.blocks, loop.allocator.block_size
-        for depth in range(DEPTH):
-            for slots, index in ((sources, root + 2 + 2 * depth), (targets, root + 1 + depth)):
-                slots.append(blocks[index // size] * size + index % size)
+    # Of each level the second node is the right one.
+    path = [1 + 2 * depth for depth in range(DEPTH)]
+    loop.engine.accept(
+        (Segment(session.text.token_ids[root : root + 1], root, session.blocks), path)
+        for session, root in zip(sessions, roots, strict=True)
+    )
+    for session in sessions:
         session.computed += DEPTH
-    device = loop.decoder.device
-    loop.pool.move(torch.tensor(sources, device=device), torch.tensor(targets, device=device))
     seen = loop.follow(sessions)
     # What the next case finds.
     loop.end(sessions, keep=True)

@@ -19,8 +19,9 @@ from paceline.engine.attention import (
     attending,
     ragged_attention,
 )
-from paceline.engine.check import Report, check
+from paceline.engine.check import Report, blocks_for, check
 from paceline.engine.devices import FusedForward, backend_of
+from paceline.engine.engine import Engine, MirroredStep
 from paceline.engine.kv import KVPool
 from paceline.engine.loading import ModelError, RefusedError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
@@ -135,7 +136,6 @@ class Decoder:
         self.model = model
         self.shape = shape
         self.device = device
-        self._make_pool: Callable[..., KVPool] = KVPool
         self._backend = backend_of(backend or device.type)
         self._attention = self._backend.attention(heads=shape.heads)
         # A share's layers are transformers' own: collectives are part of them.
@@ -165,18 +165,20 @@ class Decoder:
         decoder.verify(own)
         return decoder
 
-    def verify(self, own: OwnLogits) -> None:
+    def verify(self, own: OwnLogits, mirror: Callable[[MirroredStep], None] | None = None) -> None:
         """Hold all ways to serve against the model's own logits; take the fused forward if it passes.
 
+        `mirror`: see `Engine`; the other ranks need as many blocks as `check.blocks_for` says.
         Raises `ModelError` where the engine does not compute the model.
         """
         kind = self.model.config.model_type
         try:
             self._fused = self._backend.fuse(self.model, self._attention)
-            self.report = check(self, own)
+            engine = Engine(self, blocks_for(own, self.block_size), mirror=mirror)
+            self.report = check(engine, own)
             if self._fused is not None and not self.report.ok:
                 self._fused = None
-                self.report = check(self, own)
+                self.report = check(engine, own)
         except (AttentionError, NotServedError) as error:
             raise RefusedError(kind, one_line(error)) from error
         except Exception as error:
@@ -195,9 +197,6 @@ class Decoder:
     def exact(self) -> bool:
         """Whether a token's bits are its own: meant to be, and seen by the check in every case."""
         return self._meant_exact and bool(self.report.cases) and self.report.bitwise
-
-    def close(self) -> None:
-        """Let go of who computes with it: nobody, as long as it is whole."""
 
     @property
     def fused(self) -> bool:
@@ -222,7 +221,7 @@ class Decoder:
 
     def kv_pool(self, blocks: int) -> KVPool:
         """A pool of `blocks` blocks, in the order of dimensions that the device's attention reads."""
-        return self._make_pool(
+        return KVPool(
             layers=self.shape.layers,
             kv_heads=self.shape.kv_heads,
             head_dim=self._kv_form.head_dim,

@@ -1,33 +1,25 @@
-"""Tensor parallelism: rank 0 leads; the others do the same engine calls, each with its share of the weights.
+"""Tensor parallelism: rank 0 leads; the others do the same steps, each with its share of the weights.
 
 A launcher such as torchrun starts the processes (ranks). transformers divides the weights by the model's own
 plan and puts the collectives into its modules; a rank attends with its own heads over KV of its own. The
-leader alone has sessions. It sends every engine call to the others before it does the call itself, so that
-all of them reach the collectives in the same order.
+leader alone has sessions. It sends every step (`engine.MirroredStep`) to the others before it does the step
+itself, so that all of them reach the collectives in the same order.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from paceline.engine.blocks import BlockTask
 from paceline.engine.check import blocks_for
-from paceline.engine.kv import KVPool
+from paceline.engine.engine import Engine, MirroredStep
 from paceline.engine.loading import ModelError
 from paceline.engine.model import Decoder, load_weights
-from paceline.engine.rows import RaggedBatch, Segment
-from paceline.engine.shape import ModelShape
 
 # A follower waits for the next call as long as nobody asks for anything: the end of a process shows by its
 # connections, not by silence.
@@ -40,30 +32,8 @@ class RankLostError(RuntimeError):
     """Another process of this model has ended, and no call can be made any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """`KVPool.prepare`."""
-
-    tasks: Sequence[BlockTask]
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """`Decoder.forward`."""
-
-    segments: Sequence[Segment]
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """`KVPool.move`."""
-
-    sources: Sequence[int]
-    targets: Sequence[int]
-
-
 # None is the end.
-Call = Prepare | Forward | Move | None
+Call: TypeAlias = MirroredStep | None
 
 
 class Ranks:
@@ -144,8 +114,13 @@ class Ranks:
         """Have all followers do `call`. Raises `RankLostError`."""
         self._exchange([call])
 
+    def end(self) -> None:
+        """Let the followers end. Raises `RankLostError`."""
+        if self.size > 1:
+            self.send(None)
+
     def receive(self) -> Call:
-        """The leader's next call, however long it takes. Raises `RankLostError`."""
+        """The leader's next step, however long it takes. Raises `RankLostError`."""
         return self._exchange([None])
 
     def _exchange(self, box: list[Call]) -> Call:
@@ -154,52 +129,6 @@ class Ranks:
         except RuntimeError as error:
             raise RankLostError(f"rank {self.rank} has lost another one: {error}") from error
         return box[0]
-
-
-class LeadingPool(KVPool):
-    """The leader's share of the KV."""
-
-    def __init__(self, ranks: Ranks, **form: Any) -> None:
-        """`form`: as `KVPool` takes it."""
-        super().__init__(**form)
-        self._ranks = ranks
-
-    def prepare(self, tasks: Sequence[BlockTask]) -> None:
-        """See `KVPool.prepare`."""
-        if tasks:
-            self._ranks.send(Prepare(tasks))
-        super().prepare(tasks)
-
-    def move(self, sources: Tensor, targets: Tensor) -> None:
-        """See `KVPool.move`."""
-        self._ranks.send(Move(sources.tolist(), targets.tolist()))
-        super().move(sources, targets)
-
-
-class LeadingDecoder(Decoder):
-    """The leader's share of the model; what is asked of it all ranks do."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        shape: ModelShape,
-        device: torch.device,
-        *,
-        ranks: Ranks,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(model, shape, device, backend=backend)
-        self._ranks = ranks
-        self._make_pool = partial(LeadingPool, ranks)
-
-    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """See `Decoder.forward`."""
-        self._ranks.send(Forward([placed.segment for placed in batch.segments]))
-        return super().forward(batch, pool)
-
-    def close(self) -> None:
-        """Let the followers go. Raises `RankLostError`."""
-        self._ranks.send(None)
 
 
 def load(
@@ -220,31 +149,27 @@ def load(
     model, shape, own = load_weights(
         path, device=device, dtype=dtype, ranks=ranks.size, trust_remote_code=trust_remote_code
     )
-    decoder = (
-        LeadingDecoder(model, shape, device, ranks=ranks) if ranks.leads else Decoder(model, shape, device)
-    )
+    decoder = Decoder(model, shape, device)
     if ranks.leads:
         try:
-            decoder.verify(own)
+            decoder.verify(own, mirror=ranks.send)
         finally:
-            decoder.close()
+            ranks.end()
     else:
-        follow(ranks, decoder, decoder.kv_pool(blocks_for(own, decoder.block_size)))
+        follow(ranks, Engine(decoder, blocks_for(own, decoder.block_size)))
     ranks.wait_for_all()
     return decoder
 
 
-def follow(ranks: Ranks, decoder: Decoder, pool: KVPool) -> None:
-    """Do the leader's calls on this rank's share of the KV until it ends.
+def engine_of(decoder: Decoder, blocks: int, ranks: Ranks) -> Engine:
+    """This rank's engine: the leader's has the others do every step too."""
+    return Engine(decoder, blocks, mirror=ranks.send if ranks.size > 1 and ranks.leads else None)
 
-    Raises `RankLostError` between two calls; a rank that is lost within one breaks its collective.
+
+def follow(ranks: Ranks, engine: Engine) -> None:
+    """Do the leader's steps on this rank's share until it ends.
+
+    Raises `RankLostError` between two steps; a rank that is lost within one breaks its collective.
     """
-    while (call := ranks.receive()) is not None:
-        match call:
-            case Prepare(tasks):
-                pool.prepare(tasks)
-            case Forward(segments):
-                decoder.forward(decoder.batch(segments), pool)
-            case Move(sources, targets):
-                slots = torch.tensor([sources, targets], device=decoder.device)
-                pool.move(slots[0], slots[1])
+    while (step := ranks.receive()) is not None:
+        engine.follow(step)

@@ -16,8 +16,9 @@ import pytest
 from bench.engine_loop import loaded
 from bench.families import make_family_model
 from paceline.client import Chunk, Finished, GatewayClient, Generation, Started
+from paceline.engine.engine import Engine
 from tests.pods import Pod, Pods
-from tests.rank import texts
+from tests.rank import BLOCKS, texts
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long(reason="torchrun starts two processes that import everything, six times")
@@ -89,7 +90,7 @@ def test_families_give_the_text_of_one_process(tmp_path: Path) -> None:
     divided = dict(zip(DIVIDED, map(json.loads, done.stdout.splitlines()), strict=True))
     for family, folder in zip(DIVIDED, folders, strict=True):
         with loaded(folder) as decoder:
-            assert divided[family] == texts(decoder), family
+            assert divided[family] == texts(Engine(decoder, BLOCKS)), family
 
 
 LEADER, FOLLOWER = 0, 1

@@ -16,6 +16,7 @@ from bench.engine_loop import EngineLoop, Running, loaded
 from bench.families import make_family_model
 from bench.tiny_sizes import VOCAB
 from paceline.engine.blocks import BlockTask
+from paceline.engine.engine import Engine
 from paceline.engine.kv import KVPool
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
@@ -59,12 +60,11 @@ def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
     session = Running(tokens, 0, SAMPLING)
     logits: list[Tensor] = []
     loop.allocator.extend(session.blocks, 2)
-    loop.pool.prepare(loop.allocator.take_tasks())
     for position, token in enumerate(tokens):
         segment = Segment(run=[token], start=position, blocks=session.blocks)
-        logits.append(decoder.forward(decoder.batch([segment]), loop.pool))
+        logits.append(loop.forward([segment]))
     session.num_computed = len(tokens)
-    return Alone(tokens, prompt, torch.cat(logits), *_kv(loop.pool, session))
+    return Alone(tokens, prompt, torch.cat(logits), *_kv(loop.engine.pool, session))
 
 
 @pytest.fixture(
@@ -161,18 +161,19 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(
             taking_part.append((session, text, segment, path))
         if not taking_part:
             continue
-        batch = case.decoder.batch([segment for _, _, segment, _ in taking_part])
-        logits = case.decoder.forward(batch, loop.pool)
+        segments = [segment for _, _, segment, _ in taking_part]
+        batch = case.decoder.batch(segments)
+        logits = loop.forward(segments)
         for (_, text, segment, path), root in zip(taking_part, batch.roots.tolist(), strict=True):
             if root >= 0:
                 rows = [root, *(root + 1 + node for node in path)]
                 first = segment.root_index
                 _assert_same_bits(logits[rows], text.logits[first : first + len(rows)], "logits")
-        loop.compact([(segment, path) for _, _, segment, path in taking_part])
+        loop.engine.accept((segment, path) for _, _, segment, path in taking_part)
         for session, _, segment, path in taking_part:
             session.num_computed += len(segment.run) + len(path)
     for session, text in zip(sessions, texts, strict=True):
-        keys, values = _kv(loop.pool, session)
+        keys, values = _kv(loop.engine.pool, session)
         _assert_same_bits(keys, text.keys, "keys")
         _assert_same_bits(values, text.values, "values")
 
@@ -189,34 +190,34 @@ def test_many_sessions_in_one_batch_change_no_bit(case: Case, count: int) -> Non
             Segment(run=part.run, start=part.start, blocks=part.blocks)
             for part in (loop.segment(session, TokenTree(), position + 1) for session in sessions)
         ]
-        logits = case.decoder.forward(case.decoder.batch(segments), loop.pool)
+        logits = loop.forward(segments)
         _assert_same_bits(logits, text.logits[position].expand(count, -1), f"position {position}")
 
 
 def test_a_broken_block_table_gives_the_same_bits(case: Case) -> None:
     text = case.texts[3]
-    loop = EngineLoop.of(case.decoder, 8)
+    engine = Engine(case.decoder, 8)
     blocks = (6, 1)
-    loop.pool.prepare([BlockTask(block) for block in blocks])
+    tasks = [BlockTask(block) for block in blocks]
     half = len(text.tokens) // 2
     segments = [
         Segment(run=text.tokens[:half], start=0, blocks=blocks, wants_logits=False),
         Segment(run=text.tokens[half:], start=half, blocks=blocks),
     ]
     for segment in segments:
-        logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+        logits = engine.forward([segment], tasks)
+        tasks = []
     _assert_same_bits(logits[0], text.logits[-1], "logits")
     session = Running(text.tokens, 0, SAMPLING, list(blocks), len(text.tokens))
-    _assert_same_bits(_kv(loop.pool, session)[0], text.keys, "keys")
+    _assert_same_bits(_kv(engine.pool, session)[0], text.keys, "keys")
 
 
 def test_rows_that_nobody_reads_cannot_hurt(case: Case) -> None:
     """What rejected nodes left behind the text, and whoever held the block before, is not seen."""
     text = case.texts[1]
-    loop = EngineLoop.of(case.decoder, 2)
-    spoil(loop.pool)
-    segment = Segment(run=text.tokens, start=0, blocks=(0,))
-    logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+    engine = Engine(case.decoder, 2)
+    spoil(engine.pool)
+    logits = engine.forward([Segment(run=text.tokens, start=0, blocks=(0,))])
     _assert_same_bits(logits[0], text.logits[-1], "logits")
 
 
@@ -229,7 +230,7 @@ def test_threads_change_no_bit(case: Case, threads: int) -> None:
     try:
         session = Running(text.tokens, len(text.tokens), SAMPLING)
         segment = loop.segment(session, TokenTree())
-        logits = case.decoder.forward(case.decoder.batch([segment]), loop.pool)
+        logits = loop.forward([segment])
     finally:
         torch.set_num_threads(before)
     _assert_same_bits(logits[0], text.logits[-1], "logits")

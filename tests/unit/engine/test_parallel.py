@@ -10,12 +10,15 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from bench.engine_loop import loaded
 from paceline.engine.blocks import BlockTask
+from paceline.engine.engine import Engine, SessionRows, StepInput
 from paceline.engine.loading import ModelError
-from paceline.engine.model import BLOCK_SIZE, load_weights
-from paceline.engine.parallel import Call, LeadingDecoder, Ranks, follow
+from paceline.engine.model import load_weights
+from paceline.engine.parallel import Call, Ranks, engine_of, follow
 from paceline.engine.rows import Segment
+from paceline.sampling import SamplingParams
 
 CPU = torch.device("cpu")
+SAMPLING = SamplingParams(max_tokens=1)
 
 
 class Recorded(Ranks):
@@ -35,25 +38,21 @@ class Recorded(Ranks):
 def test_a_follower_ends_with_the_leaders_kv(tiny_model: Path) -> None:
     ranks = Recorded()
     with loaded(tiny_model) as decoder:
-        model, shape, _ = load_weights(tiny_model, device=CPU, dtype=torch.float32)
-        leader = LeadingDecoder(model, shape, CPU, ranks=ranks)
-        pool = leader.kv_pool(3)
-        pool.prepare([])
-        pool.prepare([BlockTask(0)])
-        leader.forward(leader.batch([Segment([5, 6, 7], 0, (0,), (8, 9), (-1, -1))]), pool)
-        pool.move(torch.tensor([4]), torch.tensor([3]))
-        pool.prepare([BlockTask(2, source=0)])
-        leader.close()
-        assert len(ranks.calls) == 5, "what changes nothing is not sent"
-
-        followers = decoder.kv_pool(3)
-        follow(ranks, decoder, followers)
+        leader = engine_of(decoder, 3, ranks)
+        tree = Segment([5, 6, 7], 0, (0,), (8, 9), (-1, -1))
+        leader.step(StepInput([SessionRows(tree, SAMPLING)], [BlockTask(0)]))
+        leader.accept([(tree, (1,))])
+        leader.step(StepInput([SessionRows(Segment([4], 4, (2,)), SAMPLING)], [BlockTask(2, source=0)]))
+        ranks.end()
+        assert len(ranks.calls) == 3, "one for each step, and the end"
+        follower = Engine(decoder, 3)
+        follow(ranks, follower)
     assert not ranks.calls
     for block in (0, 2):
-        written = slice(block * BLOCK_SIZE, block * BLOCK_SIZE + 4)
+        written = slice(block * decoder.block_size, block * decoder.block_size + 4)
         for ours, theirs in (
-            (pool.key_rows(), followers.key_rows()),
-            (pool.value_rows(), followers.value_rows()),
+            (leader.pool.key_rows(), follower.pool.key_rows()),
+            (leader.pool.value_rows(), follower.pool.value_rows()),
         ):
             rows, same = (each.flatten(2, 3)[:, :, written] for each in (ours, theirs))
             assert rows.abs().sum() > 0

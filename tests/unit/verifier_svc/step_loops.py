@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from paceline.engine.model import BLOCK_SIZE, Decoder
+from paceline.engine.engine import Engine
+from paceline.engine.model import Decoder
 from paceline.tree import TokenTree
 from verifier_svc.control import DraftControl
 from verifier_svc.progress import SessionStep
@@ -63,16 +64,15 @@ def running_loop(
     table = SessionTable(9)
     control = DraftControl(table, draft_rows=8, max_tree_nodes=16, max_wait_seconds=0.0)
     tested = LoopUnderTest(on_step, control)
-    with engine_thread() as engine:
+    with engine_thread() as thread:
         tested.loop = StepLoop(
-            decoder,
+            Engine(decoder, blocks=16),
             table,
             control,
             tested,
-            engine,
-            blocks=16,
+            thread,
             prefix_cache=prefix_cache,
-            limits=StepLimits(block_size=BLOCK_SIZE, prefill_rows=32, max_tree_nodes=16),
+            limits=StepLimits(block_size=decoder.block_size, prefill_rows=32, max_tree_nodes=16),
             divergence_interval=0,
             feedback_top_k=lambda _: feedback_top_k,
         )

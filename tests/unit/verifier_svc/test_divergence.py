@@ -49,7 +49,7 @@ def test_counts_tokens_that_plain_decoding_draws_otherwise(
         session = Session(
             SessionKey("s", 1), len(PROMPT), text.token_ids, sampling, 12, blocks=list(text.blocks)
         )
-        check = DivergenceCheck(decoder, loop.pool, interval=interval)
+        check = DivergenceCheck(loop.engine, interval=interval)
         before = counted()
         check.stepped(session, base, 2)
         check.run()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
+from paceline.engine import engine
 from paceline.engine.model import Decoder
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from tests.unit.verifier_svc.step_loops import LoopUnderTest, running_loop
 from tests.waiting import wait_until
-from verifier_svc import compute
 from verifier_svc.drafting import Drafting
 from verifier_svc.progress import SessionStep
 from verifier_svc.sessions import Session
@@ -141,7 +141,7 @@ async def test_an_engine_that_computes_nothing_more_has_failed(
         raise RuntimeError("as its test wants it")
 
     with world(decoder) as made:
-        monkeypatch.setattr(compute, "decide", broken)
+        monkeypatch.setattr(engine, "decide", broken)
         made.add("a", PROMPTS["a"])
         made.add("b", PROMPTS["b"])
         await wait_until(lambda: made.loop.failure is not None, "it has failed", 60)
