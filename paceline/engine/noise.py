@@ -23,7 +23,14 @@ def _words(seed: int, position: int, count: int) -> NDArray[np.uint64]:
     return bits.random_raw(count)
 
 
-def _uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, position: int, vocab_size: int, token_ids: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """52-bit uniforms strictly inside (0, 1) of every token, or of `token_ids` alone. float64"""
+    if token_ids is None:
+        words = _words(seed, position, vocab_size)
+    else:
+        words = _words(seed, position, int(token_ids.max(initial=-1)) + 1)[token_ids]
     # Odd multiples of 2**-53: exact in float64, symmetric, never 0 or 1.
     u = (words >> np.uint64(12)).astype(np.float64)
     u += 0.5
@@ -31,24 +38,15 @@ def _uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return u
 
 
-def uniforms(seed: int, position: int, vocab_size: int) -> NDArray[np.float64]:
-    """Uniforms of 52 bits strictly inside (0, 1), one per token. [vocab] float64"""
-    return _uniforms(_words(seed, position, vocab_size))
-
-
 def gumbel(
     seed: int, position: int, vocab_size: int, token_ids: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """-log(-log(u)) of every token, or of `token_ids` alone; the same bits either way. float64
+    """-log(-log(u)) of the same tokens' uniforms; the same bits for all tokens and for some. float64
 
     u is exact in float64, so log(u) is accurate in both tails.
     """
-    if token_ids is None:
-        words = _words(seed, position, vocab_size)
-    else:
-        words = _words(seed, position, int(token_ids.max(initial=-1)) + 1)[token_ids]
-    noise = _uniforms(words)
-    # In place: at a whole vocabulary, fresh arrays would cost as much as the logarithms.
+    noise = uniforms(seed, position, vocab_size, token_ids)
+    # In place: for a whole vocabulary, fresh arrays would cost as much as the logarithms.
     for _ in range(2):
         np.log(noise, out=noise)
         np.negative(noise, out=noise)

@@ -199,11 +199,11 @@ def fuse(model: PreTrainedModel, attention: KernelAttention) -> FusedDecoder | N
     """
     try:
         return _fused(model, attention)
-    except (AttributeError, _OtherModel):
+    except (AttributeError, _OtherModelError):
         return None
 
 
-class _OtherModel(Exception):
+class _OtherModelError(Exception):
     """Some part is not as Llama has it."""
 
 
@@ -246,16 +246,16 @@ def _norm(module: Any) -> _Norm:
 
 def _siblings(module: nn.Module) -> PackedLinear:
     if not isinstance(module, SiblingLinear):
-        raise _OtherModel
+        raise _OtherModelError
     return module.siblings.product
 
 
 def _packed(module: nn.Module) -> PackedLinear:
     if not isinstance(module, PackedLinear):
-        raise _OtherModel
+        raise _OtherModelError
     return module
 
 
 def _require(holds: bool) -> None:
     if not holds:
-        raise _OtherModel
+        raise _OtherModelError
