@@ -1,4 +1,4 @@
-"""What a step costs: T(rows, blocks), measured at the start and refined by every step since."""
+"""The cost of a step, T(rows, blocks): measured at the start and refined by every step since."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ EDGES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # The rest corrects every edge: where a width that is known has changed, the whole machine mostly has, its
 # memory or its clock.
 _WEIGHT, _OWN_WEIGHT = 0.06, 0.01
-# What was timed at the start was timed while other services were starting: it counts as so many steps.
+# The first measurement was taken while other services were starting: it weighs as much as this many steps.
 _TIMED_STEPS = 8
-# A step counts as so many times as long as expected at most: one stall, the machine's or the interpreter's,
-# is no news.
+# A step counts as at most this many times its expected seconds: a single stall, of the machine or of the
+# interpreter, teaches nothing.
 _STALL = 2.0
 # No step counts as shorter than this share of the first measurement, whatever its blocks are taken to cost.
 _LEAST_SHARE = 0.2
@@ -37,8 +37,8 @@ class StepCost:
     ) -> None:
         """`rows`: seconds of a step over one block of KV at each edge that was measured, logits of every row.
 
-        `per_block`: for a block more that one row reads; `per_row_and_block`: for each row of a long prompt
-        and each block before it; `per_logits`: what a row's logits take of it, which a prompt's has none of.
+        `per_block`: seconds for one more block that one row reads; `per_row_and_block`: for each row of a
+        long prompt and each block before it; `per_logits`: for the logits of a row, which prompts lack.
         """
         self._rows = dict(rows) or {1: 1.0}
         self._least = {edge: _LEAST_SHARE * seconds for edge, seconds in self._rows.items()}
@@ -54,7 +54,7 @@ class StepCost:
         return sorted(self._rows)
 
     def seconds(self, rows: int, blocks: int) -> float:
-        """What a step of so many rows over so many blocks takes. Beyond the last edge by proportion."""
+        """Predicted seconds of `rows` rows over `blocks` KV blocks; past the last edge in proportion."""
         edges = self.edges
         place = bisect_left(edges, rows)
         # The most that any edge up to this one takes.
@@ -64,14 +64,14 @@ class StepCost:
         return step + self._per_block * max(0, blocks - 1)
 
     def prompt_seconds(self, rows: int, blocks: int, *, prompt_rows: int, prompt_blocks: int) -> float:
-        """A step that also computes rows of a prompt behind so many blocks of it."""
+        """Predicted seconds of a step with `prompt_rows` of a prompt too, behind `prompt_blocks` of it."""
         more = self._of_prompts(prompt_rows, prompt_rows * prompt_blocks)
         return max(self.seconds(rows, blocks), self.seconds(rows + prompt_rows, blocks) + more)
 
     def observe(
         self, rows: int, blocks: int, seconds: float, *, prompt_rows: int = 0, row_blocks: int = 0
     ) -> None:
-        """Refine by a step that was taken; `row_blocks`: the blocks before each row of a prompt, added up."""
+        """Refine by a measured step; `row_blocks`: the blocks before each row of a prompt, summed."""
         edges = self.edges
         place = bisect_left(edges, rows + prompt_rows)
         if place == len(edges):
@@ -89,5 +89,5 @@ class StepCost:
         self._rows[edge] *= error**own
 
     def _of_prompts(self, rows: int, row_blocks: int) -> float:
-        """What rows of prompts take more than other rows."""
+        """Seconds that rows of prompts take more than other rows."""
         return self._per_row_and_block * row_blocks - self._per_logits * rows

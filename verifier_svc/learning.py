@@ -1,4 +1,4 @@
-"""What a step teaches: what steps cost, and what trees bring."""
+"""Learning from a finished step: the cost of steps, and the tokens that trees bring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def learn(
     budget: DraftBudget,
     wait: TreeWait,
 ) -> None:
-    """Refine `budget` and `wait` by a step that took so long, with the accepted nodes of rows that drew."""
+    """Refine `budget` and `wait` by a step of `seconds`; `accepted`: accepted nodes of each row that drew."""
     decoding = [row for row in planned.rows if row.of_decoding]
     prompts = [row.segment for row in planned.rows if not row.of_decoding]
     sessions = len(decoding)

@@ -13,7 +13,7 @@ from verifier_svc.cost import EDGES, StepCost
 
 # A step of this many blocks more shows what a block costs.
 _MORE_BLOCKS = 15
-# How often a step is timed, and one that takes so many seconds: what disturbs that is little of it.
+# Runs of each step; fewer of a step that takes `_LONG_SECONDS`, of which a disturbance is a small part.
 _REPEATS, _LONG_REPEATS = 3, 2
 _LONG_SECONDS = 0.05
 
@@ -28,7 +28,7 @@ def measure(engine: Engine, *, draft_rows: int) -> StepCost:
     usable = min(engine.blocks, 1 + _MORE_BLOCKS, max(1, max_context // block_size))
 
     def fastest(steps: Mapping[str, Sequence[Segment]]) -> dict[str, float]:
-        """Seconds of each: the fastest of some, in turns. What disturbs a step only ever makes it slower."""
+        """Seconds of each step: the fastest of some runs, in turns. Disturbances only make a step slower."""
         times: dict[str, float] = {}
         for repeat in range(_REPEATS):
             for name, segments in steps.items():
@@ -68,7 +68,7 @@ def measure(engine: Engine, *, draft_rows: int) -> StepCost:
 
 
 def _drafted(rows: int, block_size: int) -> list[Segment]:
-    """So many rows in trees that fit one block; they overwrite one another, which does not matter."""
+    """`rows` rows in trees that fit one block; they overwrite one another, which does not matter."""
     sizes = [min(block_size, rows - start) for start in range(0, rows, block_size)]
     return [
         Segment(run=[0], start=0, blocks=(0,), tree_tokens=[0] * (size - 1), tree_parents=[-1] * (size - 1))

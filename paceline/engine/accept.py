@@ -1,6 +1,6 @@
 """The walk: from the root, step to the child that equals the target's own token, while there is one.
 
-Sample-match acceptance. No probability of the drafter's enters: nothing it sends can bias the text.
+Sample-match acceptance. The drafter's probabilities are not used: nothing that it sends can bias the text.
 """
 
 from __future__ import annotations

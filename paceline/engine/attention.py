@@ -20,20 +20,20 @@ from paceline.engine.kv import KVForm, KVPool
 from paceline.engine.rows import RaggedBatch
 
 NAME = "paceline"
-# What models hand to every attention function and what has no say here: training's, other backends', or
-# what the batch knows better.
+# Arguments that models pass to every attention function and that are ignored here: for training, for other
+# backends, or known from the batch.
 _IGNORED = frozenset({"dropout", "position_ids", "cache_position", "use_cache", "is_causal"})
 
 
 class AttentionError(ValueError):
-    """A model wants something of attention that the engine does not compute; the message names it."""
+    """A model needs a kind of attention that the engine does not compute; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far back a row sees: to its text's beginning, or `window` positions with its own, or its `chunk`.
+    """How far back a row sees: to the start of its text, `window` positions (its own included), or its chunk.
 
-    Chunks are the positions between two multiples of `chunk`.
+    A chunk is the positions between two multiples of `chunk`.
     """
 
     window: int | None = None
@@ -42,19 +42,19 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """How the rows of one layer weigh what they see."""
+    """How one layer turns scores into weights."""
 
     scale: float
     softcap: float | None = None
     reach: Reach = Reach()
-    # A score of each head that takes part in every row's softmax and has no value. [heads] float32
+    # One score per head that takes part in every row's softmax and has no value. [heads] float32
     sinks: Tensor | None = None
     # Added to a key's scores, by its position: ALiBi. [heads, positions] float32
     bias: Tensor | None = None
 
 
 class LayerAttention(Protocol):
-    """A backend, ready for one forward."""
+    """A backend's attention, laid out for one forward."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Write the rows' keys and values to their slots, then attend.
@@ -65,20 +65,20 @@ class LayerAttention(Protocol):
 
 
 class AttentionBackend(Protocol):
-    """How a device attends."""
+    """One device's attention."""
 
     def kv_form(self, dtype: torch.dtype, *, head_dim: int, kv_heads: int, block_size: int) -> KVForm:
         """How a pool has to keep keys and values of a model that computes in `dtype`."""
 
     def begin(self, batch: RaggedBatch, pool: KVPool) -> LayerAttention:
-        """Lay out what all layers of one forward need."""
+        """Lay out what the layers of one forward share."""
 
 
 class Attending(Protocol):
-    """What a forward that is running attends by."""
+    """Attention of the forward that is running: the engine's, or `shape.look`'s watcher."""
 
     def reach(self, mask: Tensor | None, window: int | None) -> Reach:
-        """Of the next call, which brings this mask and window."""
+        """The reach of the next call, which has this mask and window."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See `LayerAttention.attend`."""
@@ -91,7 +91,7 @@ class Forward:
     """
 
     def __init__(self, backend: LayerAttention, reaches: Sequence[Reach | None]) -> None:
-        """`reaches`: of every call, where the model's masks say it."""
+        """`reaches`: of every call; None where the model's mask does not give it."""
         self._backend, self._reaches = backend, reaches
         self._calls = 0
 
@@ -101,7 +101,7 @@ class Forward:
         return self._backend.attend(layer, query, key, value, rule)
 
     def reach(self, mask: Tensor | None, window: int | None) -> Reach:
-        """As the model's mask was seen to say, else as the call does.
+        """The reach that `shape.look` read from the model's mask, else the call's window.
 
         Raises `AttentionError` for a mask that the model made beside the one that it was given.
         """
@@ -116,7 +116,7 @@ _running: ContextVar[Attending | None] = ContextVar("running forward", default=N
 
 @contextmanager
 def attending(forward: Attending) -> Iterator[None]:
-    """Let a model that is called meanwhile attend by `forward`."""
+    """Within the context, models called on this thread attend by `forward`."""
     token = _running.set(forward)
     try:
         yield
@@ -125,7 +125,7 @@ def attending(forward: Attending) -> Iterator[None]:
 
 
 def running() -> Attending | None:
-    """What the forward that is running attends by."""
+    """The attention of the forward that is running; None outside of one."""
     return _running.get()
 
 

@@ -1,4 +1,4 @@
-"""Who holds which KV block: free ones, sessions' tables, and texts kept for whoever begins the same way.
+"""Which session holds which KV block, and texts kept for sessions that begin the same way (prefix cache).
 
 A block whose positions are all computed is entered under its text: the hash of everything before it and its
 own tokens. A session that begins with the same text shares such blocks; where it parts from a kept text
@@ -33,19 +33,19 @@ class BlockTask:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """What a block holds: `tokens` behind the text whose digest is `before`."""
+    """A block's content: `tokens` that follow the text whose digest is `before`."""
 
     before: bytes
     tokens: tuple[int, ...]
 
     def digest(self) -> bytes:
-        """Of this text to its end."""
+        """Digest of the text up to the end of this block."""
         tokens = b"".join(token.to_bytes(8, "little") for token in self.tokens)
         return hashlib.sha256(self.before + tokens).digest()
 
 
 class BlockAllocator:
-    """Hands out block numbers, keeps texts. Not locked itself."""
+    """Hands out block numbers and keeps texts. Not thread-safe: callers hold their own lock."""
 
     def __init__(self, blocks: int, block_size: int, *, keep_texts: bool = True) -> None:
         self.total = blocks
@@ -103,7 +103,7 @@ class BlockAllocator:
         return held
 
     def keep(self, table: Sequence[int], token_ids: Sequence[int], computed: int) -> None:
-        """Enter what a session has computed: its full blocks, and the rest if it gives them up now."""
+        """Enter a session's first `computed` positions in the prefix cache: full blocks and a last part."""
         if not self._keep_texts:
             return
         before = ROOT
@@ -121,7 +121,7 @@ class BlockAllocator:
             before = text.digest()
 
     def release(self, table: list[int]) -> None:
-        """Give a table's blocks up and empty it. Kept texts stay until their space is needed."""
+        """Give up a table's blocks and empty it. Kept texts stay until their space is needed."""
         # The end of a text goes first when space is needed: its beginning serves more sessions.
         for block in reversed(table):
             self._holders[block] -= 1
@@ -135,12 +135,12 @@ class BlockAllocator:
         table.clear()
 
     def take_tasks(self) -> list[BlockTask]:
-        """What is to be done to the pool since the last call, in order."""
+        """Work on the pool that arose since the last call, in order; for `StepInput.block_tasks`."""
         tasks, self._tasks = self._tasks, []
         return tasks
 
     def _longest(self, before: bytes, tokens: Sequence[int]) -> tuple[int, int]:
-        """The block behind `before` that shares most with `tokens`, and how many."""
+        """The block behind `before` that shares the most leading tokens with `tokens`, and their number."""
         best, most = -1, 0
         for block, text in self._after.get(before, {}).items():
             same = _common(text.tokens, tokens)
@@ -153,7 +153,7 @@ class BlockAllocator:
         self._holders[block] = self._holders.get(block, 0) + 1
 
     def _take(self, neighbour: int | None) -> int:
-        """A block without a text: the neighbour if free, else the lowest, so that held blocks lie close."""
+        """A block without a text: `neighbour` if free, else the lowest, so that tables lie close together."""
         if not self._free:
             evicted, _ = self._idle.popitem(last=False)
             self._forget(evicted)
@@ -173,7 +173,7 @@ class BlockAllocator:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
+    """Length of the longest common prefix."""
     for index, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return index

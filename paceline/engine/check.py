@@ -23,11 +23,11 @@ from paceline.engine.engine import Engine
 from paceline.engine.own_logits import BRANCH, DEPTH, FORK, NotServedError, OwnLogits, Text, median_difference
 from paceline.engine.rows import Segment
 
-# Differences that are rounding at least. The model's own attentions differing by more allow more, but not
-# much: those of Falcon with ALiBi compute different things.
+# Differences up to these are rounding. Where the model's own kinds of attention differ by more, more is
+# allowed, but not much more: Falcon's with ALiBi compute different things.
 _ROUNDING = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 _OWN_SPREADS, _MOST = 4.0, 5.0
-# In the order in which they are told: a fault in one mostly shows in those that follow.
+# In the order of the report: a fault in one case mostly shows in the cases that follow.
 CASES = {
     "alone": "a session alone, one chunk and then single rows",
     "batch": "sessions of unlike lengths in one batch",
@@ -64,7 +64,7 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `check` has seen."""
+    """The result of `check`."""
 
     cases: tuple[CaseResult, ...]
     window_beyond: int | None = None

@@ -1,4 +1,4 @@
-"""Keys and values of all sessions: a pool of slots, and compaction. Who holds what: `engine.blocks`."""
+"""Keys and values of all sessions: a pool of slots, and compaction. `engine.blocks` assigns the blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paceline.engine.blocks import BlockTask
 
 
 class KVLayout(Enum):
-    """How the keys and the values of a block lie in memory."""
+    """The memory layout of a block's keys and values."""
 
     # Both [block_size, head_dim].
     ROWS = auto()
@@ -44,7 +44,7 @@ class KVPool:
 
     `keys` and `values` are [layers, kv_heads, blocks, block_size, head_dim]. In pairs keys are an int32 for
     every two neighbours of the last dimension, and values have [block_size / 2, 2] for [block_size].
-    With `clear_blocks` what attends may read slots that no row sees, and finds numbers there.
+    `clear_blocks`: attention may read slots that no row sees, so blocks are zeroed before they are used.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class KVPool:
                 self.values = _zeros((*outer, block_size // 2, head_dim, 2), dtype, device).transpose(-1, -2)
 
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
-        """Copy what sessions share, and make other blocks fit to be read before they are full.
+        """Copy blocks that sessions share, and zero other new blocks where attention needs it.
 
-        Whoever held them may have left infinities: times a weight of zero they are not nothing.
+        An earlier holder may have left infinities, and zero times infinity is NaN.
         """
         for task in tasks:
             for pool in (self.keys, self.values):

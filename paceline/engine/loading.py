@@ -17,7 +17,7 @@ _NO_WEIGHTS = re.compile(
     r"(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$"
     r"|(^|\.)(vision|visual|audio|image|multi_modal|multimodal|mm_|mtp|embed_vision|embed_audio)"
 )
-# Names that an error tells.
+# The most names that an error lists.
 _TOLD = 6
 
 
@@ -26,7 +26,7 @@ class ModelError(ValueError):
 
 
 class RefusedError(ModelError):
-    """The engine does not compute models of this kind; `reason` says what they have that it lacks."""
+    """The engine does not compute models of this kind; `reason` names what it lacks."""
 
     def __init__(self, kind: str, reason: str) -> None:
         """`kind`: of the model, as its configuration names it."""
@@ -50,7 +50,7 @@ def load_causal(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            # Said below, with the names.
+            # Reported below, with the names.
             ignore_mismatched_sizes=True,
             **options,
         )
@@ -79,7 +79,7 @@ def load_causal(
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line; with its kind where that is part of it, as of a bare key."""
+    """An error's message in one line, with its type where the message alone says too little (KeyError)."""
     said = " ".join(str(error).split())
     return said if isinstance(error, (OSError, ValueError)) and said else f"{type(error).__name__}: {said}"
 

@@ -1,4 +1,4 @@
-"""How much KV fits: blocks from what the machine has free."""
+"""The number of KV blocks, from the memory that is free."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.service import machine
 
-# Share of what is free after the weights were loaded. A CPU's memory also serves everybody else.
+# Share of the memory that is free after the weights were loaded. Other processes share a CPU's memory.
 CPU_SHARE = 0.4
 GPU_SHARE = 0.85
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory on `device` that this process may take now."""
+    """Bytes on `device` that this process may still allocate."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine.free_memory()

@@ -78,9 +78,9 @@ def load_weights(
     """A model from a folder or hub id, or this rank's share of it; dtype None keeps the checkpoint's own.
 
     Weights are read from safetensors only: other files are pickles, which run code as they are read.
-    `trust_remote_code`: run Python that comes with the model, where transformers has none for it.
-    What the model says of the check's texts (`engine.check`, `longest` too) is asked before the engine's
-    attention takes the place of its own.
+    `trust_remote_code`: run Python code that comes with the model, where transformers has none for it.
+    The model's own logits for the check's texts (`engine.check`, also for `longest`) are computed before the
+    engine's attention replaces its own.
 
     Raises `ModelError` where transformers cannot load it as a causal decoder, or not divide it.
     """
@@ -98,7 +98,7 @@ def load_weights(
         model.eval().requires_grad_(False).to(device)
         own = OwnLogits.of(model, context=context_of(config), longest=longest)
         if attends_itself:
-            # Its mask, which nobody reads then, is the simplest.
+            # The simplest mask; it is not read.
             model.set_attn_implementation("eager")
             adopt(model, context_of(config))
         else:
@@ -112,7 +112,7 @@ def load_weights(
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from {path}: {one_line(error)}") from error
     except Exception as error:
-        # Whatever a model's code raises is for its maintainers; a user needs to know that it is not served.
+        # Any error of a model's code: its user needs to know that the model is not served.
         raise ModelError(f"{path} is not served: {one_line(error)}") from error
     return model, shape, own
 

@@ -1,4 +1,4 @@
-"""Older architectures whose modules attend by themselves, led to the engine's attention.
+"""Older architectures that compute attention in their modules, redirected to the engine's attention.
 
 Newer ones ask `transformers.AttentionInterface` for the function to attend with. These compute scores and
 softmax in their own `forward`; here the same parts surround `ragged_attention` instead.

@@ -1,4 +1,4 @@
-"""What a model says of some texts by its own forward, before the engine attends in its place."""
+"""A model's own logits for some texts, computed before the engine's attention replaces its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = 1024
 TAIL, DEPTH = 6, 3
 # Where the other branch leaves a text, counted from the root, and its tokens.
 FORK, BRANCH = 2, 3
-# No logit that means something is larger; some models mark ids that they never draw so.
+# Larger logits mark ids that a model never draws; they are left out.
 _MEANT = 1e4
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
 
@@ -44,20 +44,20 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class OwnLogits:
-    """What a model says of some texts and of a branch of each, by its own forward."""
+    """The model's own logits for some texts and for a branch of each."""
 
     texts: tuple[Text, ...]
     branches: tuple[Text, ...]
-    # By how much the model's own attentions differ from one another.
+    # How far logits of the model's default attention and of its plain (eager) attention are apart.
     spread: float = 0.0
     # A window that the texts do not reach, or None.
     window_beyond: int | None = None
 
     @classmethod
     def of(cls, model: Any, *, context: int, longest: int = LONGEST) -> OwnLogits:
-        """Ask a model that attends by itself still. Raises `NotServedError` where it cannot be asked.
+        """Compute them by a model whose own attention is in place. Raises `NotServedError` if that fails.
 
-        `context`: positions that a text may have; `longest`: see above.
+        `context`: the model's longest text; `longest`: the check's (`LONGEST`).
         """
         config = model.config.get_text_config(decoder=True)
         windows = [size for name in _WINDOWS if (size := getattr(config, name, None))]
@@ -133,7 +133,7 @@ def _ask(model: Any, token_ids: Sequence[int], rows: int) -> Text:
 
 
 def _spread(model: Any, text: Text) -> float:
-    """By how much a text's logits differ in plain attention."""
+    """How far a text's logits move with plain (eager) attention."""
     chosen = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")

@@ -21,10 +21,10 @@ from paceline.engine.engine import Engine, MirroredStep
 from paceline.engine.loading import ModelError
 from paceline.engine.model import Decoder, load_weights
 
-# A follower waits for the next call as long as nobody asks for anything: the end of a process shows by its
-# connections, not by silence.
+# A follower waits for the next step as long as there are no requests: a lost process shows by its closed
+# connection, not by silence.
 _IDLE = timedelta(days=365)
-# Ranks come to a collective as far apart as they load their weights.
+# Ranks reach the first collective as far apart as they take to load their weights.
 _COLLECTIVE = timedelta(hours=2)
 
 
@@ -37,7 +37,7 @@ Call: TypeAlias = MirroredStep | None
 
 
 class Ranks:
-    """The processes that serve one model together, seen from one of them. On one thread at a time."""
+    """This process's view of the processes that serve one model together. On one thread at a time."""
 
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, local_size: int = 1) -> None:
         """`local_rank` and `local_size`: among those on this machine."""
@@ -47,7 +47,7 @@ class Ranks:
 
     @classmethod
     def launched(cls) -> Ranks:
-        """As the launcher says in the environment; a process that none started is alone."""
+        """Read the launcher's environment variables; without them this process is the only rank."""
 
         def number(name: str, otherwise: int) -> int:
             return int(os.environ.get(name, otherwise))
@@ -66,7 +66,7 @@ class Ranks:
         return self.rank == 0
 
     def join(self, device: torch.device) -> torch.device:
-        """Meet the other ranks; returns this one's own device. Raises `ModelError` where that cannot be."""
+        """Connect to the other ranks; returns this rank's device. Raises `ModelError` where it cannot."""
         device = self._own(device)
         try:
             dist.init_process_group(
@@ -139,9 +139,9 @@ def load(
     ranks: Ranks,
     trust_remote_code: bool = False,
 ) -> Decoder:
-    """`Decoder.load` by all ranks at once, each its share. Returns when all of them have it.
+    """`Decoder.load` on all ranks at once, each its share. Returns when every rank has loaded its own.
 
-    Raises `ModelError` also where the model cannot be divided by so many.
+    Raises `ModelError` also where the model cannot be divided by the number of ranks.
     """
     if ranks.size == 1:
         return Decoder.load(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

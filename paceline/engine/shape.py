@@ -1,4 +1,4 @@
-"""What a model is seen to do when it is loaded: how often it attends, with which heads, and how far back."""
+"""A loaded model's shape, watched in one forward: attention calls, their heads, how far back rows see."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from paceline.engine.attention import AttentionError, Reach, Rule, attending, ru
 _FAR = 1 << 18
 # Kinds of layers that transformers' configurations name and the engine has the state of: keys and values.
 _ATTENDING = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-# Where configurations say how long a text may be.
+# Names that configurations use for the longest text.
 _CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
-# A context for models without an end (ALiBi).
+# The context of models that name none (ALiBi).
 _ENDLESS = 2048
-# Ways to rotate that change with the length of the longest text of a batch.
+# Kinds of rotary embedding that change with the longest text of a batch.
 _BY_LENGTH = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the engine must know of a model beside its weights; heads are those this process has."""
+    """Sizes of a model that the engine needs beside its weights; heads are this process's share."""
 
-    # Calls of the attention function in a forward, each with keys and values of its own.
+    # Attention calls in a forward, each with its own keys and values.
     layers: int
     heads: int
     kv_heads: int
@@ -39,15 +39,15 @@ class ModelShape:
     max_context: int
     # Processes over which the weights are divided.
     ranks: int = 1
-    # How far back the rows of each layer see; None where only the calls say it.
+    # How far back the rows of each layer see; None where the model made no mask and the calls carry a window.
     reaches: tuple[Reach | None, ...] = ()
 
 
 def context_of(config: Any) -> int:
-    """Positions of a text at most.
+    """The longest text in positions.
 
-    Where rotation changes with the text's length that is as far as it does not: keys that were computed in a
-    shorter text would have to be computed anew.
+    Where the rotary embedding changes with the text's length, the limit is the length up to which it does
+    not: beyond it, keys of a shorter text would have to be computed anew.
     """
     said = [getattr(config, name, None) for name in _CONTEXTS]
     longest = next((length for length in said if isinstance(length, int) and length > 0), _ENDLESS)
@@ -58,7 +58,7 @@ def context_of(config: Any) -> int:
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
-    """What a configuration says of rotation, of all kinds of layers."""
+    """The configuration's rotary embedding parameters, one for each kind of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     return [part for part in (rope, *rope.values()) if isinstance(part, dict)]
 
@@ -73,12 +73,12 @@ def check_layer_kinds(config: Any) -> None:
 
 
 def is_told_positions(model: PreTrainedModel) -> bool:
-    """Whether a model's forward takes the positions of its rows, and does not count them."""
+    """Whether a model's forward takes its rows' positions as an argument (it may count them itself)."""
     return "position_ids" in inspect.signature(type(model).forward).parameters
 
 
 def hold_rotation(model: PreTrainedModel) -> None:
-    """Keep rotations that change with the batch's longest text as they are for short ones."""
+    """Fix rotary embeddings that change with the batch's longest text to those of short texts."""
     for module in model.modules():
         kind: Any = getattr(module, "rope_type", None)
         if isinstance(kind, dict):
@@ -88,7 +88,7 @@ def hold_rotation(model: PreTrainedModel) -> None:
 
 
 class _Watcher:
-    """Takes part in a forward in place of attention and notes what it is asked for."""
+    """Stands in for attention in one forward and records every call's heads and reach."""
 
     def __init__(self, context: int) -> None:
         self._context = context
@@ -96,13 +96,13 @@ class _Watcher:
         self.reaches: list[Reach | None] = []
 
     def reach(self, mask: Tensor | None, window: int | None) -> Reach:
-        """Of the next call, from the mask that `watched_mask` made."""
+        """The next call's reach, read from the mask that `watched_mask` made."""
         sees = getattr(mask, "paceline_sees", None)
         self.reaches.append(None if sees is None else reach_of(sees, self._context))
         return Reach()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """Note the heads; nothing is attended to."""
+        """Record the heads; the result is zeros."""
         self.queries.append((query.shape[0], key.shape[0], query.shape[-1]))
         return torch.zeros_like(query).transpose(0, 1)
 
@@ -138,9 +138,9 @@ def look(model: PreTrainedModel, config: Any, *, ranks: int) -> ModelShape:
 def watched_mask(
     *, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any, **_: object
 ) -> Tensor | None:
-    """The mask that transformers' models hand on to attention: while a model is looked at, what it says.
+    """The mask function given to transformers: a mask while `look` watches the model, else None.
 
-    Else none: a batch carries its own visibility.
+    The engine's batches carry their own visibility.
     """
     if not isinstance(running(), _Watcher):
         return None
@@ -150,9 +150,9 @@ def watched_mask(
 
 
 def reach_of(sees: Callable[..., Any], context: int) -> Reach:
-    """How far back rows see that see a key where `sees(batch, head, row, key)`.
+    """The reach of a mask function `sees(batch, head, row, key)`.
 
-    Raises `AttentionError` where it is not as far as `Reach` can say.
+    Raises `AttentionError` where `Reach` cannot express it.
     """
 
     def first_seen(row: int) -> int:

@@ -1,4 +1,4 @@
-"""From logits to decisions: what each session's step committed, and the feedback its drafter wants."""
+"""From logits to decisions: the tokens each session commits, and the feedback for its drafter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def decide(
     owner = [session for session, size in enumerate(sizes) for _ in range(size)]
     positions = batch.positions[batch.logit_rows].tolist()
 
-    # Feedback's first id is what a greedy row draws.
+    # The first id of a row's feedback is its greedy token.
     count = max(feedback_top_k, default=0)
     if any(params.temperature <= 0 for params in sampling):
         count = max(count, 1)

@@ -28,7 +28,7 @@ TILE_QUERIES = 24
 PAIRS_QUERIES = amx.ROWS
 # Queries that take as long as fewer of them, without the matrix unit and on it.
 QUERIES_STEP, PAIRS_QUERIES_STEP = 3, LANES
-# From so many tiles a thread on, it matters little that one has one more than another.
+# From this many tiles a thread on, it matters little that one thread has one more than another.
 MANY_TILES = 4
 LOG2_E = math.log2(math.e)
 # Rows that one thread has written before a team of them would have begun.
@@ -38,7 +38,7 @@ write_rows, attend = Kernel(kernels.write_rows.address), Kernel(kernels.attend.a
 
 
 def kv_layout(dtype: torch.dtype, *, head_dim: int, group: int, block_size: int) -> KVLayout:
-    """How the kernels want keys and values of heads that `group` query heads share, in a pool of `dtype`.
+    """The layout for keys and values of heads that `group` query heads share, in a pool of `dtype`.
 
     `head_dim` is the model's; the pool's may be filled up.
     """
@@ -192,7 +192,7 @@ class PagedForward:
         return out.to(query.dtype)
 
     def _set_rule(self, rule: Rule) -> tuple[Tensor | None, Tensor | None]:
-        """Note what the layer's rule says; the task points into what this returns."""
+        """Write the layer's rule into the task, which points into the tensors returned."""
         task, reach = self._task, rule.reach
         if self._hides and (reach.window or reach.chunk or rule.bias is not None):
             raise ValueError("the layer counts positions, and keys are hidden from this batch's rows")
@@ -208,7 +208,7 @@ class PagedForward:
     def _set_strides(
         self, head_dim: int, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]
     ) -> None:
-        """Note how the operands lie in memory, which is the same in every layer of most models."""
+        """Write the operands' strides into the task; most models have the same in every layer."""
         self._strides = (head_dim, query, key, value)
         self._task["head_dim"] = head_dim
         for name, strides in (("query", query), ("key", key), ("value", value)):
@@ -255,7 +255,7 @@ def _ranges(ascending: Sequence[int]) -> list[tuple[int, int]]:
 def _tiles(
     batch: RaggedBatch, rows: NDArray[np.void], kv_heads: int, parts: Sequence[int]
 ) -> NDArray[np.void]:
-    """Every row in some tile for each key head, the longest work first; so many parts of each segment."""
+    """Tiles that cover all rows for each key head, the longest first; `parts` tiles of each segment."""
     made: list[tuple[int, int, int, int, int]] = []
     first_block = 0
     for placed, count in zip(batch.segments, parts, strict=True):

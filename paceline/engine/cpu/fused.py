@@ -43,7 +43,7 @@ class _Norm:
     epsilon: float
 
     def describe(self, task: NDArray[np.void]) -> None:
-        """Fill in what a kernel's NORM says of this norm."""
+        """Fill in this norm's fields of a kernel's NORM task."""
         task["weight"], task["epsilon"] = self.weight.data_ptr(), self.epsilon
 
     def normalize(self, rows: Tensor) -> Tensor:
@@ -188,14 +188,14 @@ class FusedDecoder:
 
 
 def _addresses(tasks: NDArray[np.void]) -> NDArray[np.int64]:
-    """Of every task in a vector of them."""
+    """The address of each task in an array of tasks."""
     return np.asarray(tasks.ctypes.data + np.arange(len(tasks)) * tasks.strides[0])
 
 
 def fuse(model: PreTrainedModel, attention: KernelAttention) -> FusedDecoder | None:
     """The fused forward of a model whose linears are packed; None where its modules are not Llama's.
 
-    Whether it computes what they compute, the caller has to try.
+    The caller has to check that it computes what the modules compute.
     """
     try:
         return _fused(model, attention)
@@ -204,7 +204,7 @@ def fuse(model: PreTrainedModel, attention: KernelAttention) -> FusedDecoder | N
 
 
 class _OtherModelError(Exception):
-    """Some part is not as Llama has it."""
+    """Some part of the model is not as in Llama."""
 
 
 def _fused(model: Any, attention: KernelAttention) -> FusedDecoder:

@@ -50,11 +50,11 @@ class PackedLinear(nn.Module):
 
     @property
     def row_dtype(self) -> torch.dtype:
-        """Of the rows that the kernel reads."""
+        """The type of the rows that the kernel reads."""
         return self.packed.dtype if self.tiled else torch.float32
 
     def describe(self, task: NDArray[np.void]) -> None:
-        """Fill in what a kernel's TASK says of this layer."""
+        """Fill in this layer's fields of a kernel's TASK."""
         for name, number in (
             ("inputs", self.inputs),
             ("outputs", self.out_features),
@@ -108,7 +108,7 @@ def _columns(weight: Tensor) -> Tensor:
 
 
 def _filled(weight: Tensor, outputs: int, inputs: int) -> Tensor:
-    """With zeros up to multiples of both."""
+    """Pad with zeros to multiples of both."""
     missing = [_whole(size, part) - size for size, part in zip(weight.shape, (outputs, inputs), strict=True)]
     return nn.functional.pad(weight, (0, missing[1], 0, missing[0]))
 

@@ -27,7 +27,7 @@ class Kernel:
         self._alone = _SIGNATURE(address)
 
     def __call__(self, task: int, threads: int = 1) -> None:
-        """Run with the address of its task, by so many threads at once."""
+        """Run on the task at this address, on `threads` threads at once."""
         if threads > 1 and (team := _team()) is not None:
             team.run(self.address, task, threads, 0)
         else:
@@ -38,7 +38,7 @@ _run = Kernel(sequence.run.address)
 
 
 def run_in_order(steps: NDArray[np.void], threads: int) -> None:
-    """Run kernels by so many threads at once, each when all threads are done with the one before.
+    """Run kernels in order on `threads` threads, each when all threads have finished the one before.
 
     `steps` are `sequence.STEP`s: each kernel's address and its task's.
     """
@@ -58,7 +58,7 @@ class _Team:
 
 @cache
 def _team() -> _Team | None:
-    """Of the OpenMP runtime that torch uses: GNU's, LLVM's and Intel's have the same functions."""
+    """The thread team of torch's OpenMP runtime; GNU's, LLVM's and Intel's have the same functions."""
     if not os.path.exists("/proc/self/maps"):
         return None
     with open("/proc/self/maps", encoding="utf-8") as maps:

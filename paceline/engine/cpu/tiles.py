@@ -20,10 +20,10 @@ _CONFIGS = np.stack(
 
 @cache
 def matrix_unit() -> bool:
-    """Whether this process may use the matrix unit: Linux grants its tiles to who asks."""
+    """Whether this process may use the matrix unit. Linux grants it on request, once for each process."""
     return bool(kernels.HAS_TILES and torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
 
 
 def tile_configs(rows: int = 0) -> int:
-    """The address of the tile configurations for so many rows; those of one row more follow."""
+    """The address of the tile configurations for `rows` rows; those for one row more lie behind it."""
     return _CONFIGS.ctypes.data + rows % kernels.ROWS * kernels.CONFIGS_BYTES
