@@ -15,23 +15,24 @@ from itertools import accumulate
 
 from paceline.tree import TokenTree
 from verifier_svc.cost import StepCost
-from verifier_svc.survival import Calibration
+from verifier_svc.survival import DrafterCalibration
 
-# A session that should not draft drafts so many nodes once in so many steps, so that acceptance stays known.
+# A session that should not draft drafts PROBE_NODES nodes once in PROBE_STEPS steps, so that its acceptance
+# stays known.
 PROBE_NODES = 8
 PROBE_STEPS = 16
-# Few sessions' drafts cost next to nothing, so they probe more often: once in so many steps for each session.
+# Drafts of few sessions cost next to nothing, so they probe more often: once in so many steps per session.
 PROBE_STEPS_PER_SESSION = 2
-# The share of what speculation gains over plain decoding that is spent on wider trees than the best: every
-# verified node teaches the drafter (top-k feedback) and the calibration, which else only see what they chose.
+# The share of speculation's gain over plain decoding that is spent on wider trees than the best. Each
+# verified node teaches the drafter (top-k feedback) and the calibration, which else see only what they chose.
 LEARNING_SHARE = 0.1
-# How many times as long rows of prompts may make a step: half of the time is theirs, or where many sessions
-# wait for their first token more of it, up to three quarters.
+# How many times longer prompt rows may make a step: twice (they get half of the time), or where many sessions
+# wait for their first token up to four times (three quarters).
 PROMPT_STRETCH, MOST_STRETCH = 2.0, 4.0
 LEAST_PROMPT_ROWS = 16
 # Share of a new tree in the mean survivals.
 _WEIGHT = 0.05
-# A drafter is asked for more than will be taken: what it sends is ranked against the other sessions' nodes.
+# A drafter is asked for this many times the nodes that will be taken: they compete with other sessions'.
 _SPARE = 1.5
 
 
@@ -42,20 +43,20 @@ class DraftBudget:
         self.cost = cost
         self._draft_rows = draft_rows
         self._max_nodes = max_nodes
-        self._drafters: dict[int, Calibration] = {}
-        # Nodes of all sessions in the last step, and what a session was expected to get of it.
+        self._drafters: dict[int, DrafterCalibration] = {}
+        # Nodes of all sessions in the last step, and the tokens that each session was expected to get.
         self._allotted = 0
         self._expected_tokens = 1.0
-        # Mean survival of a tree's best node, second best ...; hopeful before any tree was seen.
+        # Mean survival of a tree's best node, second best, and so on; optimistic before any tree was seen.
         self._curve = [0.7 * 0.9**rank for rank in range(max_nodes)]
 
     def calibrated(self, stream_id: int, tree: TokenTree) -> TokenTree:
-        """`tree` with confidences as experience corrects this drafter's."""
-        return self._drafters.setdefault(stream_id, Calibration()).calibrated(tree)
+        """`tree` with the drafter's confidences corrected by its record."""
+        return self._drafters.setdefault(stream_id, DrafterCalibration()).calibrated(tree)
 
     def observe(self, stream_id: int, tree: TokenTree, path: Sequence[int]) -> None:
-        """Learn from what came of a verified tree."""
-        self._drafters.setdefault(stream_id, Calibration()).observe(tree, path)
+        """Learn from a verified tree and the path of it that was accepted."""
+        self._drafters.setdefault(stream_id, DrafterCalibration()).observe(tree, path)
 
     def forget(self, stream_id: int) -> None:
         """Drop what is known of a drafter that is gone."""
@@ -81,25 +82,25 @@ class DraftBudget:
         return counts
 
     def plain_share(self, sessions: int, nodes: int, *, blocks: int) -> float:
-        """The share of the time of a step with so many nodes that it would have taken without them."""
+        """The time that a step would have taken without its `nodes`, as a share of the time with them."""
         return self.cost.seconds(sessions, blocks) / self.cost.seconds(sessions + nodes, blocks)
 
     def node_tokens(self, sessions: int, nodes: int, *, blocks: int) -> float:
-        """Tokens that plain decoding would have made in the time that one of a step's `nodes` took."""
+        """Tokens that plain decoding would have produced in the time of one of a step's `nodes`."""
         if not nodes:
             return 0.0
         return (1 / self.plain_share(sessions, nodes, blocks=blocks) - 1) * sessions / nodes
 
     def prompt_rows(self, sessions: int, *, blocks: int, prompts: int, prompt_blocks: int, most: int) -> int:
-        """Rows of `prompts` that the next step may compute beside `sessions` decoding ones, at least a few.
+        """Rows of `prompts` that the next step may compute beside `sessions` that decode; at least a few.
 
-        The others are taken to draft as much as in the last step. A step stays within `PROMPT_STRETCH` times
-        its length without prompts, so that a long one slows the other sessions down and never stops them.
-        Where more prompts wait, the others decode as fast as they would without drafts, and what these gain
-        goes to the prompts: sessions that decode fast would only be back sooner in the queue for the next
-        first token. Where more sessions wait than decode, these get their share of the time, within
-        `MOST_STRETCH`: few would decode alone and share a step's fixed cost. `prompt_blocks` lie before the
-        first's rows.
+        The sessions are assumed to draft as much as in the last step. With one prompt, a step stays within
+        `PROMPT_STRETCH` times its length without it: a long prompt slows the others, and never stops them.
+        With more prompts, the sessions decode only as fast as without drafts, and the prompts get what drafts
+        gain: sessions that decode faster would only be back sooner in the queue for a first token. Where
+        more sessions wait than decode, those that wait get their share of the time, within `MOST_STRETCH`:
+        a few that decode would bear a step's fixed cost alone. `prompt_blocks` lie before the first
+        prompt's rows.
         """
         if not sessions:
             return most
@@ -117,7 +118,7 @@ class DraftBudget:
         return min(most, LEAST_PROMPT_ROWS)
 
     def ask(self, sessions: int, *, blocks: int) -> int:
-        """Nodes that each session's next tree may have, where `sessions` decode over `blocks` in all."""
+        """Nodes that each session's next tree may have, when `sessions` decode over `blocks` in all."""
         if sessions <= 0:
             return self._max_nodes
         # As if every session had the mean tree.
@@ -126,12 +127,12 @@ class DraftBudget:
         return min(self._max_nodes, math.ceil(chosen * _SPARE)) if chosen >= 1 else 0
 
     def probe(self, step: int, *, sessions: int) -> int:
-        """Nodes that a session which should not draft may have in its own step of this number."""
+        """Nodes that a session which should not draft may have in its own step number `step`."""
         every = min(PROBE_STEPS, PROBE_STEPS_PER_SESSION * max(1, sessions))
         return min(self._max_nodes, PROBE_NODES) if step % every == 0 else 0
 
     def _best(self, sessions: int, gains: Sequence[float], blocks: int) -> int:
-        """The widest B with nearly the best goodput; `gains[B]` is what the best B nodes bring in tokens."""
+        """The widest B with nearly the best goodput; the best B nodes are worth `gains[B]` tokens."""
         most = min(len(gains) - 1, max(0, self._draft_rows - sessions))
         at_edges = {edge - sessions for edge in self.cost.edges if 0 < edge - sessions < most}
         rates = {

@@ -10,11 +10,11 @@ from pydantic_settings import SettingsConfigDict
 from paceline.net.rpc import MAX_MESSAGE_BYTES
 from paceline.service.settings import StoreSettings
 
-# On the wire, at the most: a token id; a tree's node (token, parent, log_prob); a session's key and frame.
+# Most bytes on the wire of a token id, a node (token, parent, log_prob), a session's key with its frame.
 _ID_BYTES = 5
 _NODE_BYTES = 16
 _KEY_BYTES = 256
-# A message somewhat over a bound of its own is to be told which one.
+# Least limit of a message: one that is a little too large is to be told which bound it breaks.
 _LEAST_BYTES = 1 << 20
 
 
@@ -79,7 +79,7 @@ class VerifierSettings(StoreSettings):
     )
 
     def message_bytes(self, max_context: int) -> int:
-        """The largest message that an honest peer sends: a session's ids, or a tree of every session."""
+        """Bytes of the largest honest message: a session's ids, or a tree for each session."""
         ids = 2 * max_context * _ID_BYTES
         trees = self.max_sessions * (self.max_tree_nodes * _NODE_BYTES + _KEY_BYTES)
         return min(max(ids, trees, _LEAST_BYTES), MAX_MESSAGE_BYTES)

@@ -90,9 +90,9 @@ class DraftRpc:
         )
 
     def _check_standing(self, peer: str) -> None:
-        fault = self._standings.fault(peer)
-        if fault is not None:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {fault}")
+        reason = self._standings.reason_aside(peer)
+        if reason is not None:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {reason}")
 
     def _welcome(self) -> verifier_pb2.Welcome:
         served, bounds = self._served, self._drafts.bounds

@@ -1,4 +1,4 @@
-"""The drafters that are connected: one stream each, and what waits to go down it, which is bounded."""
+"""Connected drafters: one stream each, with a bounded queue of what waits to go down."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
 from verifier_svc.ledger import Ledger
 
-# A drafter that leaves so many verdicts unread has no use for them any more.
+# Most verdicts that may wait: a drafter that leaves so many unread has no use for them.
 MAX_VERDICTS = 4096
-# What it says next is read once fewer errors than this wait to be read.
+# Errors that may wait while more of the drafter's messages are read.
 _MAX_ERRORS = 256
-# Names that a status tells; whoever opens streams chooses them.
+# Most names that a status lists; drafters choose their names.
 MAX_TOLD = 256
 
 
@@ -24,7 +24,7 @@ class DrafterStream:
     """One open Draft call. Lives on the event loop, save `feedback_top_k`, which never changes."""
 
     stream_id: int
-    # Who it is, as `paceline.net.peers` tells, and the name it gives itself, which proves nothing.
+    # The peer name (`paceline.net.peers`), and the name that the drafter gives itself, which proves nothing.
     peer: str
     drafter_id: str
     feedback_top_k: int
@@ -32,9 +32,9 @@ class DrafterStream:
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    # Set when its verdicts were not read: nothing goes up or down any more.
+    # Set when too many verdicts were not read: nothing goes up or down any more.
     overrun: bool = False
-    # Set with its first session.
+    # Set with the first session.
     drafting: bool = False
     _taken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,13 +48,13 @@ class DrafterStream:
         self.wake.set()
 
     def welcome(self, verdict: Verdict) -> None:
-        """Queue the answer to a join; it stands for all that waited to be said of the session before."""
+        """Queue the answer to a join; it replaces all that waited for that session."""
         session_id = verdict.key.session_id
         self.verdicts = [each for each in self.verdicts if each.key.session_id != session_id]
         self.send([verdict])
 
     def dismiss(self, key: SessionKey, length: int) -> None:
-        """Say that a session, of that length now, takes no more trees of this drafter: no step will."""
+        """Tell the drafter that a session, of `length` now, takes no more of its trees."""
         self.send([Verdict(key, length, committed=(), finished=True)])
 
     def refuse(self, error: verifier_pb2.SessionError) -> None:
@@ -63,21 +63,21 @@ class DrafterStream:
         self.wake.set()
 
     def take(self) -> tuple[list[Verdict], list[verifier_pb2.SessionError]]:
-        """All that waits, for one message down."""
+        """Everything that waits, for one message down; the queue is empty then."""
         verdicts, self.verdicts = self.verdicts, []
         errors, self.errors = self.errors, []
         self._taken.set()
         return verdicts, errors
 
     async def room(self) -> None:
-        """Return when what the drafter says next may be answered: at once, unless it does not read."""
+        """Wait until few enough errors are unread: at once, unless the drafter does not read."""
         while len(self.errors) > _MAX_ERRORS and not self.overrun:
             self._taken.clear()
             await self._taken.wait()
 
 
 class DrafterStreams:
-    """Open streams by id. Ids start at 1 and are never used again; 0 means no drafter."""
+    """Open streams by id. Ids start at 1 and are never reused; 0 means no drafter."""
 
     def __init__(self) -> None:
         self._streams: dict[int, DrafterStream] = {}
@@ -99,16 +99,16 @@ class DrafterStreams:
         return self._streams.get(stream_id)
 
     def feedback_top_k(self, stream_id: int) -> int:
-        """Ids per row that this stream's drafter asked for; 0 when it is gone. Any thread."""
+        """Ids per row that the stream's drafter asked for; 0 when it is gone. May be called on any thread."""
         stream = self._streams.get(stream_id)
         return stream.feedback_top_k if stream else 0
 
     def wake(self, peer: str) -> None:
-        """Have all streams of a peer look whether they may go on."""
+        """Have all streams of a peer check whether they may go on."""
         for stream in self._streams.values():
             if stream.peer == peer:
                 stream.wake.set()
 
     def ids(self) -> list[str]:
-        """Names of the connected drafters, `MAX_TOLD` at the most."""
+        """Names of the connected drafters, at most `MAX_TOLD`."""
         return sorted(stream.drafter_id for stream in islice(self._streams.values(), MAX_TOLD))

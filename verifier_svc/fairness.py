@@ -1,4 +1,4 @@
-"""A share of the event loop's time for what nobody asked for, divided fairly between peers."""
+"""A share of the event loop's time for unasked work, divided fairly between peers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import heapq
 import time
 from collections.abc import Callable
 
-# So many peers' places in the order are remembered before those that lie behind it are forgotten.
+# Peers whose places are remembered; beyond that, places that have been passed are forgotten.
 _MAX_PLACES = 1024
 
 
 class FairQueue:
-    """Work that has been done and is to be paid for, at a rate; start-time fair queueing. Knows no asyncio.
+    """Start-time fair queueing of work that has been done and is paid for by waiting. Knows no asyncio.
 
-    `share` seconds of work are let pass each second, `burst` at once after a rest. Of peers that wait, each
-    is served as much as any other, however many streams or messages it has.
+    Each second `share` seconds of work pass; after a rest `burst` seconds pass at once. Peers that wait are
+    served equally, however many streams or messages each has.
     """
 
     def __init__(self, *, share: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +24,7 @@ class FairQueue:
         self._clock = clock
         self._level = burst
         self._filled_at = clock()
-        # Tag of the ticket that was served last, and each peer's tag behind all that it has been served.
+        # The place of the ticket that was served last, and each peer's next place, in seconds of work.
         self._now = 0.0
         self._places: dict[str, float] = {}
         self._order: list[tuple[float, int]] = []
@@ -32,7 +32,7 @@ class FairQueue:
         self._tickets = 0
 
     def ask(self, peer: str, seconds: float) -> int | None:
-        """A ticket to wait with for work of so many seconds; None when it need not wait."""
+        """A ticket with which `peer` waits for `seconds` of work; None when it need not wait."""
         self._fill()
         place = max(self._now, self._places.get(peer, 0.0))
         self._places[peer] = place + seconds
@@ -47,20 +47,20 @@ class FairQueue:
         return self._tickets
 
     def owe(self, peer: str, seconds: float) -> None:
-        """Work of so many seconds was done for a peer that will not be there to wait for it."""
+        """`seconds` of work were done for a peer that cannot wait for them, because it is gone."""
         self._fill()
         self._places[peer] = max(self._now, self._places.get(peer, 0.0)) + seconds
         self._level -= seconds
 
     def drop(self, ticket: int) -> None:
-        """Nobody waits with this ticket any more."""
+        """Nobody waits with `ticket` any more."""
         self._waiting.pop(ticket, None)
         if len(self._order) > 2 * len(self._waiting) + 64:
             self._order = [entry for entry in self._order if entry[1] in self._waiting]
             heapq.heapify(self._order)
 
     def serve(self) -> int | None:
-        """The ticket whose turn it is; None when none may go on yet."""
+        """The ticket whose turn it is; None when it is nobody's turn yet."""
         self._fill()
         while self._order and self._order[0][1] not in self._waiting:
             heapq.heappop(self._order)
@@ -97,7 +97,7 @@ class WorkBudget:
         self._timer: asyncio.TimerHandle | None = None
 
     async def pay(self, peer: str, seconds: float) -> None:
-        """Return when a peer that work of so many seconds was done for may make more of it."""
+        """Wait for `seconds` of work that were done for `peer`; then it may cause more."""
         ticket = self._queue.ask(peer, seconds)
         if ticket is None:
             return
@@ -110,13 +110,13 @@ class WorkBudget:
             self._queue.drop(ticket)
 
     def owe(self, peer: str, seconds: float) -> None:
-        """The same for one that makes no more of it."""
+        """Charge `seconds` of work to a peer that does not wait."""
         self._queue.owe(peer, seconds)
 
     def _wait(self) -> None:
         due = self._queue.due_in()
         if self._timer is None and due is not None:
-            # A little late rather than a little early, and in vain.
+            # A timer that fires too early would find nobody's turn.
             self._timer = asyncio.get_running_loop().call_later(due + 0.001, self._serve)
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""What this verifier serves, as it tells gateways and drafters."""
+"""The model that this verifier serves, as gateways and drafters are told."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe(
     port: int,
     trust_remote_code: bool = False,
 ) -> ServedModel:
-    """Put together what is served. `model` is the folder or hub id the weights came from."""
+    """The facts of what is served. `model` is the folder or hub id that the weights came from."""
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     return ServedModel(
         verifier_id=f"{socket.gethostname()}:{port}",

@@ -127,7 +127,10 @@ class Intake:
 
     def _hears(self, stream: DrafterStream) -> bool:
         """Whether a stream is still there, and its drafter not put aside."""
-        return self._streams.get(stream.stream_id) is stream and self._standings.fault(stream.peer) is None
+        return (
+            self._streams.get(stream.stream_id) is stream
+            and self._standings.reason_aside(stream.peer) is None
+        )
 
     def _guard(self, stream: DrafterStream, session_id: str, action: _Item) -> float:
         """Answer with a per-session error what `action` raises of an item."""

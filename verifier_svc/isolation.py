@@ -1,7 +1,7 @@
-"""Whose doing a failure is: what one session brings ends that session at most, and the others go on.
+"""Which session or tree makes a step fail: it ends that session at most, and the others go on.
 
-A failure of a step that all sessions share is looked into: without trees, then one session at a time. Where
-it is a tree's doing, its drafter is named. Nothing here runs where nothing fails.
+A step that fails is repeated without trees, then one session at a time. Where a tree is to blame, its drafter
+is named. Nothing here costs anything where nothing fails.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from verifier_svc.sessions import Session
 
 log = telemetry.logger(__name__)
 
-# Rows that drew, with what came of them.
+# Rows that drew, with their decisions.
 Drawn: TypeAlias = list[tuple[PlannedRows, Decision]]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFault:
-    """A session that cannot be planned or computed, also when it is alone."""
+    """A session that cannot be planned or computed, not even alone."""
 
     session: Session
     error: Exception
@@ -34,14 +34,14 @@ class SessionFault:
 
 @dataclass(slots=True)
 class Computed:
-    """What came of a step: the rows that were computed, what drew, and the sessions that failed."""
+    """A computed step: its rows, their decisions, and the sessions that failed."""
 
     rows: list[PlannedRows]
     drawn: Drawn
     faults: list[SessionFault] = field(default_factory=list)
     # Drafter streams whose trees made the step fail.
     harmful: list[int] = field(default_factory=list)
-    # As it was planned, trees and all.
+    # Whether it was computed as it was planned, with its trees.
     as_planned: bool = True
 
 
@@ -61,8 +61,8 @@ def plan_apart(
 ) -> Planned:
     """A plan for all sessions that can be planned; call with the table's lock held.
 
-    `plan_tree` plans one session's waiting tree and nothing else. Raises what `plan` raises for the rest
-    together: then it is nobody's in particular.
+    `plan_tree` plans one session's waiting tree and nothing else. Raises what `plan` raises for the sessions
+    that can be planned alone: then no session in particular is to blame.
     """
     waiting = [(session, session.drafting.tree) for session in sessions if session.drafting.tree is not None]
     try:
@@ -79,7 +79,7 @@ def plan_apart(
     except Exception as error:
         log.warning("a step cannot be planned; session by session", error=type(error).__name__)
     faults: list[SessionFault] = []
-    # A plan that is not carried out has taken its sessions' blocks all the same.
+    # A plan that is not carried out has taken blocks for its sessions all the same.
     block_tasks: list[BlockTask] = []
     for session in sessions:
         try:
@@ -109,10 +109,10 @@ def compute_apart(
 ) -> Computed:
     """Compute a step's rows. Where that fails: without trees, then session by session.
 
-    The fault of a session is what fails alone while the engine still computes something else; that also holds
-    for memory that a large tree or many sessions at once do not have. Raises what `compute` raised where the
-    engine computes nothing any more, or is not `repeatable`: of several ranks the others may still be in the
-    step that failed.
+    A session is at fault if it fails alone while the engine still computes something else. Memory that is too
+    short for a large tree or for many sessions at once is found in the same way. Raises what `compute` raised
+    where the engine computes nothing any more, or is not `repeatable`: with several ranks, the others may
+    still be in the step that failed.
     """
     try:
         return Computed(list(rows), compute(rows))
@@ -149,10 +149,10 @@ def compute_apart(
 
 
 def _harmful(rows: Sequence[PlannedRows], compute: Callable[[Sequence[PlannedRows]], Drawn]) -> list[int]:
-    """The stream of the tree that `compute` fails with, also when it is alone; found by halves.
+    """The stream of a tree with which `compute` fails, even alone; found by halving.
 
-    Computing rows again changes nothing: what they would commit is thrown away, and the KV behind a
-    session's own positions is never read.
+    Computing rows again changes nothing: their decisions are thrown away, and KV beyond a session's computed
+    positions is never read.
     """
     suspects = [row for row in rows if row.tree.tokens]
     while len(suspects) > 1:
@@ -171,7 +171,7 @@ def _fails(rows: Sequence[PlannedRows], compute: Callable[[Sequence[PlannedRows]
 
 @contextmanager
 def harmless(what: str) -> Iterator[None]:
-    """Let nothing out of what no session needs, such as learning: it is logged."""
+    """Log what the block raises, and go on: for what no session depends on, such as learning."""
     try:
         yield
     except Exception:

@@ -1,8 +1,8 @@
-"""What a drafter may say on one stream, by what it was told there and which sessions have begun here.
+"""What a drafter may send on one stream, by what it was told there and which sessions were opened here.
 
-An honest drafter stays within it however messages cross, because it counts causes and not times: a tree is
-sent for a verdict that was told or beside a join, a leave takes a join back, and a join is made for a
-session that a gateway has opened here. See docs/failure.md.
+The ledger counts causes, not times, so an honest drafter stays within it however messages cross: it sends a
+tree for a verdict or beside a join, a leave for an earlier join, and a join for a session that a gateway has
+opened here. See docs/failure.md.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# Trees that a verdict may be answered with, or joins: a better one may follow the first.
+# Trees or joins that may answer a verdict: a better tree may follow the first.
 ANSWERS_PER_VERDICT = 2
-# A gateway that loses track of a session may attach its drafter a second time.
+# Joins for each session: a gateway that loses track of one may attach its drafter a second time.
 _JOINS_PER_SESSION = 2
-# Sessions that a drafter may still hold of a verifier that it finds again.
+# Sessions that a drafter may hold from an earlier connection: at least, and in multiples of the most.
 _KNOWN_BEFORE, _TIMES_KNOWN_BEFORE = 1024, 4
 
 
 class Ledger:
-    """Of one stream. `opened()` says how many sessions have ever been opened here."""
+    """One stream's ledger. `opened()` returns the number of sessions ever opened here."""
 
     def __init__(
         self,
@@ -38,27 +38,27 @@ class Ledger:
         self._leaves = 0
 
     def told(self, verdicts: int) -> None:
-        """So many verdicts that may be answered are on their way down."""
+        """`verdicts` that may be answered are on their way down."""
         self._answers += ANSWERS_PER_VERDICT * verdicts
 
     def tree(self) -> bool:
-        """A tree came; whether there is a cause for it."""
+        """Count a tree; returns whether it has a cause."""
         return self._answer()
 
     def join(self, *, again: bool) -> bool:
-        """A join came, `again` where the stream has the session already; whether there is a cause for it."""
+        """Count a join, `again` where the stream has the session already; returns whether it has a cause."""
         if again:
-            # Asks for what was missing before a verdict.
+            # The drafter has missed ids before a verdict, and asks for them.
             return self._answer()
         if self._joins >= self._may_join():
             return False
         self._joins += 1
-        # Its tree stands beside it.
+        # One tree may come beside the join.
         self._answers += 1
         return True
 
     def leave(self) -> bool:
-        """A leave came; whether there is a cause for it."""
+        """Count a leave; returns whether it has a cause."""
         if self._leaves >= self._joins:
             return False
         self._leaves += 1
@@ -71,9 +71,9 @@ class Ledger:
         return True
 
     def _may_join(self) -> float:
-        """Joins in all: of sessions from before, of those that were opened, and of those that moved here.
+        """Joins allowed so far: for sessions from before, for those opened here, and for those given over.
 
-        A gateway looks after each of its sessions once a second, and may then give it another drafter.
+        A gateway checks each of its sessions once a second, and may then give it to this drafter.
         """
         before = max(_KNOWN_BEFORE, _TIMES_KNOWN_BEFORE * self._max_sessions)
         since = _JOINS_PER_SESSION * (self._opened() - self._opened_before)

@@ -1,4 +1,4 @@
-"""The next batch: every decoding session's row and tree, then prompt rows under their own budget."""
+"""Plan a step: each decoding session's row and tree, then prompt rows within a budget of their own."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class PlannedRows:
     tree: TokenTree
     # Whether a tree was there to take nodes of, though maybe none was taken.
     offered: bool
-    # The drafter stream that it came from, 0 for none.
+    # The drafter stream that the tree came from, 0 for none.
     stream_id: int = 0
 
     @property
     def of_decoding(self) -> bool:
-        """Whether its session decodes: one row and its tree, with logits."""
+        """Whether the session decodes: one row and its tree, with logits."""
         return self.segment.wants_logits and len(self.segment.run) == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: who takes part with what, who had to give up its KV, how many late trees fell out."""
+    """One step: the rows of each session, the sessions that gave up their KV, the number of late trees."""
 
     rows: list[PlannedRows]
     preempted: list[Session]
     late_trees: int
     # For `KVPool.prepare`.
     block_tasks: list[BlockTask]
-    # Positions of sessions that began, and how many of them were found in kept texts.
+    # Positions of sessions that begin in this step, and how many of them have KV in kept texts.
     queried_tokens: int
     found_tokens: int
 
@@ -60,8 +60,8 @@ def plan(
 
     Decoding sessions take part in every step, with as many tree nodes as `budget` allots. Rows of
     prompts, and of committed ids that a resumed session has to compute anew, fill what `prefill_rows`
-    leaves, oldest session first. When KV blocks run out the youngest session gives its own up and starts
-    over from its tokens later (recompute): the oldest always gets on, so nothing can stand still for ever.
+    leaves, oldest session first. When KV blocks run out, the youngest session gives its blocks up and is
+    recomputed from its tokens later. The oldest session always makes progress, so no session waits for ever.
     """
     taking_part: list[tuple[Session, int]] = []
     preempted: list[Session] = []
@@ -94,7 +94,7 @@ def plan(
 
 
 def plan_tree(session: Session, limits: StepLimits, budget: DraftBudget) -> None:
-    """Raise what planning raises for the session's waiting tree alone; uses the tree up."""
+    """Plan the session's waiting tree alone, to see whether that raises; uses the tree up."""
     if session.decoding:
         _trees([session], limits, budget)
 
@@ -116,7 +116,7 @@ def _prompt_rows(sessions: Sequence[Session], limits: StepLimits, budget: DraftB
 def _trees(
     decoding: Sequence[Session], limits: StepLimits, budget: DraftBudget
 ) -> tuple[dict[str, tuple[TokenTree, bool]], int]:
-    """What each decoding session verifies, and whether it had a choice; and how many trees came too late."""
+    """By session id, the tree to verify and whether one was there; and the number of late trees."""
     late = 0
     offered: list[TokenTree] = []
     calibrated: list[TokenTree] = []
@@ -159,7 +159,7 @@ def _make_room(
     limits: StepLimits,
     preempted: list[Session],
 ) -> bool:
-    """Give `session` blocks up to `run_stop` and for a tree behind it; False when it must wait."""
+    """Give `session` blocks up to `run_stop` and for a tree after it; False when it must wait."""
     wanted = min(-(-(run_stop + limits.max_tree_nodes) // limits.block_size), allocator.total)
     while True:
         try:

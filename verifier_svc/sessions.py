@@ -55,7 +55,7 @@ class Session:
 
     @property
     def length(self) -> int:
-        """prompt + committed."""
+        """Length of prompt and committed ids together."""
         return len(self.token_ids)
 
     @property
@@ -69,7 +69,7 @@ class Session:
         return self.num_computed == self.length - 1 and self.length > self.prompt_length
 
     def receipt(self) -> Receipt:
-        """What the session has cost so far."""
+        """The cost of the session since it was opened."""
         return Receipt(
             steps=self.steps,
             committed_tokens=self.length - self.opened_length,
@@ -126,6 +126,6 @@ class SessionTable:
         self.opened += 1
 
     def remove(self, session: Session) -> None:
-        """Forget a session; one that has been replaced or removed already is fine."""
+        """Forget a session. Does nothing if it has been removed or replaced."""
         if self._sessions.get(session.key.session_id) is session:
             del self._sessions[session.key.session_id]

@@ -1,4 +1,4 @@
-"""Which drafters are listened to: one that sends garbage, floods, or never helps is put aside for a while."""
+"""Which drafters are heard: one that sends garbage, floods or never helps is put aside for a while."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ log = telemetry.logger(__name__)
 
 # Trees and faults that are judged together.
 JUDGED_TREES = 32
-# Steps with a tree of its that are judged together, and the accepted tokens that they must have in all: of
-# drafters worth anything every second or third step has one.
+# Steps with a drafter's trees that are judged together, and the fewest accepted tokens in all of them. With a
+# useful drafter every second or third step accepts one.
 _STEPS = 512
 _ACCEPTED = 8
-# Trees that the engine cannot take. The first may be a fault of ours, that another drafter's would have met.
+# Trees that make a step fail, until their drafter is put aside. The first may have met a fault of ours.
 HARMFUL_TREES = 3
-# The first time aside; each further time lasts twice as long.
+# Seconds that a drafter is put aside at first, doubled each time, and at most.
 _FIRST_SECONDS = 60.0
 _LONGEST_SECONDS = 3600.0
-# Peers make themselves known, so no more of them are remembered; and of those aside so many are told.
+# Most peers that are remembered (peers name themselves), and most that a status lists as put aside.
 _MAX_PEERS = 1024
 _MAX_TOLD = 256
-# Whoever makes new connections can be put aside often: that is logged no oftener.
+# Shortest time between two log lines: a peer that reconnects can be put aside often.
 _LOG_SECONDS = 1.0
 
 
-class Fault(StrEnum):
+class AsideReason(StrEnum):
     """Why a drafter is put aside."""
 
     GARBAGE = "most of its trees break a rule"
@@ -51,13 +51,13 @@ class _Standing:
     harmful: int = 0
     times: int = 0
     until: float = 0.0
-    fault: Fault | None = None
+    reason: AsideReason | None = None
 
 
 class Standings:
-    """Drafters by what they are known by (`paceline.net.peers`). On the event loop.
+    """The record of each drafter, by its peer name (`paceline.net.peers`). On the event loop.
 
-    `on_aside` is called with each that is put aside.
+    `on_aside` is called with each peer that is put aside.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Standings:
         self._unlogged = 0
 
     def named(self, peer: str, name: str) -> None:
-        """What a peer calls itself, for people."""
+        """Note what a peer calls itself; for people only."""
         self._of(peer).name = name
 
     def tree(self, peer: str, *, sound: bool) -> None:
@@ -83,44 +83,44 @@ class Standings:
         self._judge(peer, standing)
 
     def unasked(self, peer: str) -> None:
-        """It said something that nothing it was told can have caused."""
+        """The peer sent something that nothing it was told can have caused."""
         standing = self._of(peer)
         standing.unasked += 1
         self._judge(peer, standing)
 
     def verified(self, peer: str, accepted: int) -> None:
-        """A step verified a tree of its, and accepted so many nodes."""
+        """A step verified one of the peer's trees and accepted `accepted` nodes."""
         standing = self._of(peer)
         standing.steps += 1
         standing.accepted += accepted
         if standing.steps >= _STEPS:
             if standing.accepted < _ACCEPTED:
-                self._put_aside(peer, standing, Fault.USELESS)
+                self._put_aside(peer, standing, AsideReason.USELESS)
             else:
                 standing.times = standing.harmful = 0
             standing.steps = standing.accepted = 0
 
     def harmed(self, peer: str) -> None:
-        """A step failed of its tree."""
+        """One of the peer's trees made a step fail."""
         standing = self._of(peer)
         standing.harmful += 1
         if standing.harmful >= HARMFUL_TREES:
-            self._put_aside(peer, standing, Fault.HARMFUL)
+            self._put_aside(peer, standing, AsideReason.HARMFUL)
             standing.harmful = 0
 
-    def fault(self, peer: str) -> Fault | None:
-        """Why the peer is aside now; None if it is not."""
+    def reason_aside(self, peer: str) -> AsideReason | None:
+        """Why the peer is put aside now; None if it is not."""
         standing = self._standings.get(peer)
-        return standing.fault if standing is not None and self._clock() < standing.until else None
+        return standing.reason if standing is not None and self._clock() < standing.until else None
 
     def seconds_aside(self, peer: str) -> float:
-        """For how long it still is."""
+        """Seconds for which the peer stays put aside; 0 if it is not."""
         standing = self._standings.get(peer)
         return 0.0 if standing is None else max(0.0, standing.until - self._clock())
 
     def aside(self) -> list[str]:
-        """Those that are aside now, by name and identity: a name may be another's, too."""
-        found = (f"{each.name} ({peer})" for peer, each in self._standings.items() if self.fault(peer))
+        """Drafters that are put aside now, as "name (peer)": a name alone may be another's, too."""
+        found = (f"{each.name} ({peer})" for peer, each in self._standings.items() if self.reason_aside(peer))
         return sorted(found)[:_MAX_TOLD]
 
     def _of(self, peer: str) -> _Standing:
@@ -134,21 +134,21 @@ class Standings:
         if standing.sound + standing.broken + standing.unasked < JUDGED_TREES:
             return
         if standing.broken + standing.unasked > standing.sound:
-            worse = Fault.FLOOD if standing.unasked > standing.broken else Fault.GARBAGE
+            worse = AsideReason.FLOOD if standing.unasked > standing.broken else AsideReason.GARBAGE
             self._put_aside(peer, standing, worse)
         standing.sound = standing.broken = standing.unasked = 0
 
-    def _put_aside(self, peer: str, standing: _Standing, fault: Fault) -> None:
+    def _put_aside(self, peer: str, standing: _Standing, reason: AsideReason) -> None:
         seconds = min(_FIRST_SECONDS * 2**standing.times, _LONGEST_SECONDS)
         standing.times += 1
-        standing.fault, standing.until = fault, self._clock() + seconds
-        metrics.DRAFTERS_PUT_ASIDE.labels(reason=fault.name.lower()).inc()
+        standing.reason, standing.until = reason, self._clock() + seconds
+        metrics.DRAFTERS_PUT_ASIDE.labels(reason=reason.name.lower()).inc()
         if self._clock() >= self._log_from:
             log.warning(
                 "drafter put aside",
                 drafter=standing.name,
                 peer=peer,
-                reason=str(fault),
+                reason=str(reason),
                 seconds=seconds,
                 unlogged=self._unlogged,
             )

@@ -1,4 +1,4 @@
-"""The loop: plan -> compute -> advance every session -> hand out verdicts and tokens."""
+"""The step loop: plan, compute, advance each session, hand out verdicts and tokens."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class StepLoop:
     ) -> None:
         self.table = table
         self.allocator = BlockAllocator(engine.blocks, engine.block_size, keep_texts=prefix_cache)
-        # Grows while the loop goes round, with work or without.
+        # Rounds of the loop so far, with work or without, and the time of the last one.
         self.beats = 0
         self.beat_at = time.monotonic()
         self.failure: BaseException | None = None
@@ -119,7 +119,7 @@ class StepLoop:
             self._listener.engine_failed()
 
     def _next_plan(self) -> Plan | None:
-        """Block until there is work, wait for trees while that pays; None at the end."""
+        """Wait until there is work, and for trees while that pays; None when the loop is to stop."""
         with self.table.lock:
             while True:
                 if self._stopping:
@@ -183,7 +183,7 @@ class StepLoop:
         metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * self._engine.block_size)
 
     def _engine_is_sound(self) -> bool:
-        """Whether it computes at all. Without a free block nobody can tell: then it is taken to be."""
+        """Whether the engine computes a row of its own. Without a free block that is assumed."""
         block: list[int] = []
         with self.table.lock:
             try:
@@ -197,7 +197,7 @@ class StepLoop:
         return sound
 
     def _end_faulty(self, faults: Sequence[SessionFault]) -> None:
-        """End sessions that cannot be computed, and nobody else; call with the table's lock held."""
+        """End the sessions that cannot be computed; call with the table's lock held."""
         for session, error in ((fault.session, fault.error) for fault in faults):
             log.error(
                 "a session cannot be computed, it is ended", session=session.key.session_id, exc_info=error
@@ -211,7 +211,7 @@ class StepLoop:
             self._listener.tree_failed(stream_id)
 
     def _top_k(self, row: PlannedRows) -> int:
-        """Ids per row for the drafter; none where it is not drafting."""
+        """Ids per row that go to the session's drafter; 0 where it is not drafting."""
         session = row.session
         stream_id = session.drafting.stream_id
         if not stream_id or not (row.tree.tokens or self._control.nodes_for(session)):

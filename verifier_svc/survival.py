@@ -10,11 +10,11 @@ from paceline.tree import TokenTree
 
 _BINS = 16
 _DEPTHS = 4
-# A drafter's own word counts like so many observations.
+# Observations that a drafter's own confidence counts as.
 _PRIOR = 8.0
-# Counts are halved beyond, so that old news fades.
+# Counts above this are halved, so that old observations fade.
 _FORGET = 400.0
-# Log of a probability that stands for "never", so that products stay finite.
+# The lowest probability, so that logarithms stay finite.
 _LEAST = 1e-6
 
 
@@ -24,17 +24,17 @@ def _bin(log_prob: float) -> int:
 
 
 @dataclass(slots=True)
-class Calibration:
-    """Of one drafter: P(node accepted | parent accepted) by its confidence and its depth.
+class DrafterCalibration:
+    """One drafter's P(node accepted | parent accepted), by the node's confidence and depth.
 
-    A beta mean per bin: [depth 1, 2, 3, deeper][confidence bin].
+    Each bin, [depth 1, 2, 3, deeper][confidence], has the mean of a beta distribution.
     """
 
     _seen: list[list[float]] = field(default_factory=lambda: [[0.0] * _BINS for _ in range(_DEPTHS)])
     _accepted: list[list[float]] = field(default_factory=lambda: [[0.0] * _BINS for _ in range(_DEPTHS)])
 
     def calibrated(self, tree: TokenTree) -> TokenTree:
-        """The same tree with corrected confidences."""
+        """`tree` with corrected confidences."""
         log_probs: list[float] = []
         for log_prob, depth in zip(tree.log_probs, tree.depths(), strict=True):
             place, level = _bin(log_prob), min(depth, _DEPTHS) - 1

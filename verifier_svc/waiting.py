@@ -1,8 +1,8 @@
 """Whether the next step waits for trees that are on their way, and how long.
 
-A step that starts now yields one token per session and what its trees bring, less what their rows cost; a
-second of waiting costs that rate. How long a drafter takes to answer is measured from when a tree was asked
-for, with late trees too: an estimate that only learned from trees in time would stay too short for ever.
+A step that starts now yields one token per session, plus what its trees gain; each second of waiting costs
+that rate. A drafter's delay is measured from the request for a tree, and from late trees too: an estimate
+from trees in time alone would stay too short for ever.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from verifier_svc.budget import PROBE_STEPS
 from verifier_svc.drafting import HOPED_GAIN
 from verifier_svc.sessions import Session
 
-# A tree is overdue after so many mean delays; after so many seconds its drafter is taken not to answer.
+# Mean delays after which a tree is overdue, and seconds after which its drafter is taken not to answer.
 PATIENCE = 3
 GIVE_UP_SECONDS = 0.25
-# Share of a new measurement in the means, and the longest delay that counts.
+# Share of a new measurement in the means.
 _WEIGHT = 0.2
-# Share of a new tree in a session's mean gain, at least: what single trees bring is far apart, and too short
-# a memory takes three unlucky ones for a text that cannot be drafted.
+# Least share of a new tree in a session's mean gain. Single trees' gains differ widely: with a shorter memory
+# three unlucky trees would look like a text that cannot be drafted.
 _GAIN_WEIGHT = 0.03
-# So many trees count as much as what a session's were hoped to bring before they showed it.
+# Trees that the assumed gain counts as.
 _HOPED_TREES = 5
+# Longest delay that counts, in seconds.
 _LONGEST_SECONDS = 1.0
 
 
@@ -33,9 +34,9 @@ _LONGEST_SECONDS = 1.0
 class Awaited:
     """A session whose tree is on its way."""
 
-    # Tokens that a tree of this session brings on average, less those that its rows cost; not below 0.
+    # Mean tokens that a tree of this session gains, less those that its rows cost; at least 0.
     gain_tokens: float
-    # Seconds until it comes on average, and until it is overdue.
+    # Seconds until it is expected, and until it is overdue.
     expected_in: float
     overdue_in: float
 
@@ -60,18 +61,18 @@ class TreeWait:
             self._reply_seconds += _WEIGHT * (reply - self._reply_seconds)
 
     def verified(self, session: Session, gain: float) -> None:
-        """A tree of the session was there, and brought so many tokens more than its rows cost."""
+        """A tree of the session was verified; it gained `gain` tokens more than its rows cost."""
         share = max(_GAIN_WEIGHT, 1 / (_HOPED_TREES + session.drafted_steps))
         session.drafting.tree_gain += share * (gain - session.drafting.tree_gain)
 
     def stepped(self, seconds: float) -> None:
-        """A step would have taken so long without trees."""
+        """A step would have taken `seconds` without trees."""
         self._step_seconds += _WEIGHT * (seconds - self._step_seconds)
 
     def seconds(self, running: Sequence[Session], *, limit: float) -> float:
-        """How long to wait for another tree before `running` sessions step; 0 to step now.
+        """Seconds to wait for another tree before `running` sessions step; 0 to step now.
 
-        While a session has its prompt to compute there is work to do: nobody waits.
+        Nobody waits while a session has its prompt to compute.
         """
         if any(not session.decoding for session in running):
             return 0.0
@@ -84,7 +85,7 @@ class TreeWait:
         ]
         return wait_seconds(
             [
-                # One that is late is as far as one that was just asked for.
+                # A late tree is taken to be as far away as one that was just asked for.
                 Awaited(
                     _gain_of_waiting(session),
                     mean - waited if waited < mean else mean,
@@ -105,10 +106,10 @@ class TreeWait:
 
 
 def _gain_of_waiting(session: Session) -> float:
-    """Tokens that the session's next tree is worth, less what its rows cost; not below 0.
+    """Tokens that the session's next tree is expected to gain, less what its rows cost; at least 0.
 
-    Trees that nobody waits for come late and teach nothing, so once in `PROBE_STEPS` steps one is hoped for
-    as at the beginning.
+    Trees that nobody waits for come late and teach nothing. So once in `PROBE_STEPS` steps the gain is
+    assumed to be what it was at the beginning.
     """
     return max(0.0, session.drafting.tree_gain, HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0)
 
@@ -116,7 +117,7 @@ def _gain_of_waiting(session: Session) -> float:
 def wait_seconds(
     awaited: Sequence[Awaited], *, ready_gain: float, sessions: int, step_seconds: float, limit: float
 ) -> float:
-    """How long the next step may wait for trees; 0 when waiting is expected to cost more than they bring.
+    """Seconds that the next step may wait for trees; 0 when waiting is expected to cost more than it gains.
 
     A step that starts now yields one token per session plus `ready_gain`; every second of waiting costs
     that rate. Trees are taken in order of arrival while the rate with the tree, (tokens + gain) /

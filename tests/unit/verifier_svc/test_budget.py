@@ -18,7 +18,7 @@ from verifier_svc.budget import (
     DraftBudget,
 )
 from verifier_svc.cost import EDGES, StepCost
-from verifier_svc.survival import Calibration
+from verifier_svc.survival import DrafterCalibration
 
 
 def _chain(*confidences: float) -> TokenTree:
@@ -191,7 +191,7 @@ def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
 
 
 def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
-    calibration = Calibration()
+    calibration = DrafterCalibration()
     tree = _chain(0.9, 0.9)
     for _ in range(100):
         calibration.observe(tree, [])
@@ -202,7 +202,7 @@ def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
 
 
 def test_a_drafter_that_is_too_modest_is_believed_more() -> None:
-    calibration = Calibration()
+    calibration = DrafterCalibration()
     for _ in range(1000):
         calibration.observe(_chain(0.2), [0])
     assert math.exp(calibration.calibrated(_chain(0.2)).log_probs[0]) > 0.9

@@ -21,7 +21,7 @@ from verifier_svc.events import Broken, Faulty, StepOutcome, Tokens
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts, TreeBounds
 from verifier_svc.sessions import Session, SessionTable
-from verifier_svc.standing import HARMFUL_TREES, Fault, Standings
+from verifier_svc.standing import HARMFUL_TREES, AsideReason, Standings
 
 KEY = SessionKey("s", 1)
 
@@ -111,7 +111,7 @@ async def test_a_drafter_whose_trees_make_steps_fail_is_put_aside(world: World) 
         world.delivery.tree_failed(world.stream.stream_id)
     world.delivery.tree_failed(99)
     await asyncio.sleep(0)
-    assert world.standings.fault("peer") is Fault.HARMFUL
+    assert world.standings.reason_aside("peer") is AsideReason.HARMFUL
 
 
 async def test_all_hear_that_the_engine_has_failed(world: World) -> None:

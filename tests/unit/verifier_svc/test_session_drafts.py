@@ -173,4 +173,4 @@ def test_sound_trees_speak_for_their_drafter(world: World) -> None:
         world.tree(world.one)
     for _ in range(JUDGED_TREES // 2):
         world.standings.tree("one", sound=False)
-    assert world.standings.fault("one") is None
+    assert world.standings.reason_aside("one") is None

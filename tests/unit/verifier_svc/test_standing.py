@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from verifier_svc.standing import Fault, Standings
+from verifier_svc.standing import AsideReason, Standings
 
 
 class Clock:
@@ -25,7 +25,7 @@ def standings(clock: Clock) -> Standings:
 def seconds_aside(standings: Standings, clock: Clock) -> float:
     """How long the drafter "d" stays aside from now on; that time is over then."""
     start = clock.now
-    while standings.fault("d"):
+    while standings.reason_aside("d"):
         clock.now += 1
     return clock.now - start
 
@@ -37,7 +37,7 @@ def garbage(standings: Standings) -> None:
 
 def test_one_that_sends_garbage_is_put_aside_and_comes_back(standings: Standings, clock: Clock) -> None:
     garbage(standings)
-    assert standings.fault("d") is Fault.GARBAGE
+    assert standings.reason_aside("d") is AsideReason.GARBAGE
     assert standings.aside() == [" (d)"]
     assert seconds_aside(standings, clock) > 0
     assert standings.aside() == []
@@ -56,21 +56,21 @@ def test_each_time_is_twice_as_long_up_to_a_limit(standings: Standings, clock: C
 def test_some_broken_trees_among_sound_ones_are_borne(standings: Standings) -> None:
     for index in range(1000):
         standings.tree("d", sound=index % 2 == 0)
-    assert standings.fault("d") is None
+    assert standings.reason_aside("d") is None
 
 
 def test_one_that_never_helps_is_put_aside(standings: Standings) -> None:
     for _ in range(512):
         standings.verified("d", 0)
         standings.verified("other", 1)
-    assert standings.fault("d") is Fault.USELESS
-    assert standings.fault("other") is None
+    assert standings.reason_aside("d") is AsideReason.USELESS
+    assert standings.reason_aside("other") is None
 
 
 def test_a_little_help_is_enough(standings: Standings) -> None:
     for index in range(5120):
         standings.verified("d", int(index % 50 == 0))
-    assert standings.fault("d") is None
+    assert standings.reason_aside("d") is None
 
 
 def test_peers_are_not_kept_without_end(standings: Standings) -> None:
@@ -79,13 +79,13 @@ def test_peers_are_not_kept_without_end(standings: Standings) -> None:
         for _ in range(32):
             standings.unasked(f"peer {index}")
     assert len(standings.aside()) == 256
-    assert standings.fault("peer 0") is None
+    assert standings.reason_aside("peer 0") is None
 
 
 def test_one_that_says_what_nothing_asked_for_is_put_aside(standings: Standings) -> None:
     for _ in range(32):
         standings.unasked("d")
-    assert standings.fault("d") is Fault.FLOOD
+    assert standings.reason_aside("d") is AsideReason.FLOOD
 
 
 def test_a_flood_between_sound_trees_is_put_aside_by_its_share(standings: Standings) -> None:
@@ -93,20 +93,20 @@ def test_a_flood_between_sound_trees_is_put_aside_by_its_share(standings: Standi
         standings.tree("d", sound=True)
         if index % 2:
             standings.unasked("d")
-    assert standings.fault("d") is None
+    assert standings.reason_aside("d") is None
     for _ in range(64):
         standings.tree("d", sound=True)
         standings.unasked("d")
         standings.unasked("d")
-    assert standings.fault("d") is Fault.FLOOD
+    assert standings.reason_aside("d") is AsideReason.FLOOD
 
 
 def test_trees_that_cannot_be_computed_are_borne_once_or_twice(standings: Standings) -> None:
     standings.harmed("d")
     standings.harmed("d")
-    assert standings.fault("d") is None
+    assert standings.reason_aside("d") is None
     standings.harmed("d")
-    assert standings.fault("d") is Fault.HARMFUL
+    assert standings.reason_aside("d") is AsideReason.HARMFUL
 
 
 def test_a_name_is_nobodys_fault(standings: Standings) -> None:
@@ -115,7 +115,7 @@ def test_a_name_is_nobodys_fault(standings: Standings) -> None:
     standings.named("another", "d1")
     for _ in range(32):
         standings.unasked("another")
-    assert standings.fault("one") is None
+    assert standings.reason_aside("one") is None
     assert standings.aside() == ["d1 (another)"]
 
 
