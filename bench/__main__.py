@@ -112,7 +112,7 @@ def _measure(
     """Plan, `measure(plan, progress, **settings)`, write, draw, print. Returns the document."""
     from bench import plots, results
     from bench.dataset import DatasetError, choose
-    from bench.system import BenchFailed, Plan, run
+    from bench.system import BenchError, Plan, run
     from paceline.cli.console import cache_folder, err, out, redis_url
     from paceline.cli.model import resolve
     from paceline.service.machine import usable_cores
@@ -124,7 +124,7 @@ def _measure(
         if plot is not None:
             plots.require()
         questions = choose(dataset, prompts) if dataset else []
-    except (BenchFailed, DatasetError) as error:
+    except (BenchError, DatasetError) as error:
         raise click.ClickException(str(error)) from error
     found = resolve(model)
     # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
@@ -137,7 +137,7 @@ def _measure(
     try:
         with _shown_progress() as progress:
             document = run(measure(plan, progress, **settings), plan)
-    except BenchFailed as error:
+    except BenchError as error:
         raise click.ClickException(str(error)) from error
     load = {"load_before": load_before, "load_after": results.load_average()}
     document["machine"] = results.machine()

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bench.system import BenchFailed, Plan, Progress
+from bench.system import BenchError, Plan, Progress
 from paceline.client import Chunk, Finished, GatewayClient, Generation
 from paceline.service import tether
 from paceline.session import Receipt
@@ -47,7 +47,7 @@ class Arm(Protocol):
     """One way of decoding."""
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `BenchFailed`."""
+        """Decode one prompt greedily. Raises `BenchError`."""
 
 
 class PacelineArm:
@@ -62,7 +62,7 @@ class PacelineArm:
         self._temperature = temperature
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt, with seed 0. Raises `BenchFailed` and `GatewayError`."""
+        """Decode one prompt, with seed 0. Raises `BenchError` and `GatewayError`."""
         generation = self._plan.generation(
             prompt, speculation=self._speculation, temperature=self._temperature, max_tokens=max_tokens
         )
@@ -77,7 +77,7 @@ class PacelineArm:
             elif isinstance(event, Finished):
                 finished = event
         if finished is None or not chunks:
-            raise BenchFailed("the gateway ended a stream before its text was finished")
+            raise BenchError("the gateway ended a stream before its text was finished")
         return Sample(
             "".join(chunk.text for chunk in chunks),
             tuple(token for chunk in chunks for token in chunk.token_ids),
@@ -102,7 +102,7 @@ class TransformersArm:
         self._process = process
         self._asked = itertools.count()
         self._answers: dict[int | None, asyncio.Future[dict[str, Any]]] = {}
-        self._ended: BenchFailed | None = None
+        self._ended: BenchError | None = None
 
     @property
     def pid(self) -> int:
@@ -110,7 +110,7 @@ class TransformersArm:
         return self._process.pid
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `BenchFailed`."""
+        """Decode one prompt greedily. Raises `BenchError`."""
         assert self._process.stdin is not None
         number = next(self._asked)
         answer = self.expect(number)
@@ -138,7 +138,7 @@ class TransformersArm:
             if not answer.done():  # whoever asked may have gone
                 answer.set_result(made)
         status = await self._process.wait()
-        self._ended = BenchFailed(f"the transformers process ended with status {status}")
+        self._ended = BenchError(f"the transformers process ended with status {status}")
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._ended)
@@ -151,7 +151,7 @@ async def transformers_arm(
     """The process, running with these flags of `bench.reference`; gone when the block is left.
 
     Enter it from the main thread, and before the verifier starts, which sizes its KV memory by what it finds
-    free. Raises `BenchFailed`.
+    free. Raises `BenchError`.
     """
     progress(f"starting: {name}")
     command = [sys.executable, "-m", "bench.reference", "--model", str(plan.model.folder)]

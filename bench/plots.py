@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.system import BenchFailed
+from bench.system import BenchError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,9 +17,9 @@ _DPI = 150
 
 
 def require() -> None:
-    """Raise `BenchFailed` where nothing can be drawn; before a measurement, not after it."""
+    """Raise `BenchError` where nothing can be drawn; before a measurement, not after it."""
     if find_spec("matplotlib") is None:
-        raise BenchFailed("a plot needs matplotlib, which is not installed: pip install 'paceline[bench]'")
+        raise BenchError("a plot needs matplotlib, which is not installed: pip install 'paceline[bench]'")
 
 
 def speed_up(document: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from bench.arms import arrivals
 from bench.results import Document
-from bench.system import BenchFailed, Plan, Progress, system
+from bench.system import BenchError, Plan, Progress, system
 from paceline.client import GatewayClient, Generation
 
 # Undisturbed decoding before the prompt arrives, the first of them not counted.
@@ -24,7 +24,7 @@ _SENTENCE_TOKENS = 19
 async def measure(
     plan: Plan, progress: Progress, *, sessions: int, prompt_tokens: int, speculation: bool
 ) -> Document:
-    """Gaps before and after the prompt. Raises `BenchFailed` and what `system` raises."""
+    """Gaps before and after the prompt. Raises `BenchError` and what `system` raises."""
 
     def request(text: str, max_tokens: int | None = None) -> Generation:
         return plan.generation(text, speculation=speculation, temperature=_TEMPERATURE, max_tokens=max_tokens)
@@ -49,7 +49,7 @@ async def measure(
     quiet = [gap for times in seen for gap in _gaps(times, sent - _QUIET_S, sent)]
     disturbed = [gap for times in seen for gap in _gaps(times, sent, answered + 0.5)]
     if not quiet or not disturbed:
-        raise BenchFailed("the sessions ended before the prompt was answered: ask for more tokens")
+        raise BenchError("the sessions ended before the prompt was answered: ask for more tokens")
     step = statistics.median(quiet)
     return {
         "worst_gap_over_step": round(max(disturbed) / step, 2),

@@ -16,18 +16,18 @@ from paceline.client import ChatMessage, GatewayClient, GatewayError, Generation
 from paceline.local import redis_server
 from paceline.local.fleet import LocalFleet, ServiceState
 from paceline.local.plan import choose_addresses, plan_fleet
-from paceline.local.process import Service, ServiceDied
-from paceline.local.redis_server import RedisMissing
+from paceline.local.process import Service, ServiceDiedError
+from paceline.local.redis_server import RedisMissingError
 from paceline.models.store import LocalModel
 
 Measured = TypeVar("Measured")
 
 
-class BenchFailed(Exception):
+class BenchError(Exception):
     """The run is no measurement; the message is for people."""
 
 
-_KNOWN = (BenchFailed, GatewayError, RedisMissing, ServiceDied)
+_KNOWN = (BenchError, GatewayError, RedisMissingError, ServiceDiedError)
 
 
 class Progress(Protocol):
@@ -65,7 +65,7 @@ class Plan:
 
 
 def run(measurement: Coroutine[Any, Any, Measured], plan: Plan) -> Measured:
-    """Run a measurement to its end, SIGTERM being one. Raises `BenchFailed`."""
+    """Run a measurement to its end, SIGTERM being one. Raises `BenchError`."""
 
     async def stoppable() -> Measured:
         this = asyncio.current_task()
@@ -77,21 +77,21 @@ def run(measurement: Coroutine[Any, Any, Measured], plan: Plan) -> Measured:
     try:
         return asyncio.run(stoppable())
     except asyncio.CancelledError:
-        raise BenchFailed("stopped") from None
+        raise BenchError("stopped") from None
     except _KNOWN as error:
-        raise BenchFailed(f"{error}\nlogs: {plan.logs}") from error
+        raise BenchError(f"{error}\nlogs: {plan.logs}") from error
     except ExceptionGroup as group:
         known, others = group.split(_KNOWN)
         if known is None or others is not None:
             raise
-        raise BenchFailed(f"{_first(known)}\nlogs: {plan.logs}") from group
+        raise BenchError(f"{_first(known)}\nlogs: {plan.logs}") from group
 
 
 @asynccontextmanager
 async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]:
     """Redis, a verifier, a drafter and the gateway, running; stopped when the block is left.
 
-    Raises `BenchFailed` when a service has ended meanwhile: without its drafter the system goes on, slower,
+    Raises `BenchError` when a service has ended meanwhile: without its drafter the system goes on, slower,
     and nothing else would tell.
     """
     progress("starting: paceline")
@@ -110,7 +110,7 @@ async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]
         started = fleet.pids
         yield await stack.enter_async_context(GatewayClient(addresses.grpc))
         if ended := sorted(started.keys() - fleet.pids.keys()):
-            raise BenchFailed(f"ended during the run: {', '.join(ended)}")
+            raise BenchError(f"ended during the run: {', '.join(ended)}")
 
 
 def _set(service: Service, plan: Plan) -> Service:

@@ -13,7 +13,7 @@ from drafter_svc.methods.base import MethodFactory, Target
 from drafter_svc.rounds import Counters
 from drafter_svc.runner import Runner
 from drafter_svc.stream import VerifierLink
-from paceline.net.rpc import Refused
+from paceline.net.rpc import RefusedError
 from paceline.net.tls import Identity
 from paceline.service import telemetry
 from paceline.service.tasks import let_end
@@ -59,13 +59,13 @@ class Links:
         return known[0].rounds.vocab_size if known else None
 
     async def attach(self, address: str, hypothesis: Hypothesis) -> None:
-        """Draft for a session at a verifier. Raises `Refused` when draining or full."""
+        """Draft for a session at a verifier. Raises `RefusedError` when draining or full."""
         if self.draining:
-            raise Refused(grpc.StatusCode.UNAVAILABLE, "the drafter is draining")
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, "the drafter is draining")
         session_id = hypothesis.key.session_id
         elsewhere = self._holder(session_id)
         if elsewhere is None and self.sessions >= self._settings.max_sessions:
-            raise Refused(
+            raise RefusedError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._settings.max_sessions} sessions are drafted for"
             )
         if elsewhere is not None and elsewhere.address != address:
@@ -112,7 +112,7 @@ class Links:
         if known is not None and not known[1].done():
             return known[0]
         if len(self._links) >= self._settings.max_verifiers:
-            raise Refused(
+            raise RefusedError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._settings.max_verifiers} verifiers are connected"
             )
         link = VerifierLink(

@@ -11,7 +11,7 @@ from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from paceline.addresses import AddressError, join_address, parse_address
 from paceline.net import wire
-from paceline.net.rpc import Refused, refusals
+from paceline.net.rpc import RefusedError, refusals
 from paceline.service import telemetry
 from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
@@ -45,7 +45,7 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
             _tenant(request.tenant),
         )
         if not hypothesis.ids:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
         with telemetry.rpc_span("drafter.attach", context) as span:
             span.set_attribute(telemetry.SESSION_ID, hypothesis.key.session_id)
             span.set_attribute(telemetry.VERIFIER, address)
@@ -87,14 +87,14 @@ def _address(text: str) -> str:
     try:
         return join_address(*parse_address(text))
     except AddressError as error:
-        raise Refused(
+        raise RefusedError(
             grpc.StatusCode.INVALID_ARGUMENT, f"verifier_address: {error}", field="verifier_address"
         ) from error
 
 
 def _tenant(text: str) -> str:
     if not _TENANT.fullmatch(text):
-        raise Refused(
+        raise RefusedError(
             grpc.StatusCode.INVALID_ARGUMENT,
             "tenant must be at most 128 letters, digits, '.', '_' or '-'",
             field="tenant",

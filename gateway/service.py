@@ -21,7 +21,7 @@ from gateway.prompt import Prompts
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline.addresses import join_address, listen, why_not
-from paceline.models.store import NoSuchFolder, check_model
+from paceline.models.store import NoSuchFolderError, check_model
 from paceline.net.handshake import Served
 from paceline.net.roles import Role
 from paceline.net.rpc import run_service, start_server
@@ -167,7 +167,7 @@ def run(settings: GatewaySettings) -> None:
             trust_remote_code=settings.trust_remote_code,
             special_tokens_in_text=settings.special_tokens_in_text,
         )
-    except NoSuchFolder as error:
+    except NoSuchFolderError as error:
         raise SettingsError(f"--model: {error}") from error
     except (OSError, ValueError) as error:
         raise SettingsError(f"--model: cannot load a tokenizer from {settings.model}: {error}") from error

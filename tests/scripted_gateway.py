@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from paceline.net.rpc import Refused, refusals, start_server
+from paceline.net.rpc import RefusedError, refusals, start_server
 from paceline.v1 import drafter_pb2, gateway_pb2, gateway_pb2_grpc, session_pb2, verifier_pb2
 
 
@@ -17,7 +17,7 @@ class ScriptedGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[gateway_pb2.GenerateRequest] = []
-        self.refusal: Refused | None = None
+        self.refusal: RefusedError | None = None
         self.finishes = True
         self.hangs = False
         self.cancelled = asyncio.Event()

@@ -66,9 +66,9 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         self.at_once.append(self._running)
         try:
             if self._running + self.others > self.max_sessions:
-                await rpc.abort(context, rpc.Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"))
+                await rpc.abort(context, rpc.RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"))
             if isinstance(script, grpc.StatusCode):
-                await rpc.abort(context, rpc.Refused(script, "scripted"))
+                await rpc.abort(context, rpc.RefusedError(script, "scripted"))
             yield Response(opened=verifier_pb2.Opened())
             for action in script:
                 if isinstance(action, Response):

@@ -9,7 +9,7 @@ import grpc
 
 from paceline.net import handshake, wire
 from paceline.net.peers import peer_of
-from paceline.net.rpc import Refused, refusals
+from paceline.net.rpc import RefusedError, refusals
 from paceline.v1 import verifier_pb2
 from verifier_svc.drafters import MAX_VERDICTS, DrafterStreams
 from verifier_svc.fairness import WorkBudget
@@ -50,7 +50,7 @@ class DraftRpc:
         self._check_standing(peer)
         first = await anext(aiter(request_iterator), None)
         if first is None or not first.HasField("hello"):
-            raise Refused(
+            raise RefusedError(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello"
             )
         hello = first.hello
@@ -64,7 +64,7 @@ class DraftRpc:
                 await stream.wake.wait()
                 stream.wake.clear()
                 if stream.overrun:
-                    raise Refused(
+                    raise RefusedError(
                         grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_VERDICTS} verdicts were not read"
                     )
                 verdicts, errors = stream.take()
@@ -92,7 +92,7 @@ class DraftRpc:
     def _check_standing(self, peer: str) -> None:
         reason = self._standings.reason_aside(peer)
         if reason is not None:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {reason}")
+            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, f"the drafter is put aside: {reason}")
 
     def _welcome(self) -> verifier_pb2.Welcome:
         served, bounds = self._served, self._drafts.bounds

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from paceline.net import wire
-from paceline.net.rpc import Refused, refusals
+from paceline.net.rpc import RefusedError, refusals
 from paceline.sampling import SamplingParams
 from paceline.service import telemetry
 from paceline.session import SessionKey
@@ -58,7 +58,7 @@ class OpenRpc:
                     events = self._committer.open(self._record(session, request.reply))
                     self._table.lock.notify_all()
             except SessionRefusedError as error:
-                raise Refused(REFUSAL_CODES[error.refusal], str(error)) from error
+                raise RefusedError(REFUSAL_CODES[error.refusal], str(error)) from error
             try:
                 yield verifier_pb2.OpenResponse(opened=verifier_pb2.Opened())
                 while True:
@@ -99,9 +99,9 @@ class OpenRpc:
 
 
 def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel) -> Session:
-    """The session that a request asks for. Raises `Refused` or `WireError`, each naming its field."""
+    """The session that a request asks for. Raises `RefusedError` or `WireError`, each naming its field."""
     if request.model_id and request.model_id != served.model_id:
-        raise Refused(
+        raise RefusedError(
             grpc.StatusCode.FAILED_PRECONDITION,
             f"this verifier serves {served.model_id!r}, not {request.model_id!r}",
         )
@@ -139,7 +139,7 @@ def _check_length(prompt: int, committed: int, sampling: SamplingParams, max_con
 
 
 def response_for(event: Event) -> verifier_pb2.OpenResponse:
-    """An event as it is streamed. Raises `Refused` for one that ends the stream without a result."""
+    """An event as it is streamed. Raises `RefusedError` for one that ends the stream without a result."""
     match event:
         case Tokens():
             return verifier_pb2.OpenResponse(
@@ -164,10 +164,12 @@ def response_for(event: Event) -> verifier_pb2.OpenResponse:
             seconds = math.ceil(event.seconds)
             return verifier_pb2.OpenResponse(drafter_aside=verifier_pb2.DrafterAside(seconds=seconds))
         case Lost():
-            raise Refused(grpc.StatusCode.ABORTED, event.message)
+            raise RefusedError(grpc.StatusCode.ABORTED, event.message)
         case Unrecorded():
-            raise Refused(grpc.StatusCode.UNAVAILABLE, event.message)
+            raise RefusedError(grpc.StatusCode.UNAVAILABLE, event.message)
         case Faulty():
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, event.message)
+            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, event.message)
         case Broken():
-            raise Refused(grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere")
+            raise RefusedError(
+                grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere"
+            )

@@ -15,7 +15,7 @@ from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
 from paceline.engine.model import choose_device
 from paceline.engine.parallel import RankLostError, Ranks
-from paceline.models.store import NoSuchFolder, check_model
+from paceline.models.store import NoSuchFolderError, check_model
 from paceline.net.roles import Role
 from paceline.net.rpc import MAX_STREAMS, check_free, run_service, start_server
 from paceline.net.tls import Identity
@@ -89,7 +89,7 @@ def run(settings: VerifierSettings) -> None:
     telemetry.setup("verifier", settings if ranks.leads else settings.model_copy(update={"metrics_port": 0}))
     try:
         check_model(settings.model)
-    except NoSuchFolder as error:
+    except NoSuchFolderError as error:
         raise SettingsError(f"--model: {error}") from error
     if ranks.leads:
         # Before minutes are spent on loading.

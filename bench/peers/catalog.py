@@ -38,7 +38,7 @@ _START_S = 300.0
 _GRACE_S = 8.0
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """This machine does not have a peer; the message says why and what to do."""
 
 
@@ -67,7 +67,8 @@ class Field:
 def enter(name: str, field: Field, progress: Progress) -> AbstractAsyncContextManager[Contestant]:
     """A peer that runs, asleep, until the block is left.
 
-    Raises `Missing` where it is not installed, `BenchFailed` and `ServiceDied` where it does not start.
+    Raises `MissingError` where it is not installed; `BenchError` and `ServiceDiedError` where it does not
+    start.
     """
     makers: Mapping[str, Callable[[], AbstractAsyncContextManager[Contestant]]] = {
         TRANSFORMERS: lambda: _transformers(name, field, progress, most=1),
@@ -99,7 +100,7 @@ def _vllm(
     name: str, field: Field, progress: Progress, *flags: str
 ) -> AbstractAsyncContextManager[Contestant]:
     if not field.peers.vllm.installed:
-        raise Missing("not installed: make peers")
+        raise MissingError("not installed: make peers")
     plan = field.plan
     environment = {
         "HF_HUB_OFFLINE": "1",
@@ -129,11 +130,11 @@ def _llama(
     *flags: str,
 ) -> AbstractAsyncContextManager[Contestant]:
     if not field.peers.llama_cpp.installed:
-        raise Missing("not installed: make peers")
+        raise MissingError("not installed: make peers")
     plan = field.plan
     file = weights(plan.model)
     if file is None or not file.is_file():
-        raise Missing(f"no GGUF of {plan.model.name}")
+        raise MissingError(f"no GGUF of {plan.model.name}")
     server = field.peers.server
     command = [str(server), "--model", str(file), "--threads", str(plan.threads), "--gpu-layers", "0"]
     command += ["--parallel", str(field.sessions), "--ctx-size", str(field.sessions * field.context)]

@@ -31,14 +31,14 @@ from bench.peers import (
     catalog,
     processes,
 )
-from bench.peers.catalog import Contestant, Field, Missing
+from bench.peers.catalog import Contestant, Field, MissingError
 from bench.peers.install import peers
 from bench.results import Document, per, ratio
-from bench.system import BenchFailed, Plan, Progress, system
+from bench.system import BenchError, Plan, Progress, system
 from gateway.chat_template import ChatTurn
 from gateway.prompt import Prompts
 from paceline.client import GatewayClient
-from paceline.local.process import ServiceDied
+from paceline.local.process import ServiceDiedError
 
 NOTE = (
     "Tokens per second of all sessions, from the first request to the last token, prompts included. A server "
@@ -82,7 +82,7 @@ def shares(questions: Sequence[Question], counts: Mapping[int, int]) -> dict[int
 async def measure(
     plan: Plan, progress: Progress, *, arms: Sequence[str], prompts_at: Mapping[int, int]
 ) -> Document:
-    """`prompts_at`: how many questions at each concurrency. Raises `BenchFailed` and what `system` raises."""
+    """`prompts_at`: how many questions at each concurrency. Raises `BenchError` and what `system` raises."""
     progress("reading the prompts")
     ids = await _ids(plan)
     most = max(prompts_at)
@@ -95,7 +95,7 @@ async def measure(
             try:
                 peer = catalog.enter(name, peer_field, progress)
                 contestants.append(await stack.enter_async_context(peer))
-            except (Missing, BenchFailed, ServiceDied) as error:
+            except (MissingError, BenchError, ServiceDiedError) as error:
                 missing[name] = str(error)
         client = await stack.enter_async_context(system(plan, progress))
         contestants += [own for own in _own(client, plan) if own.name in arms]

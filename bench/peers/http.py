@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from bench.arms import TIMEOUT_S, Sample
-from bench.system import BenchFailed
+from bench.system import BenchError
 
 _DATA = "data:"
 
@@ -26,7 +26,7 @@ class HttpArm:
         self._ids = ids
 
     async def answer(self, prompt: str, max_tokens: int) -> Sample:
-        """Decode one prompt greedily. Raises `BenchFailed`."""
+        """Decode one prompt greedily. Raises `BenchError`."""
         request = {
             "model": self._model,
             "prompt": list(self._ids[prompt]),
@@ -41,7 +41,7 @@ class HttpArm:
         try:
             async with self._client.stream("POST", "/v1/completions", json=request) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise BenchFailed(f"{self._client.base_url}: {(await response.aread()).decode()}")
+                    raise BenchError(f"{self._client.base_url}: {(await response.aread()).decode()}")
                 async for event in _events(response):
                     if event.get("usage"):
                         counted = event["usage"]["completion_tokens"]
@@ -50,9 +50,9 @@ class HttpArm:
                         first = last if not texts else first
                         texts.append(text)
         except httpx.HTTPError as error:
-            raise BenchFailed(f"{self._client.base_url}: {type(error).__name__}: {error}") from error
+            raise BenchError(f"{self._client.base_url}: {type(error).__name__}: {error}") from error
         if counted is None:
-            raise BenchFailed(f"{self._client.base_url} ended a stream without saying how many tokens it had")
+            raise BenchError(f"{self._client.base_url} ended a stream without saying how many tokens it had")
         return Sample("".join(texts), (), first - begin, last - begin, counted=counted)
 
 

@@ -12,7 +12,7 @@ from gateway.caller import Caller
 from gateway.errors import RequestError
 from gateway.keys import ApiKeys, authenticate
 from paceline.api_keys import Scope
-from paceline.net.rpc import Refused, refusing
+from paceline.net.rpc import RefusedError, refusing
 from paceline.v1 import gateway_pb2
 
 _SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"]
@@ -33,9 +33,9 @@ def calling() -> Caller:
     return _caller.get()
 
 
-def as_refused(error: RequestError) -> Refused:
+def as_refused(error: RequestError) -> RefusedError:
     """The gRPC status of an error."""
-    return Refused(error.kind.grpc, error.message, field=error.param, retry_after=error.retry_after)
+    return RefusedError(error.kind.grpc, error.message, field=error.param, retry_after=error.retry_after)
 
 
 class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]

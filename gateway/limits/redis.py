@@ -20,7 +20,7 @@ from gateway.limits.base import (
     Outcome,
     Settlement,
 )
-from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
+from paceline.redis.client import Argument, BadValueError, Call, RedisClient, RedisUnavailableError, Script
 from paceline.service import telemetry
 
 _ADMIT, _SETTLE = Script.named("admit"), Script.named("settle")
@@ -53,7 +53,7 @@ class RedisLedger:
             args += [_bound(limit) for limit in bounds]
         try:
             reply = await self._client.run(_ADMIT, keys, *args)
-        except (RedisUnavailable, BadValue) as error:
+        except (RedisUnavailableError, BadValueError) as error:
             raise _unavailable(error) from error
         return _verdict(ask, reply)
 
@@ -69,9 +69,9 @@ class RedisLedger:
 
     async def _settle(self, calls: Sequence[Call]) -> None:
         for reply in await self._client.run_each(_SETTLE, calls):
-            if isinstance(reply, RedisUnavailable):
+            if isinstance(reply, RedisUnavailableError):
                 raise _unavailable(reply) from reply
-            if isinstance(reply, BadValue):
+            if isinstance(reply, BadValueError):
                 # It concerns one account only.
                 log.error("limits of one account were not settled", error=str(reply))
 

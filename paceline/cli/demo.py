@@ -28,7 +28,7 @@ _WARM_UP = "List the days of the week, then list them again."
 QUESTION = "Repeat this sentence three times: The quick brown fox jumps over the lazy dog."
 
 
-class DemoFailed(Exception):
+class DemoError(Exception):
     """A generation of the demonstration did not finish."""
 
 
@@ -101,5 +101,5 @@ async def _measure(
         recorder.add(event)
     measured = recorder.measured()
     if measured is None:
-        raise DemoFailed("the gateway ended a stream before its text was finished")
+        raise DemoError("the gateway ended a stream before its text was finished")
     return measured

@@ -23,8 +23,8 @@ from paceline.client import GatewayClient, GatewayError
 from paceline.local import redis_server
 from paceline.local.fleet import LocalFleet
 from paceline.local.plan import Addresses, plan_fleet
-from paceline.local.process import ServiceDied
-from paceline.local.redis_server import LocalRedis, RedisMissing
+from paceline.local.process import ServiceDiedError
+from paceline.local.redis_server import LocalRedis, RedisMissingError
 from paceline.models.store import LocalModel
 from paceline.service.settings import SettingsError
 
@@ -32,7 +32,7 @@ _KEPT_LOGS = 10
 _STOPPED = 128  # exit status of a process ended by signal n is 128 + n, by convention
 
 
-class UpFailed(Exception):
+class UpError(Exception):
     """The fleet could not start or could not go on; the message is for people."""
 
 
@@ -51,7 +51,7 @@ class UpOptions:
 def serve(options: UpOptions) -> int:
     """Run the fleet until a signal or, with `once`, the demonstration's end; the exit status.
 
-    Raises `UpFailed`.
+    Raises `UpError`.
     """
     with _redis(options.redis_url) as (url, server):
         return asyncio.run(_serve(options, url, server))
@@ -59,7 +59,7 @@ def serve(options: UpOptions) -> int:
 
 async def _serve(options: UpOptions, redis_url: str, server: LocalRedis | None) -> int:
     if server is None and not await _reachable(redis_url):
-        raise UpFailed("the Redis that REDIS_URL or --redis-url names does not answer: start it, or unset it")
+        raise UpError("the Redis that REDIS_URL or --redis-url names does not answer: start it, or unset it")
     waves = plan_fleet(options.model, options.addresses, redis_url=redis_url, redis=server)
     logs = _log_folder(options.logs)
     err.print(f"[bold]{options.model.name}[/bold]; logs in {logs}")
@@ -78,10 +78,10 @@ async def _serve(options: UpOptions, redis_url: str, server: LocalRedis | None) 
             if not serving.is_set():
                 err.print("interrupted before it served")
             return _STOPPED + received[0] if received else 1
-        except ServiceDied as error:
-            raise UpFailed(str(error)) from error
-        except (GatewayError, demo.DemoFailed) as error:
-            raise UpFailed(f"the demonstration failed: {error}\nlogs: {logs}") from error
+        except ServiceDiedError as error:
+            raise UpError(str(error)) from error
+        except (GatewayError, demo.DemoError) as error:
+            raise UpError(f"the demonstration failed: {error}\nlogs: {logs}") from error
         finally:
             with err.status("stopping every process"):
                 await fleet.stop()
@@ -176,7 +176,7 @@ async def _reachable(url: str) -> bool:
     try:
         return await redis_server.answers(url)
     except SettingsError as error:
-        raise UpFailed(str(error)) from error
+        raise UpError(str(error)) from error
 
 
 @contextmanager
@@ -187,8 +187,8 @@ def _redis(url: str | None) -> Iterator[tuple[str, LocalRedis | None]]:
         return
     try:
         binary = redis_server.find_server()
-    except RedisMissing as error:
-        raise UpFailed(str(error)) from error
+    except RedisMissingError as error:
+        raise UpError(str(error)) from error
     folder = redis_server.data_folder()
     try:
         server = redis_server.private_server(binary, folder)

@@ -57,8 +57,8 @@ def up(
     found = resolve(model)
     # Only now: these bring gRPC and Redis, which `--help` and the error paths above do without.
     from paceline.addresses import AddressError, parse_host
-    from paceline.cli.serving import UpFailed, UpOptions, serve
-    from paceline.local.plan import NotOurHost, PortTaken, choose_addresses
+    from paceline.cli.serving import UpError, UpOptions, serve
+    from paceline.local.plan import NotOurHostError, PortTakenError, choose_addresses
 
     try:
         addresses = choose_addresses(
@@ -68,15 +68,15 @@ def up(
             verifiers=verifiers,
             drafters=drafters,
         )
-    except PortTaken as error:
+    except PortTakenError as error:
         flag = "--port" if error.port == port else "--grpc-port"
         fail(f"{error}: choose another with {flag}, or 0 for any free one")
-    except (AddressError, NotOurHost) as error:
+    except (AddressError, NotOurHostError) as error:
         fail(f"--host: {error}")
     try:
         status = serve(
             UpOptions(found, addresses, redis or redis_url(), logs=logs, once=once, demonstrate=demo)
         )
-    except UpFailed as error:
+    except UpError as error:
         fail(str(error))
     raise typer.Exit(status)

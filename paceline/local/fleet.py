@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from paceline.local.process import LocalProcess, Service, ServiceDied
+from paceline.local.process import LocalProcess, Service, ServiceDiedError
 
 _GRACE_S = 8.0
 
@@ -84,13 +84,13 @@ class LocalFleet:
         }
 
     async def start(self) -> None:
-        """Start every service and wait until each is ready. Raises `ServiceDied`."""
+        """Start every service and wait until each is ready. Raises `ServiceDiedError`."""
         self._logs.mkdir(parents=True, exist_ok=True)
         for wave in self._waves:
             await _all_or_first_error([self._start(kept) for kept in wave])
 
     async def keep(self) -> None:
-        """Restart what ends, for ever. Raises `ServiceDied` when one service keeps ending."""
+        """Restart what ends, for ever. Raises `ServiceDiedError` when one service keeps ending."""
         await _all_or_first_error([self._keep(kept) for kept in self._all()])
 
     async def stop(self) -> None:
@@ -122,7 +122,7 @@ class LocalFleet:
             kept.process = await starting
         try:
             await kept.process.until_ready()
-        except ServiceDied:
+        except ServiceDiedError:
             self._on_change(name, ServiceState.FAILED)
             raise
         self._on_change(name, ServiceState.READY, f"{time.monotonic() - kept.started:.1f} s")
@@ -137,13 +137,13 @@ class LocalFleet:
             while True:
                 if failures > self._policy.attempts:
                     self._on_change(kept.service.name, ServiceState.FAILED, last)
-                    raise ServiceDied(f"{kept.service.name} keeps ending; giving up\n{last}")
+                    raise ServiceDiedError(f"{kept.service.name} keeps ending; giving up\n{last}")
                 self._on_change(kept.service.name, ServiceState.RESTARTING, last)
                 await asyncio.sleep(self._policy.delay(failures))
                 try:
                     await self._start(kept)
                     break
-                except ServiceDied as error:
+                except ServiceDiedError as error:
                     last = str(error)
                     await kept.process.stop(grace_s=0)
                     failures += 1

@@ -45,7 +45,7 @@ class Addresses:
         return join_address(reachable(self.host), self.grpc_port)
 
 
-class PortTaken(Exception):
+class PortTakenError(Exception):
     """Another program listens on a port that was asked for."""
 
     def __init__(self, port: int) -> None:
@@ -53,14 +53,14 @@ class PortTaken(Exception):
         self.port = port
 
 
-class NotOurHost(Exception):
+class NotOurHostError(Exception):
     """The host asked for is not an address of this machine."""
 
 
 def choose_addresses(
     *, http_port: int, grpc_port: int, verifiers: int, drafters: int, host: str = HOST
 ) -> Addresses:
-    """Free ports for everything; 0 takes a free one. Raises `PortTaken` and `NotOurHost`.
+    """Free ports for everything; 0 takes a free one. Raises `PortTakenError` and `NotOurHostError`.
 
     They are free now; a service that finds its port taken a moment later ends and says so. Where `host`
     is a loopback address, verifiers and drafters listen there, too.
@@ -137,7 +137,7 @@ def _bound(host: str, port: int) -> socket.socket:
         # As servers do: a port whose old connections are still closing counts as free.
         return _bound_to(host, port, reuse=True)
     for candidate in random.sample(_FREE_PORTS, 100):
-        with suppress(PortTaken):
+        with suppress(PortTakenError):
             return _bound_to(host, candidate, reuse=False)
     return _bound_to(host, 0, reuse=False)
 
@@ -146,7 +146,7 @@ def _bound_to(host: str, port: int, *, reuse: bool) -> socket.socket:
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise NotOurHost(f"{host}: {error.strerror}") from None
+        raise NotOurHostError(f"{host}: {error.strerror}") from None
     held = socket.socket(family, kind)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     try:
@@ -154,6 +154,6 @@ def _bound_to(host: str, port: int, *, reuse: bool) -> socket.socket:
     except (OSError, OverflowError) as error:
         held.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
-            raise NotOurHost(f"{host} is no address of this machine") from None
-        raise PortTaken(port) from None
+            raise NotOurHostError(f"{host} is no address of this machine") from None
+        raise PortTakenError(port) from None
     return held

@@ -27,7 +27,7 @@ class Service:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-class ServiceDied(Exception):
+class ServiceDiedError(Exception):
     """A service ended, or did not become ready in time; the message holds the end of its log."""
 
 
@@ -68,20 +68,20 @@ class LocalProcess:
         return await self._process.wait()
 
     async def until_ready(self) -> None:
-        """Return when it is ready. Raises `ServiceDied` when it ends first or takes too long."""
+        """Return when it is ready. Raises `ServiceDiedError` when it ends first or takes too long."""
         name = self.service.name
         try:
             async with asyncio.timeout(self.service.start_timeout_s):
                 while not await self.service.ready():
                     if not self.running:
-                        raise ServiceDied(self.obituary())
+                        raise ServiceDiedError(self.obituary())
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise ServiceDied(
+            raise ServiceDiedError(
                 f"{name} is not ready after {self.service.start_timeout_s:g} s\n{self.last_words()}"
             ) from None
         if not self.running:  # something else answered at its address
-            raise ServiceDied(self.obituary())
+            raise ServiceDiedError(self.obituary())
 
     def obituary(self) -> str:
         """How the process ended, and the last lines of its log."""

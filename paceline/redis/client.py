@@ -31,11 +31,11 @@ _FAILURES = (RedisError, RedisClusterException, OSError)
 Argument = str | int | float | bytes
 
 
-class RedisUnavailable(Exception):
+class RedisUnavailableError(Exception):
     """No server answered in time, or it cannot work now. Whether the script ran is not known."""
 
 
-class BadValue(Exception):
+class BadValueError(Exception):
     """A value under a call's keys is not ours: it has a wrong type, or is no number where one must be.
 
     It concerns that call alone: the server is there, and nothing was changed before the script found it.
@@ -84,24 +84,24 @@ class RedisClient:
         self._unanswering: str | None = None
 
     async def run(self, script: Script, keys: Sequence[str], *args: Argument) -> Any:
-        """The script's reply. Raises `RedisUnavailable` or `BadValue`.
+        """The script's reply. Raises `RedisUnavailableError` or `BadValueError`.
 
         A script whose reply is lost runs again, so it must be idempotent or its caller must tolerate that.
         """
         (reply,) = await self.run_each(script, [Call(keys, args)])
-        if isinstance(reply, RedisUnavailable | BadValue):
+        if isinstance(reply, RedisUnavailableError | BadValueError):
             raise reply
         return reply
 
     async def run_each(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Each call's reply, or the exception that `run` would raise; one round trip a server."""
-        replies: list[Any] = [RedisUnavailable("it took too long")] * len(calls)
+        replies: list[Any] = [RedisUnavailableError("it took too long")] * len(calls)
         todo = list(range(len(calls)))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_seconds), self._under_way:
                 for _ in range(_ATTEMPTS):
                     await self._attempt(script, calls, todo, replies)
-                    todo = [place for place in todo if isinstance(replies[place], RedisUnavailable)]
+                    todo = [place for place in todo if isinstance(replies[place], RedisUnavailableError)]
                     if not todo:
                         return replies
                     self._suspect = True
@@ -109,7 +109,7 @@ class RedisClient:
         return replies
 
     async def ping(self) -> None:
-        """Raise `RedisUnavailable` unless a script can write; of a cluster's servers one is asked."""
+        """Raise `RedisUnavailableError` unless a script can write; of a cluster's servers one is asked."""
         await self.run(_PING, ["paceline:{ping}"])
 
     async def close(self) -> None:
@@ -130,7 +130,7 @@ class RedisClient:
             shares = await self._shares(calls, todo)
         except _FAILURES as error:
             for place in todo:
-                replies[place] = RedisUnavailable(str(error))
+                replies[place] = RedisUnavailableError(str(error))
             return
         await asyncio.gather(
             *(self._run_share(script, calls, server, share, replies) for server, share in shares.items())
@@ -185,8 +185,8 @@ class RedisClient:
             return await pipeline.execute(raise_on_error=False)
 
 
-def _failure(error: Exception) -> RedisUnavailable | BadValue:
+def _failure(error: Exception) -> RedisUnavailableError | BadValueError:
     """The exception for an error reply: the server's own fault, or that of values under the call's keys."""
     text = str(error)
     of_values = isinstance(error, ResponseError) and _BAD_VALUE.search(text)
-    return BadValue(text) if of_values else RedisUnavailable(text)
+    return BadValueError(text) if of_values else RedisUnavailableError(text)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.redis.client import Argument, BadValue, Call, RedisClient, RedisUnavailable, Script
+from paceline.redis.client import Argument, BadValueError, Call, RedisClient, RedisUnavailableError, Script
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
 from paceline.store.base import (
@@ -117,7 +117,7 @@ class RedisStore:
         """See `SessionStore.ping`."""
         try:
             await self._client.ping()
-        except (RedisUnavailable, BadValue) as error:
+        except (RedisUnavailableError, BadValueError) as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class RedisStore:
     async def _run(self, script: Script, session_id: str, *args: Argument) -> Any:
         try:
             reply = await self._client.run(script, _keys(session_id), self._ttl, *args)
-        except (RedisUnavailable, BadValue) as error:
+        except (RedisUnavailableError, BadValueError) as error:
             raise _failure(session_id, error) from error
         refusal = _refusal(session_id, reply)
         if refusal is not None:
@@ -137,7 +137,7 @@ class RedisStore:
 
 def _failure(session_id: str, error: Exception) -> StoreError:
     """What kept a script from its work: a record that is none is as good as lost."""
-    if isinstance(error, BadValue):
+    if isinstance(error, BadValueError):
         return UnknownSessionError(f"session {session_id}: what is recorded is no session")
     return _unavailable(error)
 
@@ -185,7 +185,7 @@ def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRec
             finish_reason=FinishReason(reason) if reason else None,
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise _failure(session_id, BadValue()) from error
+        raise _failure(session_id, BadValueError()) from error
 
 
 def _sampling_to_json(sampling: SamplingParams) -> str:

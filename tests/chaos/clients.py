@@ -30,7 +30,7 @@ class Face(StrEnum):
     HTTP = "http"
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A stream over HTTP that has ended without its session's end."""
 
 
@@ -82,7 +82,7 @@ async def over_grpc(
 async def over_http(
     addresses: Sequence[str], asked: Generation, timeout_seconds: float
 ) -> AsyncIterator[Event]:
-    """One completion by server-sent events, resumed with the last event's id. Raises `Failed`."""
+    """One completion by server-sent events, resumed with the last event's id. Raises `FailedError`."""
     stream = _Stream(asked)
     async with asyncio.timeout(timeout_seconds), httpx.AsyncClient(timeout=_SILENCE_SECONDS) as client:
         for number in range(10_000):
@@ -106,22 +106,22 @@ class _Stream:
         self._broken_at: float | None = None
 
     def broke(self, why: str) -> None:
-        """Note that a request has failed. Raises `Failed` where that has gone on for too long."""
+        """Note that a request has failed. Raises `FailedError` where that has gone on for too long."""
         now = time.monotonic()
         if self._broken_at is None:
             self._broken_at = now
         if now - self._broken_at > _RESUME_SECONDS:
-            raise Failed(why)
+            raise FailedError(why)
 
     async def events(self, client: httpx.AsyncClient, address: str) -> AsyncIterator[Event]:
-        """What one request tells. Raises `Failed`, or `TransportError` where it is worth another request."""
+        """What one request tells. Raises `FailedError`, or `TransportError` where another may help."""
         request = self._request(client, address)
         response = await client.send(request, stream=True)
         try:
             if response.status_code in (502, 503, 504):
                 raise httpx.ReadError(f"status {response.status_code}: {(await response.aread()).decode()}")
             if response.status_code != 200:
-                raise Failed(f"status {response.status_code}: {(await response.aread()).decode()}")
+                raise FailedError(f"status {response.status_code}: {(await response.aread()).decode()}")
             mark = ""
             async for line in response.aiter_lines():
                 name, _, value = line.partition(": ")
@@ -162,7 +162,7 @@ class _Stream:
             code = body["error"]["code"]
             if code in ("unavailable", "internal_error"):
                 raise httpx.ReadError(str(body))
-            raise Failed(str(body))
+            raise FailedError(str(body))
         events: list[Event] = []
         session_id, position = mark.split(":")[0], int(mark.split(":")[1])
         self._broken_at = None

@@ -11,7 +11,7 @@ from random import Random
 
 from paceline.client import GatewayError, Generation
 from paceline.session import FinishReason
-from tests.chaos.clients import Face, Failed, Finished, Heard, Started, over_grpc, over_http
+from tests.chaos.clients import Face, FailedError, Finished, Heard, Started, over_grpc, over_http
 from tests.chaos.faults import Stage
 
 CLIENTS = 16
@@ -176,7 +176,7 @@ class Load:
             await reading
         except GatewayError as error:
             session.error = f"{error.code.name}: {error}"
-        except Failed as error:
+        except FailedError as error:
             session.error = str(error)
         session.ended_at = time.monotonic()
         self.running.discard(session)

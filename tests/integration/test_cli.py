@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from paceline import __version__
-from paceline.net.rpc import Refused
+from paceline.net.rpc import RefusedError
 from tests.scripted_gateway import scripted_gateway
 
 
@@ -153,7 +153,7 @@ async def test_generate_says_what_is_wrong() -> None:
         bad = await paceline("generate", "-", "--gateway", address, stdin=b"\xff")
         assert bad.status == 1
         assert bad.err.startswith("error: standard input is not UTF-8 text")
-        gateway.refusal = Refused(grpc.StatusCode.NOT_FOUND, "no model x")
+        gateway.refusal = RefusedError(grpc.StatusCode.NOT_FOUND, "no model x")
         ran = await paceline("generate", "hello", "--gateway", address)
         assert (ran.status, ran.err) == (1, "error: no model x (NOT_FOUND)\n")
         gateway.refusal, gateway.finishes = None, False

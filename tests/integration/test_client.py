@@ -16,7 +16,7 @@ from paceline.client import (
     Started,
     SyncGatewayClient,
 )
-from paceline.net.rpc import Refused
+from paceline.net.rpc import RefusedError
 from paceline.session import FinishReason, Receipt
 from tests.scripted_gateway import scripted_gateway
 
@@ -68,7 +68,7 @@ async def test_what_is_not_given_is_not_sent() -> None:
 
 async def test_a_refusal_carries_its_code_and_words() -> None:
     async with scripted_gateway() as (gateway, address), GatewayClient(address) as client:
-        gateway.refusal = Refused(grpc.StatusCode.UNAVAILABLE, "no verifier serves this model")
+        gateway.refusal = RefusedError(grpc.StatusCode.UNAVAILABLE, "no verifier serves this model")
         with pytest.raises(GatewayError, match="no verifier serves this model") as caught:
             await anext(client.generate(Generation.ask("hello")))
         assert not isinstance(caught.value, GatewayUnreachableError)

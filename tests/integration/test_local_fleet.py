@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paceline.local.fleet import LocalFleet, RestartPolicy, ServiceState
-from paceline.local.process import Service, ServiceDied
+from paceline.local.process import Service, ServiceDiedError
 from tests.waiting import wait_until
 
 FAST = RestartPolicy(attempts=3, first_delay_s=0.01, max_delay_s=0.02)
@@ -69,7 +69,7 @@ async def test_waves_start_in_order_and_stop_in_reverse(here: Fixture) -> None:
 async def test_a_service_that_ends_at_the_start_fails_it_with_its_last_words(here: Fixture) -> None:
     bad = here.service("bad", "print('no such model', file=sys.stderr); sys.exit(3)")
     fleet = here.fleet([here.service("good"), bad])
-    with pytest.raises(ServiceDied, match=r"bad ended with status 3\nno such model\nlog: .*bad\.log"):
+    with pytest.raises(ServiceDiedError, match=r"bad ended with status 3\nno such model\nlog: .*bad\.log"):
         await fleet.start()
     await fleet.stop()
     assert fleet.pids == {}
@@ -77,7 +77,7 @@ async def test_a_service_that_ends_at_the_start_fails_it_with_its_last_words(her
 
 async def test_a_service_that_never_gets_ready_fails_the_start(here: Fixture) -> None:
     fleet = here.fleet([here.service("slow", "time.sleep(600)", timeout_s=0.3)])
-    with pytest.raises(ServiceDied, match=r"slow is not ready after 0\.3 s"):
+    with pytest.raises(ServiceDiedError, match=r"slow is not ready after 0\.3 s"):
         await fleet.start()
     await fleet.stop()
     assert fleet.pids == {}
@@ -107,7 +107,7 @@ async def test_a_service_that_keeps_ending_ends_the_fleet(here: Fixture) -> None
     fleet = here.fleet([sick])
     await fleet.start()
     os.kill(fleet.pids["sick"], signal.SIGKILL)
-    with pytest.raises(ServiceDied, match="sick keeps ending; giving up\nsick ended with status 7"):
+    with pytest.raises(ServiceDiedError, match="sick keeps ending; giving up\nsick ended with status 7"):
         await fleet.keep()
     await fleet.stop()
     assert here.said.count(("sick", ServiceState.RESTARTING)) == FAST.attempts

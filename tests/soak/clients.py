@@ -41,7 +41,7 @@ def _wishes() -> list[Wish]:
     ]
 
 
-class Wrong(AssertionError):
+class WrongError(AssertionError):
     """A client was served otherwise than it should be."""
 
 
@@ -87,7 +87,7 @@ class Clients:
                 await self._manners[name][1](self._random.choice(self._wishes))
                 self.served[name] += 1
             except (
-                Wrong,
+                WrongError,
                 GatewayError,
                 httpx.HTTPError,
                 grpc.aio.AioRpcError,
@@ -119,7 +119,7 @@ class Clients:
         """The text is the same however it was asked for."""
         self.tokens += tokens
         if self._texts.setdefault(wish, text) != text:
-            raise Wrong(f"{wish}: {text!r} is not {self._texts[wish]!r}")
+            raise WrongError(f"{wish}: {text!r} is not {self._texts[wish]!r}")
 
     async def _whole(self, wish: Wish) -> None:
         answer = (await self._http.post("/v1/completions", json=self._body(wish))).raise_for_status().json()
@@ -138,7 +138,7 @@ class Clients:
                     text += "".join(choice["text"] for choice in piece["choices"])
                     tokens = (piece.get("usage") or {}).get("completion_tokens", tokens)
         if not ended:
-            raise Wrong("a stream without an end")
+            raise WrongError("a stream without an end")
         self._read(wish, text, tokens)
 
     async def _generated(self, wish: Wish) -> None:
@@ -172,7 +172,7 @@ class Clients:
         bodies = (b"{", b"[1]", json.dumps(self._body(wish, top_p=7)).encode(), self._random.randbytes(99))
         answer = await self._http.post("/v1/completions", content=self._random.choice(bodies))
         if answer.status_code != 400:
-            raise Wrong(f"nonsense was answered with {answer.status_code}")
+            raise WrongError(f"nonsense was answered with {answer.status_code}")
 
     async def _nonsense_in_grpc(self, wish: Wish) -> None:
         wrong = self._random.choice(
@@ -185,7 +185,7 @@ class Clients:
             if error.code is grpc.StatusCode.INVALID_ARGUMENT:
                 return
             raise
-        raise Wrong("nonsense was served")
+        raise WrongError("nonsense was served")
 
     async def _nonsense_of_a_drafter(self, wish: Wish) -> None:
         # Each time on another connection: a drafter of that kind is soon put aside.

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bench.arms import TransformersArm
-from bench.system import BenchFailed
+from bench.system import BenchError
 
 # Answers the second of two questions first, then ends.
 SCRIPT = """
@@ -29,8 +29,8 @@ async def test_answers_go_to_whoever_asked_and_none_is_waited_for_in_vain() -> N
     await loaded
     samples = await asyncio.gather(arm.answer("a", 1), arm.answer("b", 1))
     assert [sample.text for sample in samples] == ["a", "b"]
-    with pytest.raises(BenchFailed, match="ended with status 0"):
+    with pytest.raises(BenchError, match="ended with status 0"):
         await arm.answer("c", 1)
     await reader
-    with pytest.raises(BenchFailed, match="ended with status 0"):
+    with pytest.raises(BenchError, match="ended with status 0"):
         await arm.answer("d", 1)

@@ -8,7 +8,7 @@ from rich.console import Console
 from bench.arms import ARMS, Sample
 from bench.dataset import Question
 from bench.decode import WARM_UP, Answered, report, table, take_turns
-from bench.system import BenchFailed
+from bench.system import BenchError
 from paceline.session import Receipt
 
 QUESTIONS = [Question(str(number), "qa", "qa", f"question {number}") for number in range(4)]
@@ -52,9 +52,9 @@ async def test_progress_counts_decodes() -> None:
 async def test_an_arm_that_fails_ends_the_run() -> None:
     class Broken:
         async def answer(self, prompt: str, max_tokens: int) -> Sample:
-            raise BenchFailed("no")
+            raise BenchError("no")
 
-    with pytest.raises(BenchFailed):
+    with pytest.raises(BenchError):
         await take_turns({"a": Broken()}, QUESTIONS, 5, quiet, pause_s=0)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench import plots
 from bench.steps import ROWS_OF_MANY, shapes
-from bench.system import BenchFailed
+from bench.system import BenchError
 
 ABOUT = {
     "config": {"model": "m", "dtype": "float32", "threads": 2},
@@ -17,7 +17,7 @@ ABOUT = {
 
 def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    with pytest.raises(BenchFailed, match=r"pip install 'paceline\[bench\]'"):
+    with pytest.raises(BenchError, match=r"pip install 'paceline\[bench\]'"):
         plots.require()
 
 

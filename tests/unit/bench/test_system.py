@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.system import BenchFailed, Plan, run
-from paceline.local.process import ServiceDied
+from bench.system import BenchError, Plan, run
+from paceline.local.process import ServiceDiedError
 from paceline.models.store import LocalModel
 
 
@@ -29,18 +29,18 @@ def test_run_makes_the_log_folder_and_returns_what_was_measured(plan: Plan) -> N
     assert plan.logs.is_dir()
 
 
-@pytest.mark.parametrize("error", [BenchFailed("why"), ServiceDied("why")])
+@pytest.mark.parametrize("error", [BenchError("why"), ServiceDiedError("why")])
 def test_run_says_why_it_failed_and_where_the_logs_are(plan: Plan, error: Exception) -> None:
-    with pytest.raises(BenchFailed, match=r"why\nlogs: .*logs"):
+    with pytest.raises(BenchError, match=r"why\nlogs: .*logs"):
         run(fail(error), plan)
 
 
 def test_run_finds_the_reason_in_a_group_of_tasks(plan: Plan) -> None:
     async def measurement() -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(fail(BenchFailed("inner")))
+            group.create_task(fail(BenchError("inner")))
 
-    with pytest.raises(BenchFailed, match="inner"):
+    with pytest.raises(BenchError, match="inner"):
         run(measurement(), plan)
 
 
@@ -54,7 +54,7 @@ def test_sigterm_stops_a_run(plan: Plan) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
 
-    with pytest.raises(BenchFailed, match="stopped"):
+    with pytest.raises(BenchError, match="stopped"):
         run(measurement(), plan)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from paceline.net.rpc import Refused
+from paceline.net.rpc import RefusedError
 from paceline.net.wire import WireError
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import session_pb2, verifier_pb2
@@ -52,7 +52,7 @@ def test_what_is_wrong_with_a_request_is_named(fields: dict[str, object], named:
 
 
 def test_another_model_is_refused() -> None:
-    with pytest.raises(Refused, match="serves 'm', not 'n'"):
+    with pytest.raises(RefusedError, match="serves 'm', not 'n'"):
         session_from_request(_request(model_id="n"), SERVED)
 
 
@@ -87,6 +87,6 @@ def test_tokens_and_pauses_keep_their_numbers() -> None:
     ],
 )
 def test_events_that_end_a_session_without_a_result_are_statuses(event: Event, code: grpc.StatusCode) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         response_for(event)
     assert refused.value.code is code

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from bench.peers.http import HttpArm
-from bench.system import BenchFailed
+from bench.system import BenchError
 
 EVENTS: list[dict[str, Any]] = [
     {"choices": [{"text": "Hel", "index": 0}], "usage": None},
@@ -57,7 +57,7 @@ async def test_sends_ids_and_takes_the_servers_own_count() -> None:
 )
 async def test_says_why_an_answer_is_none(response: Callable[[], httpx.Response], why: str) -> None:
     async with client(lambda request: response()) as peer:
-        with pytest.raises(BenchFailed, match=why):
+        with pytest.raises(BenchError, match=why):
             await HttpArm(peer, "m", {"hi": (1,)}).answer("hi", 7)
 
 
@@ -66,5 +66,5 @@ async def test_a_server_that_is_gone_ends_the_run() -> None:
         raise httpx.ConnectError("refused")
 
     async with client(gone) as peer:
-        with pytest.raises(BenchFailed, match="ConnectError: refused"):
+        with pytest.raises(BenchError, match="ConnectError: refused"):
             await HttpArm(peer, "m", {"hi": (1,)}).answer("hi", 7)

@@ -7,7 +7,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
 from bench.peers import LLAMA, LLAMA_BF16, VLLM, VLLM_NGRAM
-from bench.peers.catalog import Field, Missing, enter
+from bench.peers.catalog import Field, MissingError, enter
 from bench.peers.gguf import to_bfloat16
 from bench.peers.install import Environment, Peers
 from bench.system import Plan
@@ -50,7 +50,7 @@ def test_an_environment_is_old_when_its_file_has_changed(tmp_path: Path, name: s
 @pytest.mark.parametrize("name", [VLLM, VLLM_NGRAM, LLAMA, LLAMA_BF16])
 def test_what_is_not_installed_is_missing(tmp_path: Path, name: str) -> None:
     plan = Plan(LocalModel("m", tmp_path, "m"), [], 64, "float32", 1, None, tmp_path)
-    with pytest.raises(Missing, match="make peers"):
+    with pytest.raises(MissingError, match="make peers"):
         enter(name, Field(plan, Peers(tmp_path), 1, 128, {}), quiet)
 
 

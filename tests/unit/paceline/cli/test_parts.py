@@ -13,7 +13,7 @@ from paceline.cli.console import DRAFTED, OWN
 from paceline.cli.demo import Comparison, curl
 from paceline.cli.receipt import Measured, Recorder
 from paceline.client import Chunk, Finished, Started
-from paceline.local.plan import NotOurHost, PortTaken, choose_addresses
+from paceline.local.plan import NotOurHostError, PortTakenError, choose_addresses
 from paceline.session import FinishReason, Receipt
 
 STARTED = Started("s", "tiny", 3, 0)
@@ -94,7 +94,7 @@ def test_a_fleet_is_reached_where_its_gateway_listens(host: str, url: str, pod: 
 
 
 def test_a_host_of_another_machine_is_named() -> None:
-    with pytest.raises(NotOurHost, match=r"192\.0\.2\.1 is no address of this machine"):
+    with pytest.raises(NotOurHostError, match=r"192\.0\.2\.1 is no address of this machine"):
         choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0, host="192.0.2.1")
 
 
@@ -103,5 +103,5 @@ def test_a_taken_port_is_named() -> None:
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = held.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {port} is taken"):
+        with pytest.raises(PortTakenError, match=f"port {port} is taken"):
             choose_addresses(http_port=0, grpc_port=port, verifiers=1, drafters=0)

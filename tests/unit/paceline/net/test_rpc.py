@@ -17,16 +17,18 @@ from paceline.addresses import join_address
 from paceline.client import GatewayClient, GatewayError
 from paceline.net.handshake import HandshakeError
 from paceline.net.readiness import grpc_serving
-from paceline.net.rpc import Refused, RunningServer, channel, refusals, start_server
+from paceline.net.rpc import RefusedError, RunningServer, channel, refusals, start_server
 from paceline.net.wire import WireError
 from paceline.service.settings import SettingsError
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 
 SERVICE = "paceline.v1.GatewayService"
 ERRORS: dict[str, Exception] = {
-    "refused": Refused(grpc.StatusCode.NOT_FOUND, "no such model", field="model"),
-    "refused plainly": Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
-    "refused for now": Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", field="model", retry_after=2.5),
+    "refused": RefusedError(grpc.StatusCode.NOT_FOUND, "no such model", field="model"),
+    "refused plainly": RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+    "refused for now": RefusedError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "full", field="model", retry_after=2.5
+    ),
     "wire": WireError("sampling.top_p", "must be in (0, 1], got 2"),
     "handshake": HandshakeError("protocol version 9 is not spoken here"),
     "unexpected": RuntimeError("a secret of the inside"),
