@@ -97,14 +97,6 @@ class KVPool:
         for pool, new in ((self.keys, keys), (self.values, values)):
             pool[layer][self._place(pool, slots)] = new.to(self.dtype).contiguous().view(pool.dtype)
 
-    def key_rows(self) -> Tensor:
-        """All keys [layers, kv_heads, blocks, block_size, head_dim], a copy where they lie in pairs."""
-        return self.keys if self.keys.dtype == self.dtype else self.keys.contiguous().view(self.dtype)
-
-    def value_rows(self) -> Tensor:
-        """All values [layers, kv_heads, blocks, block_size, head_dim], a copy where they lie in pairs."""
-        return self.values if self.values.dim() == 5 else self.values.flatten(3, 4)
-
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots to other slots in every layer at once; nothing where both are the same."""
         moving = sources != targets

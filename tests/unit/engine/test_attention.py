@@ -16,6 +16,7 @@ from paceline.engine.cpu.tiles import matrix_unit
 from paceline.engine.cuda.attention import FlexAttention
 from paceline.engine.kv import KVLayout, KVPool
 from paceline.engine.rows import PlacedSegment, RaggedBatch, Segment, build_batch
+from tests.kv_rows import key_rows, value_rows
 from tests.spoiled import spoil
 
 BLOCK = 32
@@ -66,7 +67,7 @@ def _row_by_row(
     out = torch.zeros(batch.num_rows, *query.shape[::2], dtype=torch.float64)
     group = query.shape[0] // pool.kv_heads
     dim = query.shape[-1]
-    keys_at = pool.key_rows()
+    keys_at = key_rows(pool)
     for placed in batch.segments:
         for row in range(placed.segment.num_rows):
             seen = _seen(placed, row, rule.reach)
@@ -75,7 +76,7 @@ def _row_by_row(
             blocks, offsets = torch.tensor(placed.blocks)[places // BLOCK], places % BLOCK
             for head in range(query.shape[0]):
                 keys = keys_at[layer, head // group, blocks, offsets, :dim].double()
-                values = pool.value_rows()[layer, head // group, blocks, offsets, :dim].double()
+                values = value_rows(pool)[layer, head // group, blocks, offsets, :dim].double()
                 scores = keys @ query[head, placed.row + row].double() * rule.scale
                 if rule.softcap:
                     scores = rule.softcap * torch.tanh(scores / rule.softcap)

@@ -22,6 +22,7 @@ from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
+from tests.kv_rows import key_rows, value_rows
 from tests.spoiled import spoil
 
 # Length of each text; two of them cross the edge of a block, one of those by its prompt alone.
@@ -52,7 +53,7 @@ def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
     positions = torch.arange(session.num_computed)
     blocks = torch.tensor(session.blocks)[positions // BLOCK_SIZE]
     offsets = positions % BLOCK_SIZE
-    return pool.key_rows()[:, :, blocks, offsets], pool.value_rows()[:, :, blocks, offsets]
+    return key_rows(pool)[:, :, blocks, offsets], value_rows(pool)[:, :, blocks, offsets]
 
 
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:

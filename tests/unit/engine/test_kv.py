@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVLayout, KVPool
+from tests.kv_rows import key_rows, value_rows
 
 
 def _pool(layout: KVLayout = KVLayout.ROWS, *, blocks: int = 4, block_size: int = 4) -> KVPool:
@@ -30,10 +31,10 @@ def test_rows_are_read_back_from_their_slots(layout: KVLayout) -> None:
     keys, values = torch.randn(1, 3, 4).to(pool.dtype), torch.randn(1, 3, 4).to(pool.dtype)
     pool.write(1, torch.tensor([13, 2, 7]), keys, values)
     for row, slot in enumerate([13, 2, 7]):
-        assert torch.equal(pool.key_rows()[1, :, slot // 4, slot % 4], keys[:, row])
-        assert torch.equal(pool.value_rows()[1, :, slot // 4, slot % 4], values[:, row])
+        assert torch.equal(key_rows(pool)[1, :, slot // 4, slot % 4], keys[:, row])
+        assert torch.equal(value_rows(pool)[1, :, slot // 4, slot % 4], values[:, row])
     assert not pool.keys[0].any()
-    assert int(pool.value_rows().any(dim=-1).sum()) == 3
+    assert int(value_rows(pool).any(dim=-1).sum()) == 3
 
 
 def test_a_prepared_block_is_empty_or_a_copy() -> None:
@@ -61,7 +62,7 @@ def test_moves_happen_all_at_once_and_touch_nothing_else(data: st.DataObject, la
     for source, target in zip(sources, targets, strict=True):
         expected[target] = source
     for layer in range(2):
-        assert pool.key_rows()[layer, 0, :, :, 0].flatten().tolist() == [
+        assert key_rows(pool)[layer, 0, :, :, 0].flatten().tolist() == [
             number + 100 * layer for number in expected
         ]
-        assert (-pool.value_rows()[layer, 0, :, :, 0]).flatten().tolist() == expected
+        assert (-value_rows(pool)[layer, 0, :, :, 0]).flatten().tolist() == expected

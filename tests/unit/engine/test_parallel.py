@@ -16,6 +16,7 @@ from paceline.engine.model import load_weights
 from paceline.engine.parallel import Call, Ranks, engine_of, follow
 from paceline.engine.rows import Segment
 from paceline.sampling import SamplingParams
+from tests.kv_rows import key_rows, value_rows
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingParams(max_tokens=1)
@@ -51,8 +52,8 @@ def test_a_follower_ends_with_the_leaders_kv(tiny_model: Path) -> None:
     for block in (0, 2):
         written = slice(block * decoder.block_size, block * decoder.block_size + 4)
         for ours, theirs in (
-            (leader.pool.key_rows(), follower.pool.key_rows()),
-            (leader.pool.value_rows(), follower.pool.value_rows()),
+            (key_rows(leader.pool), key_rows(follower.pool)),
+            (value_rows(leader.pool), value_rows(follower.pool)),
         ):
             rows, same = (each.flatten(2, 3)[:, :, written] for each in (ours, theirs))
             assert rows.abs().sum() > 0
