@@ -33,5 +33,4 @@ class StaticDiscovery:
         self._addresses = addresses
 
     async def addresses(self) -> AsyncIterator[Addresses]:
-        """See `Discovery`."""
         yield self._addresses

@@ -24,7 +24,6 @@ class FallbackLedger:
         self._away = False
 
     async def admit(self, ask: Ask) -> Admission:
-        """See `Ledger.admit`."""
         if not self._away:
             try:
                 admission = await self._shared.admit(ask)
@@ -37,7 +36,6 @@ class FallbackLedger:
         return await self._own.admit(ask)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """See `Ledger.settle`."""
         await self._own.settle(settlements)
         try:
             await self._shared.settle(settlements)
@@ -49,7 +47,6 @@ class FallbackLedger:
             self._away = False
 
     async def close(self) -> None:
-        """See `Ledger.close`."""
         await self._shared.close()
 
     def _lose(self, error: LedgerUnavailableError) -> None:

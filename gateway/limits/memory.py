@@ -28,7 +28,6 @@ class MemoryLedger:
         self._counts: dict[str, _Counts] = {}
 
     async def admit(self, ask: Ask) -> Admission:
-        """See `Ledger.admit`."""
         now = self._clock()
         counts = [self._fresh(account, now) for account in ask.accounts]
         if all(ask.id in each.running for each in counts):
@@ -55,7 +54,6 @@ class MemoryLedger:
             _hold(account, self._fresh(account, now), ask, now)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """See `Ledger.settle`."""
         now = self._clock()
         for settlement in settlements:
             account = settlement.account

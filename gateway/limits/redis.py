@@ -40,11 +40,10 @@ class RedisLedger:
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = 1.0) -> None:
-        """`timeout_seconds` bounds every call. Raises `SettingsError` where `url` names no Redis."""
+        """`timeout_seconds` bounds each call. Raises `SettingsError` if `url` is no Redis URL."""
         self._client = RedisClient(url, timeout_seconds=timeout_seconds)
 
     async def admit(self, ask: Ask) -> Admission:
-        """See `Ledger.admit`."""
         keys = [key for account in ask.accounts for key in _keys(account)]
         args: list[Argument] = [ask.id, _LEASE_MS, ask.tokens, int(ask.behind)]
         for account in ask.accounts:
@@ -58,7 +57,6 @@ class RedisLedger:
         return _verdict(ask, reply)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """See `Ledger.settle`."""
         parts = [_parts(each) for each in settlements]
         # Runs that charge tokens come last, and together: if one before them fails, all are settled again.
         calls = [_call(part) for each in parts for part in each[:-1]]
@@ -76,7 +74,6 @@ class RedisLedger:
                 log.error("limits of one account were not settled", error=str(reply))
 
     async def close(self) -> None:
-        """See `Ledger.close`."""
         await self._client.close()
 
 

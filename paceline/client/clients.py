@@ -1,4 +1,4 @@
-"""The clients: one for asyncio, one that blocks."""
+"""The clients: one for asyncio, one blocking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from paceline.session import FinishReason
 from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 
 _UNARY_TIMEOUT_S = 5.0
-# Between two calls of one stream.
+# Pause between two calls of one stream.
 _AGAIN_S = 0.2
 
 
@@ -31,7 +31,7 @@ Options: TypeAlias = list[tuple[str, int | str]]
 
 
 class _Client(ABC, Generic[ChannelT]):
-    """What both have: a channel to each gateway, and the calls as they are made of one."""
+    """The base of both clients: a channel to each gateway, and its calls."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class _Client(ABC, Generic[ChannelT]):
         resume_s: float = 30.0,
         use_http_proxy: bool | None = None,
     ) -> None:
-        """`address`: host:port; several gateways, separated by commas, stand in for one another.
+        """`address`: host:port; of several gateways, separated by commas, any may serve a call.
 
         `credentials`: for gateways that speak TLS, such as `grpc.ssl_channel_credentials()`.
-        A stream that breaks is resumed behind what it has told, for `resume_s` seconds; 0 never resumes.
+        A stream that breaks is resumed where it broke, for `resume_s` seconds; 0 never resumes.
         `use_http_proxy`: whether to go through the proxy that `https_proxy` or `http_proxy` of the
         environment names; None goes through it except to this machine.
         """
@@ -57,7 +57,7 @@ class _Client(ABC, Generic[ChannelT]):
             for each in map(str.strip, address.split(","))
         ]
         self._stubs = [gateway_pb2_grpc.GatewayServiceStub(channel) for channel in self._channels]
-        # The one to begin with.
+        # The gateway to try first.
         self._gateway = 0
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Client(ABC, Generic[ChannelT]):
 
 
 class GatewayClient(_Client[grpc.aio.Channel]):
-    """Async client. All of it raises `GatewayError`. Use as `async with GatewayClient("host:port")`."""
+    """Async client. Its methods raise `GatewayError`. Use as `async with GatewayClient("host:port")`."""
 
     @staticmethod
     def _connect(
@@ -117,7 +117,7 @@ class GatewayClient(_Client[grpc.aio.Channel]):
             await asyncio.sleep(_AGAIN_S)
 
     async def cancel(self, session_id: str) -> FinishReason:
-        """End a session wherever it runs; gives why it has ended."""
+        """End a session wherever it runs; returns why it ended."""
         try:
             response = await self._cancel(session_id)
         except grpc.aio.AioRpcError as error:
@@ -172,7 +172,7 @@ class SyncGatewayClient(_Client[grpc.Channel]):
             time.sleep(_AGAIN_S)
 
     def cancel(self, session_id: str) -> FinishReason:
-        """End a session wherever it runs; gives why it has ended."""
+        """End a session wherever it runs; returns why it ended."""
         try:
             response = self._cancel(session_id)
         except grpc.RpcError as error:

@@ -1,11 +1,11 @@
-"""How a call of a gateway fails."""
+"""The errors of calls to a gateway."""
 
 from __future__ import annotations
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-# How grpc's core words a failed connection; a gateway's own UNAVAILABLE says something else.
+# How gRPC's core words a failed connection, as opposed to a gateway's own UNAVAILABLE.
 _NOT_CONNECTED = ("failed to connect", "errors resolving")
 _NOT_TRUSTED = ("handshake failed", "verification check failed")
 
@@ -27,7 +27,7 @@ class GatewayUnreachableError(GatewayError):
 
 
 def code_of(error: grpc.RpcError) -> grpc.StatusCode:
-    """The status that a call ended with."""
+    """The status of an ended call."""
     code: grpc.StatusCode = error.code()
     return code
 

@@ -1,4 +1,4 @@
-"""What a client is told of a generation."""
+"""The events of a generation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Chunk:
     position: int
     token_ids: tuple[int, ...]
     accepted: int
-    # Whether the session store has them. If not and their verifier dies, the same tokens are drawn again.
+    # Whether a durable store has the tokens. If not and their verifier dies, they are drawn again, the same.
     durable: bool = True
 
 

@@ -1,4 +1,4 @@
-"""One generation's stream, over as many calls as it takes."""
+"""One generation's stream, over several calls if it breaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paceline.v1 import gateway_pb2, gateway_pb2_grpc
 
 Metadata = tuple[tuple[str, str], ...]
 
-# Statuses that end a stream when its gateway, or the connection to it, is gone.
+# Statuses of a stream whose gateway, or connection to it, is gone.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 # A gateway that is back is asked again at most a second later: `rpc.CONNECTION_OPTIONS`, and some jitter.
 _NOTICED_S = 1.5
@@ -22,7 +22,7 @@ _CANNOT_RESUME = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class Stream:
-    """How much of a generation has been received, and the call that gives the rest."""
+    """What was received of a generation, and the call that gives the rest."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Stream:
         first: int,
         metadata: Metadata,
     ) -> None:
-        # Its own: other streams of the client may have gone on to another gateway.
+        # Per stream: other streams of the client may use another gateway.
         self.gateway = first
         self._gateways = gateways
         self._metadata = metadata
@@ -49,7 +49,7 @@ class Stream:
         self._broken_at = 0.0
 
     def call(self, stub: gateway_pb2_grpc.GatewayServiceStub) -> Any:
-        """The next call: the generation's own, or one that goes on behind what has been told."""
+        """The next call: the generation's first, or one that resumes it."""
         timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         if self._started is None:
             return stub.Generate(self._request, timeout=timeout, metadata=self._metadata)
@@ -59,7 +59,7 @@ class Stream:
         return stub.Resume(rest, timeout=timeout, metadata=self._metadata)
 
     def take(self, response: gateway_pb2.GenerateResponse) -> Event | None:
-        """The event in a response; None where a resumed stream says again that it has started."""
+        """The event in a response; None if a resumed stream repeats that it has started."""
         event = event_from_proto(response)
         if isinstance(event, Started):
             again, self._started = self._started is not None, event
@@ -71,7 +71,7 @@ class Stream:
         return event
 
     def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:
-        """The error to raise, or None where the next gateway is worth a try."""
+        """The error to raise, or None if the next gateway should be tried."""
         self.gateway = (self.gateway + 1) % self._gateways
         now, code = time.monotonic(), code_of(error)
         if self._deadline is not None and now >= self._deadline:
@@ -87,6 +87,6 @@ class Stream:
         if self._broken is None:
             self._broken, self._broken_at = error, now
         if code not in _BROKEN:
-            # Why the stream broke says more than that this gateway cannot resume it.
+            # The reason why the stream broke is more useful than that it cannot be resumed here.
             return self._broken if code in _CANNOT_RESUME else error
         return None if now - self._broken_at < self._resume_s else error

@@ -1,4 +1,4 @@
-"""Protos to plain values and back; every bound is checked on the way in."""
+"""Converts protos to plain values and back. Values from protos are checked against all bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAULTS = {
 
 
 class WireError(ValueError):
-    """A message breaks a bound; `field` names where, the text says how."""
+    """A message breaks a bound. `field` names the field, the text says how."""
 
     field: str | None
 
@@ -102,7 +102,7 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
 
 
 def tree_from_proto(message: tree_pb2.TokenTree) -> tuple[SessionKey, int, TokenTree]:
-    """Key, base length and tree as they came; whether the tree is sound is for `tree.check`."""
+    """Key, base length and tree, unchecked: see `tree.check`."""
     tree = TokenTree(tuple(message.token), tuple(message.parent), tuple(message.log_prob))
     return key_from_proto(message.key), message.base_length, tree
 

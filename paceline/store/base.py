@@ -1,4 +1,4 @@
-"""The contract of every store, the record it keeps, and how a call can fail."""
+"""The contract of all session stores, their record, and their errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BaseMismatchError(StoreError):
 
 
 class UnknownSessionError(StoreError):
-    """No such session is recorded (any more), or only as an earlier owner left it, or not as a session."""
+    """The session is not recorded (any more), or only under an earlier epoch, or its record is damaged."""
 
 
 class SessionExistsError(StoreError):
@@ -46,14 +46,14 @@ class SessionRecord:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     committed_ids: tuple[int, ...] = ()
-    # How its client is to be answered: a gateway's own words, opaque to everybody else.
+    # How its client is answered: JSON of the gateway, opaque to all others.
     reply: str = ""
     finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Ids that `key`'s owner commits at absolute length `base_length`; `finish` where they are the last."""
+    """Ids that `key`'s owner commits at absolute length `base_length`; `finish` if they are the last."""
 
     key: SessionKey
     base_length: int
@@ -62,17 +62,17 @@ class Append:
 
 
 class SessionStore(Protocol):
-    """Atomic steps on session records. Methods raise `StoreUnavailableError` when nobody answers."""
+    """Atomic steps on session records. Methods raise `StoreUnavailableError` if the store does not answer."""
 
     @property
     def durable(self) -> bool:
-        """Whether records outlive this process. Then other processes share them, verifiers among them."""
+        """Whether records outlive this process. If so, other processes share them, verifiers too."""
 
     async def create(self, record: SessionRecord) -> None:
-        """Record a new session; again changes nothing. Raises `SessionExistsError` for another of its id."""
+        """Record a new session. Idempotent. Raises `SessionExistsError` if its id has another record."""
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
-        """Commit to many sessions in one round trip, each by itself; what kept each from it, or None.
+        """Commit to many sessions in one round trip, each by itself. Returns each one's error, or None.
 
         Ids that stand there already are skipped, the rest is added: so it is idempotent, also when the
         owner has drawn more since a reply was lost. Errors are `FencedError` where the key does not own the
@@ -81,7 +81,7 @@ class SessionStore(Protocol):
         """
 
     async def restore(self, record: SessionRecord) -> None:
-        """Record a session as its owner knows it: the store has lost it, or never had it.
+        """Record a session as its owner knows it, after the store has lost it or never had it.
 
         Raises `FencedError` when a later owner's record is there.
         """
@@ -97,7 +97,7 @@ class SessionStore(Protocol):
         """The record, or None."""
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailableError` unless the store answers and can write."""
+        """Raises `StoreUnavailableError` unless the store answers and can write."""
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close connections."""

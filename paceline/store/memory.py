@@ -1,4 +1,4 @@
-"""Sessions in this process's memory: same contract as Redis, nothing survives the process."""
+"""Session records in this process's memory, with the same contract as Redis; they end with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_IDS = 2**20
 
 
 class MemoryStore:
-    """See `SessionStore`. The number of ids is bounded: records whose last write is longest ago go first."""
+    """See `SessionStore`. The number of ids is bounded: records with the oldest last write are dropped."""
 
     durable = False
 
@@ -36,7 +36,7 @@ class MemoryStore:
     ) -> None:
         """`ttl_seconds`: how long a record is kept after its last write. `max_ids`: of all records."""
         self._records: dict[str, SessionRecord] = {}
-        # When each was written last, the longest ago first.
+        # Time of each record's last write, oldest first.
         self._written: dict[str, float] = {}
         self._ids = 0
         self._ttl_seconds = ttl_seconds
@@ -44,14 +44,12 @@ class MemoryStore:
         self._clock = clock
 
     async def create(self, record: SessionRecord) -> None:
-        """See `SessionStore.create`."""
         known = self._get(record.key.session_id)
         if known is not None and known != record:
             raise SessionExistsError(f"session {record.key.session_id} exists")
         self._put(record)
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
-        """See `SessionStore.append`."""
         return [self._append(append) for append in appends]
 
     def _append(self, append: Append) -> StoreError | None:
@@ -77,7 +75,6 @@ class MemoryStore:
         return None
 
     async def restore(self, record: SessionRecord) -> None:
-        """See `SessionStore.restore`."""
         known = self._get(record.key.session_id)
         if known is not None and known.key.epoch > record.key.epoch:
             raise _fenced(record.key, known.key.epoch)
@@ -87,7 +84,6 @@ class MemoryStore:
             self._put(record)
 
     async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
-        """See `SessionStore.claim`."""
         record = self._known(key.session_id)
         if record.key.epoch >= key.epoch:
             raise _fenced(key, record.key.epoch)
@@ -96,14 +92,13 @@ class MemoryStore:
         return claimed
 
     async def get(self, session_id: str) -> SessionRecord | None:
-        """See `SessionStore.get`."""
         return self._get(session_id)
 
     async def ping(self) -> None:
         """Memory always answers."""
 
     async def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to close."""
 
     def _put(self, record: SessionRecord) -> None:
         self._forget(record.key.session_id)

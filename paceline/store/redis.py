@@ -1,4 +1,4 @@
-"""Sessions in Redis: one hash and one string of packed ids per session, every step one Lua script.
+"""Sessions in Redis: one hash and one string of packed ids per session. Each step is one Lua script.
 
 Keys of a session share the hash tag {session_id}, so they live in one slot of a Redis Cluster:
 `paceline:{id}:meta` (hash: epoch, model, sampling, reply, prompt, finish) and `paceline:{id}:ids`
@@ -32,7 +32,7 @@ from paceline.store.base import (
 _CREATE, _APPEND, _RESTORE = Script.named("create"), Script.named("append"), Script.named("restore")
 _CLAIM, _GET = Script.named("claim"), Script.named("get")
 _ID = np.dtype("<u4")
-# First word of the reply of a script that did nothing.
+# The first word of a script's reply if it changed nothing.
 _REFUSALS = {
     b"FENCED": FencedError,
     b"BASE": BaseMismatchError,
@@ -59,21 +59,19 @@ class RedisStore:
     durable = True
 
     def __init__(self, url: str, *, ttl_seconds: int, timeout_seconds: float = 2.0) -> None:
-        """`timeout_seconds` bounds every call. Raises `SettingsError` where `url` names no Redis."""
+        """`timeout_seconds` bounds each call. Raises `SettingsError` if `url` is no Redis URL."""
         self._client = RedisClient(url, timeout_seconds=timeout_seconds)
         self._ttl = ttl_seconds
 
     async def create(self, record: SessionRecord) -> None:
-        """See `SessionStore.create`."""
         try:
             await self._run(_CREATE, record.key.session_id, *_fields(record))
         except SessionExistsError:
-            # Its own, when the first reply was lost.
+            # It may be its own, if the reply to a first try was lost.
             if await self.get(record.key.session_id) != record:
                 raise
 
     async def append(self, appends: Sequence[Append]) -> list[StoreError | None]:
-        """See `SessionStore.append`."""
         calls = [
             Call(
                 _keys(append.key.session_id),
@@ -96,32 +94,27 @@ class RedisStore:
         ]
 
     async def restore(self, record: SessionRecord) -> None:
-        """See `SessionStore.restore`."""
         finish = str(record.finish_reason or "")
         await self._run(_RESTORE, record.key.session_id, *_fields(record), finish)
 
     async def claim(self, key: SessionKey, finish: FinishReason | None = None) -> SessionRecord:
-        """See `SessionStore.claim`."""
         own_word = secrets.token_hex(8)
         reply = await self._run(_CLAIM, key.session_id, key.epoch, own_word, str(finish or ""))
         return _record(key.session_id, reply)
 
     async def get(self, session_id: str) -> SessionRecord | None:
-        """See `SessionStore.get`."""
         try:
             return _record(session_id, await self._run(_GET, session_id))
         except UnknownSessionError:
             return None
 
     async def ping(self) -> None:
-        """See `SessionStore.ping`."""
         try:
             await self._client.ping()
         except (RedisUnavailableError, BadValueError) as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
-        """See `SessionStore.close`."""
         await self._client.close()
 
     async def _run(self, script: Script, session_id: str, *args: Argument) -> Any:
@@ -136,7 +129,7 @@ class RedisStore:
 
 
 def _failure(session_id: str, error: Exception) -> StoreError:
-    """What kept a script from its work: a record that is none is as good as lost."""
+    """The store's error for a failed script. A damaged record counts as lost."""
     if isinstance(error, BadValueError):
         return UnknownSessionError(f"session {session_id}: what is recorded is no session")
     return _unavailable(error)
@@ -147,7 +140,7 @@ def _unavailable(error: Exception) -> StoreUnavailableError:
 
 
 def _refusal(session_id: str, reply: Any) -> StoreError | None:
-    """What a script's reply says of why it did nothing."""
+    """The error in a script's reply; None if it succeeded."""
     if isinstance(reply, list) or reply == b"OK":
         return None
     word, _, rest = bytes(reply).partition(b" ")
@@ -155,7 +148,7 @@ def _refusal(session_id: str, reply: Any) -> StoreError | None:
 
 
 def _fields(record: SessionRecord) -> tuple[Argument, ...]:
-    """A record's part of a script's arguments, from the epoch on."""
+    """A record as arguments of a script, from the epoch on."""
     return (
         record.key.epoch,
         record.model_id,
