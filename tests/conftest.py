@@ -60,11 +60,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seconds: dict[tuple[str, str], float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
-            # Other entries are warnings and what was deselected.
-            for key, reason in getattr(report, "user_properties", ()):
+            # The other entries are warnings and the tests that were deselected.
+            if not isinstance(report, pytest.TestReport):
+                continue
+            for key, reason in report.user_properties:
                 if key == "long":
                     file = report.nodeid.partition("::")[0]
-                    seconds[file, reason] = seconds.get((file, reason), 0.0) + report.duration
+                    line = file, str(reason)
+                    seconds[line] = seconds.get(line, 0.0) + report.duration
     if seconds:
         terminalreporter.section("why these tests are long")
     for (file, reason), taken in seconds.items():
