@@ -28,7 +28,13 @@ ASKED = [
 def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
     flags = ("--drafter-id", NAME)
     with Pods(
-        tmp_path, tiny_model, redis_url, drafter_flags=flags, metrics=True, default_settings=True
+        tmp_path,
+        tiny_model,
+        redis_url,
+        drafter_flags=flags,
+        verifier_flags=("--threads", "2"),
+        metrics=True,
+        default_settings=True,
     ) as made:
         yield made.start()
 
