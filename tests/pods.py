@@ -187,6 +187,7 @@ class Pods:
         metrics: bool = False,
         api_key: str = "",
         default_settings: bool = False,
+        verifier_threads: int = 1,
         host: str = HOST,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -196,6 +197,8 @@ class Pods:
         `metrics`: each service serves them on the port that `metrics_ports` has for its name.
         `api_key`: one with the scope `status`, where `gateway_flags` demand keys.
         `default_settings`: gateways ask pods as seldom, and take bodies as large, as they do for users.
+        `verifier_threads`: 1 for tests that run side by side. With 2, as users have on two cores, the tiny
+        model's steps are slow enough for most trees to come in time; such a test is `serial`.
         `host`: an address of this machine that all listen on. `environment`: the pods', beside our own.
         """
         self._host = host
@@ -208,6 +211,7 @@ class Pods:
         self._gateway_flags = gateway_flags
         self._durability = durability
         self._ranks = ranks
+        self._verifier_threads = str(verifier_threads)
         self._api_key = api_key
         self._quick_flags = () if default_settings else ("--poll-seconds", "0.1", "--max-body-bytes", "65536")
         # All in one call, so that no two are the same: further gateways' ports, too.
@@ -350,7 +354,16 @@ class Pods:
             address,
             self.verifier_module,
             *("--port", _port(address), "--model", str(self.model), "--model-name", MODEL),
-            *("--dtype", "float32", "--device", "cpu", "--threads", "1", "--redis-url", self.redis_url),
+            *(
+                "--dtype",
+                "float32",
+                "--device",
+                "cpu",
+                "--threads",
+                self._verifier_threads,
+                "--redis-url",
+                self.redis_url,
+            ),
             *("--durability", self._durability, *self._verifier_flags),
             ranks=self._ranks,
         )

@@ -32,7 +32,7 @@ def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
         tiny_model,
         redis_url,
         drafter_flags=flags,
-        verifier_flags=("--threads", "2"),
+        verifier_threads=2,
         metrics=True,
         default_settings=True,
     ) as made:

@@ -12,14 +12,17 @@ from paceline.api_keys import api_key_hash, new_api_key
 from paceline.client import Finished, GatewayClient, Generation
 from tests.pods import Gateway, Pods
 
-# Trees that come too late for the tiny model's steps count for nothing.
+# What was learned shows in trees that come in time, and not beside other tests.
 pytestmark = pytest.mark.serial
 
 # More than a few of each: whether a tree comes in time is chance.
 FIRST, SECOND = "abcdefgh", "ijklmnop"
-ALICE, BOB, CAROL, WATCHER = (new_api_key() for _ in range(4))
+ALICE, BOB, CAROL, DAVE, ERIN, WATCHER = (new_api_key() for _ in range(6))
 ENTRIES = [
-    *({"id": name, "sha256": [api_key_hash(key)]} for name, key in (("a", ALICE), ("b", BOB), ("c", CAROL))),
+    *(
+        {"id": name, "sha256": [api_key_hash(key)]}
+        for name, key in (("a", ALICE), ("b", BOB), ("c", CAROL), ("d", DAVE), ("e", ERIN))
+    ),
     {"id": "watcher", "sha256": [api_key_hash(WATCHER)], "scopes": ["status"]},
 ]
 
@@ -35,6 +38,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, redis_url:
         redis_url,
         gateway_flags=("--api-keys-file", str(keys)),
         api_key=WATCHER,
+        verifier_threads=2,
     ) as pods:
         yield pods.start()
 
@@ -58,21 +62,20 @@ async def accepted(gateway: str, key: str, prompts: Sequence[str]) -> int:
 
 async def test_a_receipt_does_not_tell_what_another_key_has_asked(fleet: Pods) -> None:
     """The tiny model's sampled text follows no pattern: only who has seen it can guess it."""
-    theirs, nobodys = (
-        [f"the secret of {name}" for name in FIRST],
-        [f"the secret of {name}" for name in SECOND],
-    )
+    theirs = [f"the secret of {name}" for name in FIRST]
+    nobodys = [f"the secret of {name}" for name in SECOND]
     for _ in range(2):
         await accepted(fleet.grpc, ALICE, theirs)
     asked_by_another = await accepted(fleet.grpc, BOB, theirs)
-    asked_by_nobody = await accepted(fleet.grpc, BOB, nobodys)
+    # A key's first questions, as Bob's were: whoever has asked before is drafted for better.
+    asked_by_nobody = await accepted(fleet.grpc, DAVE, nobodys)
     asked_by_itself = await accepted(fleet.grpc, BOB, theirs)
-    assert asked_by_itself > 1.5 * max(asked_by_another, asked_by_nobody)
+    assert asked_by_itself > 2 * max(asked_by_another, asked_by_nobody)
 
 
 async def test_keys_learn_from_one_another_where_that_is_asked_for(fleet: Pods, sharing: Gateway) -> None:
     prompts = [f"what everybody asks about {name}" for name in FIRST]
     first = await accepted(sharing.grpc, ALICE, prompts)
     shared = await accepted(sharing.grpc, CAROL, prompts)
-    apart = await accepted(fleet.grpc, BOB, prompts)
-    assert shared > 1.5 * max(first, apart)
+    apart = await accepted(fleet.grpc, ERIN, prompts)
+    assert shared > 2 * max(first, apart)

@@ -81,9 +81,16 @@ def main(minutes: float, concurrency: int, seed: int, json_path: Path | None, fo
 def fleet(folder: Path, model: Path, redis_url: str) -> Pods:
     """One of each, with KV so small that it is soon all in use: a prefix cache keeps what it can."""
     expiring = ("--session-ttl-seconds", str(TTL_SECONDS))
-    # Two threads share the engine's work here; verifiers of other tests have one.
-    flags = (*expiring, "--kv-tokens", "16384", "--threads", "2")
-    return Pods(folder, model, redis_url, verifier_flags=flags, gateway_flags=expiring, metrics=True)
+    flags = (*expiring, "--kv-tokens", "16384")
+    return Pods(
+        folder,
+        model,
+        redis_url,
+        verifier_flags=flags,
+        gateway_flags=expiring,
+        metrics=True,
+        verifier_threads=2,
+    )
 
 
 if __name__ == "__main__":
