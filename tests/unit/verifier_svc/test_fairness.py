@@ -127,7 +127,8 @@ def test_after_a_rest_nobody_waits() -> None:
 
 async def test_who_goes_away_while_it_waits_holds_up_nobody() -> None:
     work = WorkBudget(share=10.0, burst=0.01)
-    await work.pay("d", 0.02)
+    # A debt of a second, so that all have to wait however slowly they come; and "other" comes behind them.
+    await work.pay("other", 10.0)
     waiting = [asyncio.create_task(work.pay("d", 100.0)) for _ in range(200)]
     await asyncio.sleep(0)
     for task in waiting:
