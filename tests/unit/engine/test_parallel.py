@@ -44,8 +44,11 @@ def test_a_follower_ends_with_the_leaders_kv(tiny_model: Path) -> None:
         leader.step(StepInput([SessionRows(tree, SAMPLING)], [BlockTask(0)]))
         leader.accept([(tree, (1,))])
         leader.step(StepInput([SessionRows(Segment([4], 4, (2,)), SAMPLING)], [BlockTask(2, source=0)]))
+        # In the slot that was moved from: whoever moved again would spoil the one that was moved to.
+        for position in (4, 5):
+            leader.step(StepInput([SessionRows(Segment([3], position, (0,)), SAMPLING)]))
         ranks.end()
-        assert len(ranks.calls) == 3, "one for each step, and the end"
+        assert len(ranks.calls) == 5, "one for each step, and the end"
         follower = Engine(decoder, 3)
         follow(ranks, follower)
     assert not ranks.calls
