@@ -45,7 +45,7 @@ def paths() -> frozenset[str]:
 
 
 @cache
-def tests() -> frozenset[str]:
+def names_of_tests() -> frozenset[str]:
     sources = (path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     return frozenset(name for source in sources for name in re.findall(r"def (test_\w+)\(", source))
 
@@ -90,7 +90,7 @@ def test_every_file_folder_and_test_that_is_named_exists(page: Path) -> None:
             if FILE.fullmatch(word) or (FOLDER.fullmatch(word) and "/" in word):
                 if not known:
                     missing.append((number, word))
-            elif TEST.fullmatch(word) and word not in tests():
+            elif TEST.fullmatch(word) and word not in names_of_tests():
                 missing.append((number, word))
     assert not missing
 
