@@ -63,6 +63,14 @@ class RedisServer:
             return told
         return {}
 
+    def replicated(self) -> None:
+        """Return once the replica has everything that was written until now.
+
+        WAIT would not tell: it asks for what its own connection has written.
+        """
+        written = self.info("replication")["master_repl_offset"]
+        self.until(lambda: self.info("replication")["slave0"]["offset"] >= written)
+
     def until(self, ready: Any) -> None:
         """Return once `ready()` is true; fail with the log where that takes too long."""
 
