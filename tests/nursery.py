@@ -7,6 +7,7 @@ only its imports are done. Nothing has been computed, and no thread and no chann
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -20,16 +21,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# What verifiers import.
-_MODULES = ("transformers.models.llama.modeling_llama", "verifier_svc.__main__")
+from paceline.models import unused
+
+# What services import, and what transformers imports for them only when it reads a model.
+_WITH_TORCH = ("transformers.models.llama.modeling_llama", "verifier_svc.service")
+_WITHOUT_TORCH = (
+    "gateway.service",
+    "drafter_svc.service",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.tokenization_utils_tokenizers",
+)
 
 
 class Nursery:
     """The process that forks, seen from the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, torch: bool) -> None:
+        """`torch`: for services that import it."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.nursery", *(["torch"] if torch else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self._exits: dict[int, int] = {}
         atexit.register(self._close)
@@ -82,9 +94,9 @@ class Nursery:
 
 
 @cache
-def nursery() -> Nursery:
-    """The one of this test run."""
-    return Nursery()
+def nursery(*, torch: bool) -> Nursery:
+    """The one of this test run for services that import torch, or for those that do not."""
+    return Nursery(torch=torch)
 
 
 class Forked:
@@ -173,8 +185,15 @@ def _serve(requests: BinaryIO) -> Mapping[str, Any] | None:
 
 
 def _main() -> None:
-    for module in _MODULES:
-        __import__(module)
+    # As the services do.
+    if "torch" in sys.argv:
+        modules, hidden = _WITH_TORCH, ("scipy", "torchao")
+    else:
+        modules, hidden = _WITHOUT_TORCH, ("torch",)
+    for package in hidden:
+        unused.hide(package)
+    for module in modules:
+        importlib.import_module(module)
     with open(0, "rb", buffering=0, closefd=False) as requests:
         asked = _serve(requests)
     if asked is not None:

@@ -33,6 +33,10 @@ from tests.nursery import Forked, nursery
 
 MODEL = "tiny"
 START_SECONDS = 240.0
+# Services that do not import torch; tests' verifiers have modules of their own.
+_WITHOUT_TORCH = ("gateway", "drafter_svc")
+# Channels to what may not listen yet: by itself gRPC tries again after a second.
+_EAGER = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
 
 
 class Pod:
@@ -59,7 +63,8 @@ class Pod:
         self._process: subprocess.Popen[bytes] | Forked
         if forked:
             _, _, module, *flags = command
-            self._process = nursery().start(module, flags, self.log, variables, group)
+            made = nursery(torch=module not in _WITHOUT_TORCH)
+            self._process = made.start(module, flags, self.log, variables, group)
             return
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -248,6 +253,9 @@ class Pods:
 
     def __exit__(self, *exc: object) -> None:
         for pod in reversed(self.pods.values()):
+            pod.resume()
+            pod.terminate()
+        for pod in self.pods.values():
             pod.stop()
 
     def start(self, *, drafters: bool = True) -> Self:
@@ -337,7 +345,7 @@ class Pods:
         return Gateway(http, address, self._api_key)
 
     def _channel(self, address: str) -> grpc.Channel:
-        return grpc.insecure_channel(address)
+        return grpc.insecure_channel(address, options=_EAGER)
 
     def _serving(self, address: str) -> bool:
         with self._channel(address) as channel:
@@ -384,8 +392,8 @@ class Pods:
             self.folder,
             group=self.groups.get(name),
             environment=self._environment,
-            # Others import little. Some variables are read only by what is imported.
-            forked=module == self.verifier_module and ranks == 1 and self._environment is None,
+            # Some variables are read only by what is imported.
+            forked=ranks == 1 and self._environment is None,
         )
 
 
