@@ -186,13 +186,10 @@ def _serve(requests: BinaryIO) -> Mapping[str, Any] | None:
 
 def _main() -> None:
     # As the services do.
-    if "torch" in sys.argv:
-        modules, hidden = _WITH_TORCH, ("scipy", "torchao")
-    else:
-        modules, hidden = _WITHOUT_TORCH, ("torch",)
-    for package in hidden:
+    torch = "torch" in sys.argv
+    for package in ("scipy", "torchao") if torch else ("torch",):
         unused.hide(package)
-    for module in modules:
+    for module in _WITH_TORCH if torch else _WITHOUT_TORCH:
         importlib.import_module(module)
     with open(0, "rb", buffering=0, closefd=False) as requests:
         asked = _serve(requests)
