@@ -12,7 +12,7 @@ TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),'torch>=2.9$(COMMA)<2.14',torch
 COMMA := ,
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
-PROTOS := $(wildcard protos/paceline/v1/*.proto)
+PROTOS := $(wildcard protos/paceline/*/*.proto)
 
 .PHONY: help setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check bench peers clean clean-kernels
 
@@ -67,14 +67,15 @@ format: setup  ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-protos: setup  ## Generate paceline/v1 from protos/
+protos: setup  ## Generate paceline/v1 and paceline/keda from protos/
 	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 protos-check: setup
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 		&& $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh --grpc_python_out=$$fresh $(PROTOS) \
 		&& diff -r -x __init__.py -x __pycache__ $$fresh/paceline/v1 paceline/v1 \
-		|| { echo "error: paceline/v1 is not what protos/ generates: run make protos"; exit 1; }
+		&& diff -r -x __init__.py -x __pycache__ $$fresh/paceline/keda paceline/keda \
+		|| { echo "error: paceline/v1 or paceline/keda is not what protos/ generates: run make protos"; exit 1; }
 
 bench: setup  ## Measure; ARGS="decode --dataset FILE" says what
 	@$(BIN)/paceline bench $(ARGS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from paceline.pools import DEFAULT_POOL, parse_pool
 from paceline.service.settings import ServiceSettings
 
 
@@ -20,6 +22,9 @@ class DrafterSettings(ServiceSettings):
         "",
         max_length=128,
         description="Stable name in logs and metrics; empty takes host name and process id.",
+    )
+    pool: Annotated[str, AfterValidator(parse_pool)] = Field(
+        DEFAULT_POOL, description="Name of the drafters that are like this one and are scaled with it."
     )
     method: str = Field("lookup+recycling", description="Sources of drafts, joined by +: lookup, recycling.")
     tables: Path | None = Field(

@@ -9,6 +9,7 @@ import grpc
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.load import Load
 from drafter_svc.methods.base import MethodFactory, Target
 from drafter_svc.rounds import Counters
 from drafter_svc.runner import Runner
@@ -34,6 +35,7 @@ class Links:
         factory: MethodFactory,
     ) -> None:
         self.counters = Counters()
+        self.load = Load()
         self.draining = False
         self._drafter_id = drafter_id
         self._settings = settings
@@ -123,6 +125,7 @@ class Links:
             self._factory.needs,
             self._runner_for,
             self.counters,
+            self.load,
         )
         task = asyncio.create_task(link.run(), name=f"draft stream to {address}")
         self._links[address] = link, task
@@ -138,5 +141,5 @@ class Links:
     def _runner_for(self, target: Target) -> Runner:
         known = self._runners.get(target)
         if known is None:
-            known = self._runners[target] = Runner(self._factory.create(target))
+            known = self._runners[target] = Runner(self._factory.create(target), self.load)
         return known

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import ParamSpec, TypeAlias
 
 from drafter_svc.hypothesis import Hypothesis, Lesson
+from drafter_svc.load import Load
 from drafter_svc.methods.base import Ask, Method
 from paceline.service import telemetry
 from paceline.tree import TokenTree
@@ -27,8 +28,10 @@ class Runner:
     the event loop. A method that computes has one thread, so its calls never overlap and keep their order.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, load: Load | None = None) -> None:
+        """`load`: where the method's time is counted."""
         self._method = method
+        self._load = load or Load()
         self._thread = ThreadPoolExecutor(1, f"method {method.name}") if method.computes else None
         # Session ids whose `observe` raised. Only touched where the method is called.
         self._faulty: set[str] = set()
@@ -108,7 +111,8 @@ class Runner:
     def _guarded(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether the call returned; an exception is logged."""
         try:
-            function(*args, **kwargs)
+            with self._load.working():
+                function(*args, **kwargs)
         except Exception:
             log.exception("drafting method failed", method=self._method.name)
             return False
@@ -118,7 +122,8 @@ class Runner:
         """The tree of each ask; None for sessions that the method raises for."""
         sound = [ask for ask in asks if ask.session.key.session_id not in self._faulty]
         try:
-            trees = self._method.draft(sound) if sound else []
+            with self._load.working():
+                trees = self._method.draft(sound) if sound else []
             drafted = dict(zip((ask.session.key.session_id for ask in sound), trees, strict=True))
         except Exception:
             if len(sound) > 1:

@@ -80,6 +80,9 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
             accepted_tokens=counters.accepted_tokens,
             verifiers=links.verifiers,
             draining=links.draining,
+            pool=self._settings.pool,
+            uptime_seconds=links.load.uptime_seconds,
+            busy_seconds=links.load.busy_seconds,
         )
 
 

@@ -13,6 +13,7 @@ import grpc
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.load import Load
 from drafter_svc.methods.base import Needs, Target
 from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
 from drafter_svc.runner import Runner
@@ -59,9 +60,11 @@ class VerifierLink:
         needs: Needs,
         runner_for: Callable[[Target], Runner],
         counters: Counters,
+        load: Load,
     ) -> None:
         self.address = address
         self.rounds = Rounds(counters)
+        self._load = load
         self._drafter_id = drafter_id
         self._settings = settings
         self._identity = identity
@@ -157,8 +160,11 @@ class VerifierLink:
         """Take verdicts in. Unless the method computes, nothing is awaited before their trees are written."""
         vocab_size = self.rounds.vocab_size or 0
         start = time.perf_counter()
-        verdicts = [wire.verdict_from_proto(verdict, vocab_size=vocab_size) for verdict in response.verdicts]
-        message = self._with_trees(self.rounds.verdicts(verdicts))
+        with self._load.working():
+            verdicts = [
+                wire.verdict_from_proto(verdict, vocab_size=vocab_size) for verdict in response.verdicts
+            ]
+            message = self._with_trees(self.rounds.verdicts(verdicts))
         if message:
             await self._send(message)
             if message.trees:

@@ -188,7 +188,13 @@ class Following:
 
     async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
         """Read the session's tokens from one verifier. Raises a `CallError` if the call fails."""
-        call = verifier_call.open_session(verifier, self._owned.record(), self._trace, self._deadline)
+        call = verifier_call.open_session(
+            verifier,
+            self._owned.record(),
+            self._trace,
+            self._deadline,
+            plain=not self._wanted.speculation,
+        )
         speculation = self._speculation(verifier)
         speculating: asyncio.Task[None] | None = None
         try:

@@ -40,9 +40,17 @@ CallError: TypeAlias = grpc.aio.AioRpcError | SilentError | FencedError
 
 
 def open_session(
-    verifier: Pod, record: SessionRecord, trace: Sequence[tuple[str, str]], deadline: float | None
+    verifier: Pod,
+    record: SessionRecord,
+    trace: Sequence[tuple[str, str]],
+    deadline: float | None,
+    *,
+    plain: bool = False,
 ) -> Call:
-    """Start a call that lets `verifier` run a session until `deadline` (on the monotonic clock)."""
+    """Start a call that lets `verifier` run a session until `deadline` (on the monotonic clock).
+
+    `plain`: no drafter will be attached.
+    """
     stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
     call: Call = stub.Open(
         verifier_pb2.OpenRequest(
@@ -52,6 +60,7 @@ def open_session(
             sampling=wire.sampling_to_proto(record.sampling),
             model_id=record.model_id,
             reply=record.reply,
+            plain=plain,
         ),
         metadata=tuple(trace),
         timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),

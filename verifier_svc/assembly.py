@@ -80,7 +80,7 @@ class Verifier:
         self.servicer = VerifierServicer(
             OpenRpc(self.served, self._steps, self.committer, self._delivery),
             DraftRpc(self.served, drafts, streams, standings),
-            StatusRpc(self.served, self._steps, streams, standings),
+            StatusRpc(self.served, self._steps, streams, standings, pool=settings.pool),
         )
 
     @asynccontextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from paceline.net.rpc import MAX_MESSAGE_BYTES
+from paceline.pools import DEFAULT_POOL, parse_pool
 from paceline.service.settings import StoreSettings
 
 # Most bytes on the wire of a token id, a node (token, parent, log_prob), a session's key with its frame.
@@ -26,6 +27,9 @@ class VerifierSettings(StoreSettings):
     port: int = Field(9000, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     model: str = Field(description="Folder or Hugging Face id of the target model.")
     model_name: str = Field("", description="Model name that clients ask for; empty takes the model's own.")
+    pool: Annotated[str, AfterValidator(parse_pool)] = Field(
+        DEFAULT_POOL, description="Name of the verifiers that are like this one and are scaled with it."
+    )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Its author then controls this process."
     )

@@ -36,9 +36,14 @@ class DraftControl:
             return 0
         return self.nodes_asked or self.budget.probe(session.steps, sessions=len(self._table))
 
+    def wants_tree(self, session: Session) -> bool:
+        """Whether a tree for the session's next step is expected to pay, whoever might draft it."""
+        return self.nodes_asked > 0 and session.max_draft_depth >= 1 and not session.plain
+
     def stepped(self, session: Session, *, nodes: int) -> None:
         """A step of the session is over; its drafter is asked for a tree of `nodes`, or for none if 0."""
         session.drafting.awaited_since = 0.0
+        session.drafting.wanted = self.wants_tree(session)
         if nodes:
             self._wait.asked(session)
 

@@ -26,6 +26,8 @@ class Drafting:
     tree_base: int = 0
     # Trees that have come since a step took one.
     trees_offered: int = 0
+    # Whether a tree for the next step is expected to pay.
+    wanted: bool = False
     # When the tree that is awaited now was asked for; 0 when none is.
     awaited_since: float = 0.0
     # When the last trees were asked for, by the length that they are to hang on.

@@ -122,6 +122,7 @@ def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel)
         sampling=sampling,
         length_limit=len(prompt) + sampling.max_tokens,
         opened_length=len(prompt) + len(committed),
+        plain=request.plain,
     )
 
 

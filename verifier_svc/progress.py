@@ -13,6 +13,7 @@ from verifier_svc.control import DraftControl
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.events import StepOutcome
 from verifier_svc.isolation import Computed, SessionFault
+from verifier_svc.load import Load
 from verifier_svc.scheduler import PlannedRows
 from verifier_svc.sessions import Session, SessionTable
 
@@ -49,6 +50,7 @@ class Progress:
         divergence: DivergenceCheck,
     ) -> None:
         self.totals = Totals()
+        self.load = Load()
         self._table = table
         self._allocator = allocator
         self._control = control
@@ -90,6 +92,8 @@ class Progress:
         self._divergence.stepped(session, base, accepted)
         session.steps += 1
         drafted = len(row.tree)
+        if session.drafting.wanted:
+            self.load.wanted(offered=row.offered)
         if drafted:
             self._control.budget.observe(session.drafting.stream_id, row.tree, decision.path)
             session.drafted_steps += 1

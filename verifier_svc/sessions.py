@@ -45,6 +45,8 @@ class Session:
     num_computed: int = 0
     finish_reason: FinishReason | None = None
     drafting: Drafting = field(default_factory=Drafting)
+    # Its client asked for plain decoding: no drafter is to be expected.
+    plain: bool = False
     # Steps since it was opened, and of these the ones with a tree.
     steps: int = 0
     drafted_steps: int = 0

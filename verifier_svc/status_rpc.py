@@ -6,10 +6,13 @@ import time
 
 import grpc
 
+from paceline.net.roles import Role, may_be
 from paceline.net.rpc import refusals
 from paceline.v1 import verifier_pb2
 from verifier_svc.drafters import DrafterStreams
 from verifier_svc.identity import ServedModel
+from verifier_svc.load import waiting
+from verifier_svc.queues import GatewayQueues
 from verifier_svc.standing import Standings
 from verifier_svc.step import StepLoop
 
@@ -21,12 +24,20 @@ class StatusRpc:
     """Answers with numbers of one moment."""
 
     def __init__(
-        self, served: ServedModel, loop: StepLoop, streams: DrafterStreams, standings: Standings
+        self,
+        served: ServedModel,
+        loop: StepLoop,
+        streams: DrafterStreams,
+        standings: Standings,
+        *,
+        pool: str,
     ) -> None:
         self._served = served
         self._loop = loop
         self._streams = streams
         self._standings = standings
+        self._pool = pool
+        self._queues = GatewayQueues()
 
     @refusals
     async def Status(
@@ -34,11 +45,15 @@ class StatusRpc:
     ) -> verifier_pb2.VerifierStatusResponse:
         """See verifier.proto."""
         served, loop = self._served, self._loop
+        gateway_id = request.gateway_id[:64]
+        if gateway_id and may_be(Role.GATEWAY, context):
+            self._queues.heard(gateway_id, request.waiting)
         with loop.table.lock:
             totals = loop.totals
             sessions, draining = len(loop.table), loop.table.draining
             stalled = time.monotonic() - loop.beat_at > _STALLED_SECONDS
             free = loop.allocator.free
+            without_kv, full_rows = waiting(loop.table.running()), loop.full_rows
         return verifier_pb2.VerifierStatusResponse(
             verifier_id=served.verifier_id,
             model_id=served.model_id,
@@ -58,4 +73,14 @@ class StatusRpc:
             draining=draining,
             device=served.device,
             stalled=stalled,
+            pool=self._pool,
+            uptime_seconds=loop.load.uptime_seconds,
+            busy_seconds=loop.load.busy_seconds,
+            steps=loop.load.steps,
+            rows=loop.load.rows,
+            full_rows=full_rows,
+            waiting=without_kv,
+            wanted_trees=loop.load.wanted_trees,
+            missing_trees=loop.load.missing_trees,
+            waiting_elsewhere=self._queues.elsewhere(gateway_id),
         )

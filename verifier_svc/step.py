@@ -16,6 +16,7 @@ from verifier_svc.compute import StepCompute
 from verifier_svc.control import DraftControl
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.isolation import SessionFault, compute_apart, harmless, plan_apart
+from verifier_svc.load import Load, full_rows
 from verifier_svc.progress import Progress, SessionStep, Totals
 from verifier_svc.scheduler import Plan, PlannedRows, StepLimits, plan, plan_tree
 from verifier_svc.sessions import Session, SessionTable
@@ -87,6 +88,16 @@ class StepLoop:
     def totals(self) -> Totals:
         """Counts since the start."""
         return self._progress.totals
+
+    @property
+    def load(self) -> Load:
+        """How much there was to do since the start."""
+        return self._progress.load
+
+    @property
+    def full_rows(self) -> int:
+        """See `load.full_rows`; call with the table's lock held."""
+        return full_rows(self._control.budget.cost)
 
     def start(self) -> None:
         """Warm up and serve; returns once the kernels are warm."""
@@ -178,6 +189,7 @@ class StepLoop:
         labels = metrics.step_labels(rows=num_rows, context=context)
         metrics.STEP_SECONDS.labels(*labels).observe(seconds)
         metrics.STEP_ROWS.observe(num_rows)
+        self.load.stepped(seconds, num_rows)
         metrics.DRAFT_BUDGET.set(self._control.nodes_asked)
         metrics.RUNNING_SESSIONS.set(len(self.table))
         metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * self._engine.block_size)

@@ -12,11 +12,12 @@ import grpc
 
 
 class Role(StrEnum):
-    """A kind of service. Its certificate gives it by a DNS name."""
+    """A kind of service, or KEDA as `AUTOSCALER`. Its certificate gives it by a DNS name."""
 
     GATEWAY = "gateway"
     VERIFIER = "verifier"
     DRAFTER = "drafter"
+    AUTOSCALER = "autoscaler"
 
     @property
     def dns_name(self) -> str:
@@ -35,14 +36,20 @@ class Role(StrEnum):
 
 
 _EVERY_ROLE = frozenset(Role)
+_SERVICES = frozenset({Role.GATEWAY, Role.VERIFIER, Role.DRAFTER})
+_SCALER = frozenset({Role.AUTOSCALER})
 # The whole authorisation between services. Nobody may call a method that is not here.
 MAY_CALL = {
     "/paceline.v1.VerifierService/Open": frozenset({Role.GATEWAY}),
     "/paceline.v1.VerifierService/Draft": frozenset({Role.DRAFTER}),
-    "/paceline.v1.VerifierService/Status": _EVERY_ROLE,
+    "/paceline.v1.VerifierService/Status": _SERVICES,
     "/paceline.v1.DrafterService/Attach": frozenset({Role.GATEWAY}),
     "/paceline.v1.DrafterService/Detach": frozenset({Role.GATEWAY}),
-    "/paceline.v1.DrafterService/Status": _EVERY_ROLE,
+    "/paceline.v1.DrafterService/Status": _SERVICES,
+    "/externalscaler.ExternalScaler/IsActive": _SCALER,
+    "/externalscaler.ExternalScaler/StreamIsActive": _SCALER,
+    "/externalscaler.ExternalScaler/GetMetricSpec": _SCALER,
+    "/externalscaler.ExternalScaler/GetMetrics": _SCALER,
     "/grpc.health.v1.Health/Check": _EVERY_ROLE,
     "/grpc.health.v1.Health/List": _EVERY_ROLE,
     "/grpc.health.v1.Health/Watch": _EVERY_ROLE,
@@ -94,12 +101,22 @@ def _guarded(handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandl
 
 def _refusal(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> str:
     """Why the caller may not call a method; empty when it may."""
-    names = [name.decode() for name in context.auth_context().get("peer_dns", ())]
+    names = _names(context)
     roles, allowed = Role.of_names(names), MAY_CALL.get(method, frozenset())
     if roles & allowed:
         return ""
     held = f"of role {_listed(roles)}" if roles else f"for {_listed(names)}, which is no role of Paceline,"
     return f"a certificate {held} may not call {method}; allowed: {_listed(allowed)}"
+
+
+def may_be(role: Role, context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    """Whether the caller has a role; over plaintext anybody may have any."""
+    secured = b"ssl" in context.auth_context().get("transport_security_type", ())
+    return not secured or role in Role.of_names(_names(context))
+
+
+def _names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str]:
+    return [name.decode() for name in context.auth_context().get("peer_dns", ())]
 
 
 def _listed(names: Iterable[str]) -> str:

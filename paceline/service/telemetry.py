@@ -29,6 +29,10 @@ ACCEPTANCE_LENGTH = "paceline.acceptance_length"
 FINISH_REASON = "paceline.finish_reason"
 VERIFIER = "paceline.verifier"
 DRAFTER = "paceline.drafter"
+TIER = "paceline.tier"
+POOL = "paceline.pool"
+REPLICAS = "paceline.replicas"
+REASON = "paceline.reason"
 
 # Bounds of histograms of seconds: a step, or what a client waits for.
 SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)

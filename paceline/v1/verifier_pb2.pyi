@@ -37,20 +37,22 @@ SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
 SESSION_ERROR_CODE_UNASKED: SessionErrorCode
 
 class OpenRequest(_message.Message):
-    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply")
+    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply", "plain")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     committed_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _session_pb2.SamplingParams
     model_id: str
     reply: str
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ...) -> None: ...
+    plain: bool
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ..., plain: _Optional[bool] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("opened", "tokens", "finished", "alive", "drafter_aside")
@@ -171,11 +173,15 @@ class SessionError(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., code: _Optional[_Union[SessionErrorCode, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class VerifierStatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("gateway_id", "waiting")
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    waiting: int
+    def __init__(self, gateway_id: _Optional[str] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class VerifierStatusResponse(_message.Message):
-    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled", "drafters_aside")
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled", "drafters_aside", "pool", "uptime_seconds", "busy_seconds", "steps", "rows", "full_rows", "waiting", "wanted_trees", "missing_trees", "waiting_elsewhere")
     VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +200,16 @@ class VerifierStatusResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_ASIDE_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FULL_ROWS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WANTED_TREES_FIELD_NUMBER: _ClassVar[int]
+    MISSING_TREES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     verifier_id: str
     model_id: str
     vocab_fingerprint: str
@@ -212,4 +228,14 @@ class VerifierStatusResponse(_message.Message):
     device: str
     stalled: bool
     drafters_aside: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ..., drafters_aside: _Optional[_Iterable[str]] = ...) -> None: ...
+    pool: str
+    uptime_seconds: float
+    busy_seconds: float
+    steps: int
+    rows: int
+    full_rows: int
+    waiting: int
+    wanted_trees: int
+    missing_trees: int
+    waiting_elsewhere: int
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ..., drafters_aside: _Optional[_Iterable[str]] = ..., pool: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., busy_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., full_rows: _Optional[int] = ..., waiting: _Optional[int] = ..., wanted_trees: _Optional[int] = ..., missing_trees: _Optional[int] = ..., waiting_elsewhere: _Optional[int] = ...) -> None: ...

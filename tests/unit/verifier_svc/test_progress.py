@@ -157,3 +157,22 @@ def test_retiring_twice_frees_once_and_the_first_reason_stays() -> None:
         world.progress.retire(world.session, FinishReason.CANCELLED)
     assert world.session.finish_reason is FinishReason.STOP
     assert world.allocator.free == world.allocator.total
+
+
+def test_a_step_without_the_tree_that_it_wanted_counts_as_missing_one() -> None:
+    world = World(stream_id=0)
+    # The first step follows the prompt, when nobody was asked yet.
+    world.step(5, tree=TokenTree())
+    assert world.progress.load.wanted_trees == 0
+    world.step(5, tree=TokenTree())
+    world.step(5, accepted=1)
+    assert (world.progress.load.wanted_trees, world.progress.load.missing_trees) == (2, 1)
+
+
+def test_a_plain_session_and_the_last_token_want_no_tree() -> None:
+    plain, last = World(stream_id=0), World(max_tokens=2)
+    plain.session.plain = True
+    for world in (plain, last):
+        world.step(5, tree=TokenTree())
+        world.step(5, tree=TokenTree())
+        assert world.progress.load.wanted_trees == 0

@@ -6,12 +6,13 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from paceline.keda import externalscaler_pb2
 from paceline.net.roles import MAY_CALL, Role
 from paceline.v1 import drafter_pb2, verifier_pb2
 
 
 def test_every_method_between_services_is_in_the_table_and_nothing_else() -> None:
-    files = (verifier_pb2, drafter_pb2, health_pb2, reflection_pb2)
+    files = (verifier_pb2, drafter_pb2, externalscaler_pb2, health_pb2, reflection_pb2)
     methods = {
         f"/{service.full_name}/{method.name}"
         for file in files
@@ -28,6 +29,7 @@ def test_every_method_between_services_is_in_the_table_and_nothing_else() -> Non
         ("/paceline.v1.VerifierService/Draft", {Role.DRAFTER}),
         ("/paceline.v1.DrafterService/Attach", {Role.GATEWAY}),
         ("/paceline.v1.DrafterService/Detach", {Role.GATEWAY}),
+        ("/externalscaler.ExternalScaler/GetMetrics", {Role.AUTOSCALER}),
     ],
 )
 def test_what_moves_sessions_belongs_to_one_role(method: str, roles: set[Role]) -> None:
