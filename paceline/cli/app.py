@@ -9,15 +9,15 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from paceline import __version__
-from paceline.cli import generate, key, model, status, up
+from paceline.cli import generate, health, key, model, status, up
 from paceline.service import garbage, interrupts
 
 _OURS = "Use it"
@@ -53,6 +53,7 @@ def _options(
 app.command("up", rich_help_panel=_OURS)(up.up)
 app.command("generate", rich_help_panel=_OURS)(generate.generate)
 app.command("status", rich_help_panel=_OURS)(status.status)
+app.command("health", rich_help_panel=_OURS)(health.health)
 app.add_typer(model.app, name="model", rich_help_panel=_OURS)
 app.add_typer(key.app, name="key", rich_help_panel=_OURS)
 
@@ -108,11 +109,29 @@ def _summary(module: str) -> str | None:
 
 def run() -> None:
     """Run the command that the arguments name."""
+    extras = {"up": "all", "model": "all"}
     for entry in sorted(entry_points(group="paceline.commands"), key=lambda found: found.name):
         _register(entry)
+        extras[entry.name] = entry.name
     interrupts.raise_again()
     try:
         app()
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        _name_extra(error, extras)
+
+
+def _name_extra(error: ModuleNotFoundError, extras: Mapping[str, str]) -> NoReturn:
+    """Say which extra brings the package that a command misses; raise `error` where none does."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    missing = (error.name or "").partition(".")[0]
+    if command not in extras or not missing or importlib.util.find_spec(missing) is not None:
+        raise error
+    typer.echo(
+        f"error: `paceline {command}` needs packages that are not installed ({missing} is missing): "
+        f"pip install 'paceline[{extras[command]}]'",
+        err=True,
+    )
+    sys.exit(1)

@@ -54,12 +54,12 @@ def up(
     if once and not demo:
         fail("--once stops after the demonstration, which --no-demo leaves out: give one of them")
     logs = cache_folder() / "logs"
-    found = resolve(model)
-    # Only now: these bring gRPC and Redis, which `--help` and the error paths above do without.
+    # Only now: these bring gRPC and Redis, which `--help` does without.
     from paceline.addresses import AddressError, parse_host
     from paceline.cli.serving import UpError, UpOptions, serve
     from paceline.local.plan import NotOurHostError, PortTakenError, choose_addresses
 
+    found = resolve(model)
     try:
         addresses = choose_addresses(
             host=parse_host(host),

@@ -133,6 +133,12 @@ def load_settings(settings_type: type[S], **given: Any) -> S:
             f"unknown setting {', '.join(unknown)}; the settings of this service are "
             f"{', '.join(sorted(known))}"
         )
+    return read_settings(settings_type, **given)
+
+
+def read_settings(settings_type: type[S], **given: Any) -> S:
+    """As `load_settings`, for a type that has only some of a service's settings: others are not unknown."""
+    prefix = str(settings_type.model_config["env_prefix"])
     try:
         return settings_type(**given)
     except ValidationError as error:
