@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 
 import grpc
 
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
+from paceline import __version__
 from paceline.addresses import AddressError, join_address, parse_address
 from paceline.net import wire
+from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.rpc import RefusedError, refusals
 from paceline.service import telemetry
 from paceline.v1 import drafter_pb2 as pb
@@ -83,6 +86,9 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
             pool=self._settings.pool,
             uptime_seconds=links.load.uptime_seconds,
             busy_seconds=links.load.busy_seconds,
+            version=__version__,
+            protocol_version=PROTOCOL_VERSION,
+            clock_seconds=time.time(),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,8 +11,10 @@ import grpc
 
 from gateway.discovery import Addresses, Discovery
 from gateway.pod import Pod
-from gateway.router import DrafterView, VerifierView
-from paceline.net.handshake import Served
+from gateway.routing.benefit import Benefits
+from gateway.routing.views import DrafterView, VerifierView
+from paceline import __version__
+from paceline.net.handshake import PROTOCOL_VERSION, Served
 from paceline.net.roles import Role
 from paceline.net.tls import Identity
 from paceline.service import telemetry
@@ -59,6 +62,8 @@ class Fleet:
         self.drafters: dict[str, Pod] = {}
         # Shared by all sessions under which verifiers have died: see `suspicion`.
         self.turns = asyncio.Lock()
+        # What drafters have brought the sessions of this gateway.
+        self.benefits = Benefits()
         self._served = served
         self._poll_seconds = poll_seconds
         self._identity = identity
@@ -127,9 +132,24 @@ class Fleet:
                 except grpc.aio.AioRpcError:
                     pod.missed(_MISSED_POLLS * self._poll_seconds)
                 self._changed()
+                if role is Role.VERIFIER and pod.healthy:
+                    await self._ask_texts(pod)
                 await pod.due(self._poll_seconds)
         finally:
             await pod.close()
+
+    async def _ask_texts(self, pod: Pod) -> None:
+        """Learn which texts a verifier holds. One of an earlier release does not say."""
+        stub, texts, more = verifier_pb2_grpc.VerifierServiceStub(pod.channel), pod.texts, True
+        while more:
+            request = verifier_pb2.PrefixesRequest(instance=texts.instance, cursor=texts.cursor)
+            try:
+                news = await stub.Prefixes(request, timeout=max(self._poll_seconds, 1.0))
+            except grpc.aio.AioRpcError as error:
+                log.debug("texts not told", verifier=pod.address, code=error.code().name)
+                return
+            texts.hear(news)
+            more = news.more
 
     def _compare(self, pod: Pod, status: Any) -> None:
         if self._served is None or not isinstance(status, verifier_pb2.VerifierStatusResponse):
@@ -149,21 +169,7 @@ class Fleet:
 
     def verifier_views(self) -> list[VerifierView]:
         """The verifiers that have answered at least once, as routing sees them."""
-        return [
-            VerifierView(
-                address=pod.address,
-                healthy=pod.healthy,
-                draining=pod.status.draining,
-                model_id=pod.status.model_id,
-                vocab_size=pod.status.vocab_size,
-                max_context=pod.status.max_context,
-                sessions=pod.sessions,
-                max_sessions=pod.status.max_sessions,
-                misfit=pod.misfit,
-            )
-            for pod in self.verifiers.values()
-            if pod.status is not None
-        ]
+        return [_verifier_view(pod) for pod in self.verifiers.values() if pod.status is not None]
 
     def drafter_views(self) -> list[DrafterView]:
         """The drafters that have answered at least once, as routing sees them."""
@@ -174,6 +180,7 @@ class Fleet:
                 draining=pod.status.draining,
                 sessions=pod.sessions,
                 max_sessions=pod.status.max_sessions,
+                benefit=self.benefits.of(pod.address),
             )
             for pod in self.drafters.values()
             if pod.status is not None
@@ -193,4 +200,32 @@ class Fleet:
                 for pod in self.drafters.values()
             ],
             sessions=sessions,
+            version=__version__,
+            protocol_version=PROTOCOL_VERSION,
+            clock_seconds=time.time(),
+            model_id=self._served.model_id if self._served else "",
+            vocab_fingerprint=self._served.vocab_fingerprint if self._served else "",
         )
+
+
+def _verifier_view(pod: Pod) -> VerifierView:
+    status = pod.status
+    # Sessions that have come since it answered.
+    more = max(0, pod.sessions - status.sessions)
+    return VerifierView(
+        address=pod.address,
+        healthy=pod.healthy,
+        draining=status.draining,
+        model_id=status.model_id,
+        vocab_size=status.vocab_size,
+        max_context=status.max_context,
+        sessions=pod.sessions,
+        max_sessions=status.max_sessions,
+        misfit=pod.misfit,
+        kv_free=max(0, status.kv_total - status.kv_used - pod.backlog.sent_tokens),
+        waiting_tokens=pod.backlog.tokens,
+        prompt_token_seconds=status.prompt_token_seconds,
+        step_seconds=status.step_seconds + more * status.session_seconds,
+        session_seconds=status.session_seconds,
+        texts=pod.texts,
+    )

@@ -19,4 +19,11 @@ REFUSED_REQUESTS = Counter(
     "paceline:refused_requests", "Requests refused for their key or a limit", ["reason"]
 )
 QUEUED_REQUESTS = Gauge("paceline:queued_requests", "Requests that wait at this gateway for a limit's place")
+ROUTED_SESSIONS = Counter(
+    "paceline:routed_sessions", "Sessions given to a verifier, by why that one", ["reason"]
+)
+ROUTED_TOKENS = Counter("paceline:routed_tokens", "Tokens of the prompts of routed sessions")
+ROUTED_HELD_TOKENS = Counter(
+    "paceline:routed_held_tokens", "Those of them that the verifier was believed to hold already"
+)
 SESSIONS = Gauge("paceline:gateway_sessions", "Sessions that this gateway follows")

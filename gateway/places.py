@@ -15,7 +15,8 @@ from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet
 from gateway.line import Line, may_wait
 from gateway.pod import Pod
-from gateway.router import choose_verifier
+from gateway.routing.texts import RoutedText
+from gateway.routing.verifiers import Choice, choose_verifier
 
 # How often a waiting session checks whether any verifier is up.
 _LOOK_SECONDS = 1.0
@@ -24,6 +25,7 @@ _LOOK_SECONDS = 1.0
 @dataclass(slots=True)
 class _Waiting:
     seat: Seat
+    text: RoutedText
     avoid: Collection[str]
     given: asyncio.Future[Pod]
 
@@ -84,9 +86,9 @@ class Places:
             else:
                 self._forget(holder)
 
-    async def wait(self, seat: Seat, avoid: Collection[str], deadline: float) -> Pod:
+    async def wait(self, seat: Seat, text: RoutedText, avoid: Collection[str], deadline: float) -> Pod:
         """Wait for a place for `seat`, which has none: see `Seat.verifier`."""
-        waiting = _Waiting(seat, avoid, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(seat, text, avoid, asyncio.get_running_loop().create_future())
         line = self._moving if seat.begun or seat.running else self._new
         line.join(seat.holder, seat.number, waiting)
         try:
@@ -121,12 +123,18 @@ class Places:
             waiting = line.first()
             if waiting is None or (line is self._new and self.running >= self._max_sessions):
                 return
-            chosen = choose_verifier(self._fleet.verifier_views(), self._model_id, waiting.avoid)
-            if chosen is None:
+            views = self._fleet.verifier_views()
+            choice = choose_verifier(views, self._model_id, waiting.text, waiting.avoid)
+            if choice is None:
                 return
             line.serve()
-            pod = self._fleet.verifiers[chosen.address]
+            pod = self._fleet.verifiers[choice.verifier.address]
             self._take(waiting.seat, pod)
+            pod.send(waiting.text)
+            waiting.seat.choice = choice
+            metrics.ROUTED_SESSIONS.labels(reason=choice.reason).inc()
+            metrics.ROUTED_TOKENS.inc(waiting.text.tokens)
+            metrics.ROUTED_HELD_TOKENS.inc(choice.held_tokens)
             waiting.given.set_result(pod)
 
     def _take(self, seat: Seat, pod: Pod) -> None:
@@ -173,15 +181,17 @@ class Seat:
         # Whether it has had a place, and counts among the gateway's sessions. Either puts it before new ones.
         self.running = False
         self.pod: Pod | None = None
+        # Why its last verifier was chosen.
+        self.choice: Choice | None = None
         self._places = places
 
-    async def verifier(self, avoid: Collection[str], deadline: float) -> Pod:
-        """Wait for a verifier with a place; one in `avoid` is taken only if there is no other.
+    async def verifier(self, text: RoutedText, avoid: Collection[str], deadline: float) -> Pod:
+        """Wait for a place at the best verifier for `text`; one in `avoid` is taken only if it is the last.
 
         A new session waits for `queue_seconds` from its arrival. One that has begun, and any while no
         verifier is up, waits until `deadline` (on the monotonic clock). Raises `RequestError`.
         """
-        return await self._places.wait(self, avoid, deadline)
+        return await self._places.wait(self, text, avoid, deadline)
 
     def leave(self) -> None:
         """Free the place at the verifier. Idempotent."""

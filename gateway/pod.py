@@ -9,6 +9,8 @@ from typing import Any
 
 import grpc
 
+from gateway.routing.backlog import Backlog
+from gateway.routing.texts import HeldTexts, RoutedText
 from paceline.net import rpc
 from paceline.net.roles import Role
 from paceline.net.tls import Identity
@@ -43,6 +45,9 @@ class Pod:
         self._others = 0
         self._heard = 0.0
         self._look = asyncio.Event()
+        # Verifiers only: what they have to compute, and what they hold, for routing.
+        self.backlog = Backlog()
+        self.texts = HeldTexts()
         # Drafters only: until when each verifier ignores it, by address, on the monotonic clock.
         self._aside: dict[str, float] = {}
 
@@ -75,6 +80,11 @@ class Pod:
         self.ours += 1
         self._most_ours = max(self._most_ours, self.ours)
 
+    def send(self, text: RoutedText) -> None:
+        """Note that a session of ours with this text goes there; after `begin`."""
+        self.backlog.send(text.tokens - self.texts.held_tokens(text))
+        self.texts.send(text)
+
     def end(self) -> None:
         """Count a session of ours that has left."""
         self.ours -= 1
@@ -97,15 +107,18 @@ class Pod:
     def asking(self) -> None:
         """Note that a poll begins."""
         self._most_ours = self.ours
+        self.backlog.asking()
 
     def heard(self, status: Any) -> None:
         """Take a new status. Its session count is of some moment between the poll's begin and now."""
         self.status = status
         self._others = max(0, status.sessions - self._most_ours)
         self._heard = time.monotonic()
-        if isinstance(status, verifier_pb2.VerifierStatusResponse) and status.stalled:
-            self.lost("its engine hangs")
-            return
+        if isinstance(status, verifier_pb2.VerifierStatusResponse):
+            self.backlog.heard(status.waiting_tokens, status.prompt_token_seconds)
+            if status.stalled:
+                self.lost("its engine hangs")
+                return
         if not self.healthy:
             log.info("pod is up", address=self.address)
         self.healthy = True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestError, invalid
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
-from gateway.router import VerifierView
+from gateway.routing.views import VerifierView
 from paceline.sampling import SamplingRequest
 
 # Most messages of a chat.

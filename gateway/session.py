@@ -20,6 +20,7 @@ from gateway.generation import Generation
 from gateway.ownership import Ownership
 from gateway.places import Seat
 from gateway.pod import Pod
+from gateway.routing.texts import RoutedText
 from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
@@ -82,6 +83,7 @@ class Following:
         self._wanted = wanted
         self._caller = caller
         self._transcript = Transcript(wanted, detokenizer)
+        self._text = RoutedText(wanted.prompt_ids)
         self._owned = Ownership(
             store,
             key,
@@ -127,7 +129,9 @@ class Following:
                 deadline = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
-            verifier = await self._seat.verifier(self._failed, deadline)
+            self._text.grown(self._transcript.ids())
+            verifier = await self._seat.verifier(self._text, self._failed, deadline)
+            self._say_route()
             if not recorded:
                 await self._owned.create()
             recorded, opened = True, False
@@ -153,6 +157,18 @@ class Following:
                     yield event
                 if not self._transcript.ended:
                     await asyncio.sleep(min(_MOVE_SECONDS * (moves - 1), _LONGEST_MOVE_SECONDS))
+
+    def _say_route(self) -> None:
+        choice = self._seat.choice
+        if choice is not None:
+            log.debug(
+                "verifier chosen",
+                session=self._owned.key.session_id,
+                verifier=choice.verifier.address,
+                why=choice.reason,
+                held_tokens=choice.held_tokens,
+                seconds=round(choice.seconds, 4),
+            )
 
     async def _taken_from(
         self, verifier: Pod, error: verifier_call.CallError, deadline: float, *, opened: bool
@@ -206,14 +222,19 @@ class Following:
                     yield response.opened
                 elif kind == "tokens":
                     await self._owned.heard(response.tokens.position, response.tokens.token_ids)
-                    for event in self._take(response.tokens):
+                    speculation.stepped(response.tokens.accepted)
+                    told = self._take(response.tokens)
+                    self._remember(verifier)
+                    for event in told:
                         yield event
                 elif kind == "drafter_aside":
                     speculation.put_aside(response.drafter_aside.seconds)
                 elif kind == "finished":
                     reason = wire.finish_reason_from_proto(response.finished.reason)
                     await self._owned.heard(self._transcript.position, (), reason)
-                    for event in self._transcript.end(reason):
+                    told = self._transcript.end(reason)
+                    self._remember(verifier)
+                    for event in told:
                         yield event
                 if self._transcript.ended:
                     return
@@ -235,6 +256,12 @@ class Following:
             self._check_seconds,
             self._trace,
         )
+
+    def _remember(self, verifier: Pod) -> None:
+        """Before the client hears of the text's end: a chat's next turn begins with all of it."""
+        if self._transcript.ended:
+            self._text.grown(self._transcript.ids())
+            verifier.texts.send(self._text)
 
     def _take(self, tokens: verifier_pb2.CommittedTokens) -> list[Told]:
         before = self._transcript.position

@@ -11,7 +11,7 @@ import grpc
 
 from gateway.fleet import Fleet
 from gateway.pod import Pod
-from gateway.router import choose_drafter
+from gateway.routing.drafters import choose_drafter
 from paceline.net import wire
 from paceline.sampling import SamplingParams
 from paceline.service import telemetry
@@ -55,6 +55,8 @@ class Speculation:
         # When the attached drafter was last known to be connected to the verifier, or was attached.
         self._connected_at = 0.0
         self._replaces_one = False
+        # Steps since it was attached, and what they accepted.
+        self._steps = self._accepted = 0
         self._look = asyncio.Event()
 
     def put_aside(self, seconds: float) -> None:
@@ -63,6 +65,11 @@ class Speculation:
         if self._attached is not None and not crossing:
             self._attached.put_aside(self._verifier_address, seconds)
             self._look.set()
+
+    def stepped(self, accepted: int) -> None:
+        """Note a step of the session, which accepted so many drafted tokens."""
+        self._steps += 1
+        self._accepted += accepted
 
     async def run(self) -> None:
         """Attach a drafter, and another one whenever it fails; detach when cancelled."""
@@ -76,7 +83,14 @@ class Speculation:
                 self._look.clear()
         finally:
             if self._attached is not None:
+                self._judge(self._attached)
                 await asyncio.shield(self._detach(self._attached))
+
+    def _judge(self, pod: Pod) -> None:
+        """Note what the attached drafter has brought."""
+        self._fleet.benefits.add(
+            pod.address, self._verifier_address, steps=self._steps, accepted=self._accepted
+        )
 
     def _of_use(self, pod: Pod) -> bool:
         now = time.monotonic()
@@ -96,15 +110,18 @@ class Speculation:
     async def _attach(self) -> None:
         gone, self._attached = self._attached, None
         if gone is not None:
+            self._judge(gone)
             if gone.healthy:
                 await self._detach(gone)
             else:
                 gone.end()
-        chosen = choose_drafter(
+        choice = choose_drafter(
             self._fleet.drafter_views(), avoid=() if gone is None else (gone.address,), aside=self._aside()
         )
-        if chosen is None:
+        if choice is None:
             return
+        chosen = choice.drafter
+        log.debug("drafter chosen", session=self._key.session_id, drafter=chosen.address, why=choice.reason)
         pod = self._fleet.drafters[chosen.address]
         request = drafter_pb2.AttachRequest(
             key=wire.key_to_proto(self._key),
@@ -116,6 +133,7 @@ class Speculation:
         # Set before the call: if it is cancelled, the drafter may have the session already.
         self._attached = pod
         self._attached_at = self._connected_at = time.monotonic()
+        self._steps = self._accepted = 0
         self._replaces_one = gone is not None
         pod.begin()
         try:

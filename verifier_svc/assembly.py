@@ -15,8 +15,10 @@ from verifier_svc.control import DraftControl
 from verifier_svc.delivery import Delivery
 from verifier_svc.draft_rpc import DraftRpc
 from verifier_svc.drafters import DrafterStreams
+from verifier_svc.forecast import forecast
 from verifier_svc.identity import describe
 from verifier_svc.open_rpc import OpenRpc
+from verifier_svc.prefix_rpc import PrefixRpc
 from verifier_svc.scheduler import StepLimits
 from verifier_svc.server import VerifierServicer
 from verifier_svc.session_drafts import SessionDrafts, TreeBounds
@@ -66,6 +68,7 @@ class Verifier:
             on_aside=self.committer.say_aside,
         )
         self._delivery = Delivery(self.committer, drafts, streams, standings, on_failure=on_failure)
+        limits = StepLimits(self.served.block_size, settings.prefill_rows, settings.max_tree_nodes)
         self._steps = StepLoop(
             engine,
             self._table,
@@ -73,14 +76,22 @@ class Verifier:
             self._delivery,
             thread,
             prefix_cache=settings.prefix_cache,
-            limits=StepLimits(self.served.block_size, settings.prefill_rows, settings.max_tree_nodes),
+            limits=limits,
             divergence_interval=settings.divergence_interval,
             feedback_top_k=streams.feedback_top_k,
         )
         self.servicer = VerifierServicer(
             OpenRpc(self.served, self._steps, self.committer, self._delivery),
             DraftRpc(self.served, drafts, streams, standings),
-            StatusRpc(self.served, self._steps, streams, standings, pool=settings.pool),
+            StatusRpc(
+                self.served,
+                self._steps,
+                streams,
+                standings,
+                lambda: forecast(self._table, control.budget, limits),
+                pool=settings.pool,
+            ),
+            PrefixRpc(self._steps),
         )
 
     @asynccontextmanager

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import grpc
 
+from paceline import __version__
+from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.roles import Role, may_be
 from paceline.net.rpc import refusals
 from paceline.v1 import verifier_pb2
 from verifier_svc.drafters import DrafterStreams
+from verifier_svc.forecast import Forecast
 from verifier_svc.identity import ServedModel
 from verifier_svc.load import waiting
 from verifier_svc.queues import GatewayQueues
@@ -29,10 +33,13 @@ class StatusRpc:
         loop: StepLoop,
         streams: DrafterStreams,
         standings: Standings,
+        forecast: Callable[[], Forecast],
         *,
         pool: str,
     ) -> None:
+        """`forecast` is called with the table's lock held."""
         self._served = served
+        self._forecast = forecast
         self._loop = loop
         self._streams = streams
         self._standings = standings
@@ -54,6 +61,7 @@ class StatusRpc:
             stalled = time.monotonic() - loop.beat_at > _STALLED_SECONDS
             free = loop.allocator.free
             without_kv, full_rows = waiting(loop.table.running()), loop.full_rows
+            forecast = self._forecast()
         return verifier_pb2.VerifierStatusResponse(
             verifier_id=served.verifier_id,
             model_id=served.model_id,
@@ -83,4 +91,11 @@ class StatusRpc:
             wanted_trees=loop.load.wanted_trees,
             missing_trees=loop.load.missing_trees,
             waiting_elsewhere=self._queues.elsewhere(gateway_id),
+            waiting_tokens=forecast.waiting_tokens,
+            prompt_token_seconds=forecast.prompt_token_seconds,
+            step_seconds=forecast.step_seconds,
+            session_seconds=forecast.session_seconds,
+            version=__version__,
+            protocol_version=PROTOCOL_VERSION,
+            clock_seconds=time.time(),
         )

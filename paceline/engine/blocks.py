@@ -9,12 +9,13 @@ first. A position's KV depends on the text alone (exact mode), so sharing change
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ROOT = b""
+from paceline.engine.kept_texts import KeptTexts
+from paceline.prefix import ROOT, block_digest, key_of
+
 # Fewer equal positions are recomputed rather than copied.
 MIN_COPIED = 8
 
@@ -33,15 +34,16 @@ class BlockTask:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A block's content: `tokens` that follow the text whose digest is `before`."""
+    """A block's content: `tokens` that follow the text whose digest is `before`; `digest` is of both."""
 
     before: bytes
     tokens: tuple[int, ...]
+    digest: bytes
 
-    def digest(self) -> bytes:
-        """Digest of the text up to the end of this block."""
-        tokens = b"".join(token.to_bytes(8, "little") for token in self.tokens)
-        return hashlib.sha256(self.before + tokens).digest()
+    @classmethod
+    def behind(cls, before: bytes, tokens: tuple[int, ...]) -> _Text:
+        """The text of `tokens` behind `before`."""
+        return cls(before, tokens, block_digest(before, tokens))
 
 
 class BlockAllocator:
@@ -50,7 +52,8 @@ class BlockAllocator:
     def __init__(self, blocks: int, block_size: int, *, keep_texts: bool = True) -> None:
         self.total = blocks
         self.block_size = block_size
-        self._keep_texts = keep_texts
+        # Of the full blocks among the texts, for routing; None where none are kept.
+        self.kept = KeptTexts() if keep_texts else None
         self._free = set(range(blocks))
         self._holders: dict[int, int] = {}
         self._texts: dict[int, _Text] = {}
@@ -88,7 +91,7 @@ class BlockAllocator:
             if same == self.block_size:
                 self._hold(block)
                 table.append(block)
-                before = self._texts[block].digest()
+                before = self._texts[block].digest
                 held += same
                 continue
             if same >= MIN_COPIED and self.free > (block in self._idle):
@@ -104,21 +107,22 @@ class BlockAllocator:
 
     def keep(self, table: Sequence[int], token_ids: Sequence[int], computed: int) -> None:
         """Enter a session's first `computed` positions in the prefix cache: full blocks and a last part."""
-        if not self._keep_texts:
+        if self.kept is None:
             return
         before = ROOT
         for index, block in enumerate(table):
             start = index * self.block_size
-            tokens = tuple(token_ids[start : min(computed, start + self.block_size)])
-            if not tokens:
+            if start >= computed:
                 return
             text = self._texts.get(block)
             if text is None:
-                text = _Text(before, tokens)
-                if not any(other.tokens == tokens for other in self._after.get(before, {}).values()):
+                text = _Text.behind(before, tuple(token_ids[start : min(computed, start + self.block_size)]))
+                if not any(other.tokens == text.tokens for other in self._after.get(before, {}).values()):
                     self._texts[block] = text
                     self._after.setdefault(before, {})[block] = text
-            before = text.digest()
+            if len(text.tokens) == self.block_size:
+                self.kept.add(key_of(text.digest))
+            before = text.digest
 
     def release(self, table: list[int]) -> None:
         """Give up a table's blocks and empty it. Kept texts stay until their space is needed."""
@@ -169,6 +173,8 @@ class BlockAllocator:
         del siblings[block]
         if not siblings:
             del self._after[text.before]
+        if self.kept is not None and len(text.tokens) == self.block_size:
+            self.kept.remove(key_of(text.digest))
         self._free.add(block)
 
 

@@ -43,6 +43,7 @@ MAY_CALL = {
     "/paceline.v1.VerifierService/Open": frozenset({Role.GATEWAY}),
     "/paceline.v1.VerifierService/Draft": frozenset({Role.DRAFTER}),
     "/paceline.v1.VerifierService/Status": _SERVICES,
+    "/paceline.v1.VerifierService/Prefixes": frozenset({Role.GATEWAY}),
     "/paceline.v1.DrafterService/Attach": frozenset({Role.GATEWAY}),
     "/paceline.v1.DrafterService/Detach": frozenset({Role.GATEWAY}),
     "/paceline.v1.DrafterService/Status": _SERVICES,

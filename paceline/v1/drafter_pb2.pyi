@@ -40,7 +40,7 @@ class DrafterStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DrafterStatusResponse(_message.Message):
-    __slots__ = ("drafter_id", "method", "sessions", "max_sessions", "trees", "drafted_tokens", "accepted_tokens", "verifiers", "draining", "pool", "uptime_seconds", "busy_seconds")
+    __slots__ = ("drafter_id", "method", "sessions", "max_sessions", "trees", "drafted_tokens", "accepted_tokens", "verifiers", "draining", "pool", "uptime_seconds", "busy_seconds", "version", "protocol_version", "clock_seconds")
     DRAFTER_ID_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,9 @@ class DrafterStatusResponse(_message.Message):
     POOL_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BUSY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SECONDS_FIELD_NUMBER: _ClassVar[int]
     drafter_id: str
     method: str
     sessions: int
@@ -65,4 +68,7 @@ class DrafterStatusResponse(_message.Message):
     pool: str
     uptime_seconds: float
     busy_seconds: float
-    def __init__(self, drafter_id: _Optional[str] = ..., method: _Optional[str] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., trees: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., verifiers: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., pool: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., busy_seconds: _Optional[float] = ...) -> None: ...
+    version: str
+    protocol_version: int
+    clock_seconds: float
+    def __init__(self, drafter_id: _Optional[str] = ..., method: _Optional[str] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., trees: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., verifiers: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., pool: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., busy_seconds: _Optional[float] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ...) -> None: ...

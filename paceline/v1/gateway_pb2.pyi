@@ -126,14 +126,24 @@ class FleetRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FleetResponse(_message.Message):
-    __slots__ = ("verifiers", "drafters", "sessions")
+    __slots__ = ("verifiers", "drafters", "sessions", "version", "protocol_version", "clock_seconds", "model_id", "vocab_fingerprint")
     VERIFIERS_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     verifiers: _containers.RepeatedCompositeFieldContainer[VerifierPod]
     drafters: _containers.RepeatedCompositeFieldContainer[DrafterPod]
     sessions: int
-    def __init__(self, verifiers: _Optional[_Iterable[_Union[VerifierPod, _Mapping]]] = ..., drafters: _Optional[_Iterable[_Union[DrafterPod, _Mapping]]] = ..., sessions: _Optional[int] = ...) -> None: ...
+    version: str
+    protocol_version: int
+    clock_seconds: float
+    model_id: str
+    vocab_fingerprint: str
+    def __init__(self, verifiers: _Optional[_Iterable[_Union[VerifierPod, _Mapping]]] = ..., drafters: _Optional[_Iterable[_Union[DrafterPod, _Mapping]]] = ..., sessions: _Optional[int] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ...) -> None: ...
 
 class VerifierPod(_message.Message):
     __slots__ = ("address", "healthy", "status", "misfit")

@@ -172,6 +172,32 @@ class SessionError(_message.Message):
     message: str
     def __init__(self, session_id: _Optional[str] = ..., code: _Optional[_Union[SessionErrorCode, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
+class PrefixesRequest(_message.Message):
+    __slots__ = ("instance", "cursor")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    instance: int
+    cursor: int
+    def __init__(self, instance: _Optional[int] = ..., cursor: _Optional[int] = ...) -> None: ...
+
+class PrefixesResponse(_message.Message):
+    __slots__ = ("instance", "cursor", "anew", "more", "block_size", "added", "removed")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    ANEW_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    instance: int
+    cursor: int
+    anew: bool
+    more: bool
+    block_size: int
+    added: _containers.RepeatedScalarFieldContainer[int]
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, instance: _Optional[int] = ..., cursor: _Optional[int] = ..., anew: _Optional[bool] = ..., more: _Optional[bool] = ..., block_size: _Optional[int] = ..., added: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class VerifierStatusRequest(_message.Message):
     __slots__ = ("gateway_id", "waiting")
     GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -181,7 +207,7 @@ class VerifierStatusRequest(_message.Message):
     def __init__(self, gateway_id: _Optional[str] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class VerifierStatusResponse(_message.Message):
-    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled", "drafters_aside", "pool", "uptime_seconds", "busy_seconds", "steps", "rows", "full_rows", "waiting", "wanted_trees", "missing_trees", "waiting_elsewhere")
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_context", "sessions", "max_sessions", "kv_used", "kv_total", "session_steps", "drafted_tokens", "accepted_tokens", "committed_tokens", "drafters", "draining", "device", "stalled", "drafters_aside", "pool", "uptime_seconds", "busy_seconds", "steps", "rows", "full_rows", "waiting", "wanted_trees", "missing_trees", "waiting_elsewhere", "waiting_tokens", "prompt_token_seconds", "step_seconds", "session_seconds", "version", "protocol_version", "clock_seconds")
     VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +236,13 @@ class VerifierStatusResponse(_message.Message):
     WANTED_TREES_FIELD_NUMBER: _ClassVar[int]
     MISSING_TREES_FIELD_NUMBER: _ClassVar[int]
     WAITING_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SECONDS_FIELD_NUMBER: _ClassVar[int]
     verifier_id: str
     model_id: str
     vocab_fingerprint: str
@@ -238,4 +271,11 @@ class VerifierStatusResponse(_message.Message):
     wanted_trees: int
     missing_trees: int
     waiting_elsewhere: int
-    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ..., drafters_aside: _Optional[_Iterable[str]] = ..., pool: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., busy_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., full_rows: _Optional[int] = ..., waiting: _Optional[int] = ..., wanted_trees: _Optional[int] = ..., missing_trees: _Optional[int] = ..., waiting_elsewhere: _Optional[int] = ...) -> None: ...
+    waiting_tokens: int
+    prompt_token_seconds: float
+    step_seconds: float
+    session_seconds: float
+    version: str
+    protocol_version: int
+    clock_seconds: float
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., sessions: _Optional[int] = ..., max_sessions: _Optional[int] = ..., kv_used: _Optional[int] = ..., kv_total: _Optional[int] = ..., session_steps: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., device: _Optional[str] = ..., stalled: _Optional[bool] = ..., drafters_aside: _Optional[_Iterable[str]] = ..., pool: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., busy_seconds: _Optional[float] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., full_rows: _Optional[int] = ..., waiting: _Optional[int] = ..., wanted_trees: _Optional[int] = ..., missing_trees: _Optional[int] = ..., waiting_elsewhere: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prompt_token_seconds: _Optional[float] = ..., step_seconds: _Optional[float] = ..., session_seconds: _Optional[float] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., clock_seconds: _Optional[float] = ...) -> None: ...

@@ -49,6 +49,11 @@ class VerifierServiceStub:
                 request_serializer=paceline_dot_v1_dot_verifier__pb2.VerifierStatusRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_verifier__pb2.VerifierStatusResponse.FromString,
                 _registered_method=True)
+        self.Prefixes = channel.unary_unary(
+                '/paceline.v1.VerifierService/Prefixes',
+                request_serializer=paceline_dot_v1_dot_verifier__pb2.PrefixesRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_verifier__pb2.PrefixesResponse.FromString,
+                _registered_method=True)
 
 
 class VerifierServiceServicer:
@@ -87,6 +92,14 @@ class VerifierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prefixes(self, request, context):
+        """Which beginnings of texts its prefix cache holds, for routing. For gateways only: whoever guesses a text
+        can tell by its key whether it was here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VerifierServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -104,6 +117,11 @@ def add_VerifierServiceServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=paceline_dot_v1_dot_verifier__pb2.VerifierStatusRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_verifier__pb2.VerifierStatusResponse.SerializeToString,
+            ),
+            'Prefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prefixes,
+                    request_deserializer=paceline_dot_v1_dot_verifier__pb2.PrefixesRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_verifier__pb2.PrefixesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +205,33 @@ class VerifierService:
             '/paceline.v1.VerifierService/Status',
             paceline_dot_v1_dot_verifier__pb2.VerifierStatusRequest.SerializeToString,
             paceline_dot_v1_dot_verifier__pb2.VerifierStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.VerifierService/Prefixes',
+            paceline_dot_v1_dot_verifier__pb2.PrefixesRequest.SerializeToString,
+            paceline_dot_v1_dot_verifier__pb2.PrefixesResponse.FromString,
             options,
             channel_credentials,
             insecure,

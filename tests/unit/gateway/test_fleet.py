@@ -14,11 +14,14 @@ from gateway.discovery import Addresses, StaticDiscovery
 from gateway.errors import RequestError
 from gateway.fleet import Fleet
 from gateway.request import served_model
-from gateway.router import choose_verifier
+from gateway.routing.texts import RoutedText
+from gateway.routing.verifiers import choose_verifier
 from paceline.net.handshake import Served
 from paceline.net.rpc import start_server
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
+
+PROMPT = RoutedText([1, 2, 3])
 
 
 class Verifier(verifier_pb2_grpc.VerifierServiceServicer):
@@ -56,7 +59,7 @@ async def fleet(verifier: Verifier) -> AsyncIterator[Fleet]:
 async def test_a_verifier_of_the_same_model_is_routed_to(fleet: Fleet) -> None:
     assert fleet.not_ready() == "no verifier is up"
     await wait_until(lambda: fleet.not_ready() == "", "the verifier is up")
-    assert choose_verifier(fleet.verifier_views(), "tiny") is not None
+    assert choose_verifier(fleet.verifier_views(), "tiny", PROMPT) is not None
     assert served_model(fleet.verifier_views(), "tiny", "").vocab_size == 9
 
 
@@ -85,7 +88,7 @@ async def test_a_verifier_of_another_model_gets_nothing_and_is_told_of(
     ours, verifier.says = verifier.says, says
     await wait_until(lambda: bool(fleet.verifier_views()), "the verifier has answered")
     assert fleet.not_ready() == why
-    assert choose_verifier(fleet.verifier_views(), "tiny") is None
+    assert choose_verifier(fleet.verifier_views(), "tiny", PROMPT) is None
     with pytest.raises(RequestError, match="no verifier of 'tiny' is up"):
         served_model(fleet.verifier_views(), "tiny", "")
     (pod,) = fleet.to_proto(0).verifiers
@@ -93,7 +96,7 @@ async def test_a_verifier_of_another_model_gets_nothing_and_is_told_of(
     # It is started anew with what fits.
     verifier.says = ours
     await wait_until(lambda: fleet.not_ready() == "", "the verifier fits")
-    assert choose_verifier(fleet.verifier_views(), "tiny") is not None
+    assert choose_verifier(fleet.verifier_views(), "tiny", PROMPT) is not None
     said = capsys.readouterr()
     assert (said.out + said.err).count("verifier gets no sessions") == 1
 

@@ -13,11 +13,13 @@ from gateway.discovery import Addresses
 from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet
 from gateway.places import Places
+from gateway.routing.texts import RoutedText
 from paceline.v1 import verifier_pb2
 from tests.waiting import wait_until
 
 MODEL = "m"
 SOON = 1e9
+TEXT = RoutedText([1, 2, 3])
 
 
 class World:
@@ -71,7 +73,7 @@ class Request:
 
     async def _run(self, world: World, begun: bool) -> None:
         with world.door.seat(self.holder, begun=begun) as seat:
-            self.address = (await seat.verifier((), SOON)).address
+            self.address = (await seat.verifier(TEXT, (), SOON)).address
             world.order.append(self.name)
             await self.leaving.wait()
         self.address = ""
@@ -119,10 +121,10 @@ async def test_a_verifier_that_turns_a_session_away_is_full_until_something_chan
     mine = world.ask()
     await settled()
     with world.door.seat("k") as seat:
-        await seat.verifier((), SOON)
+        await seat.verifier(TEXT, (), SOON)
         seat.leave()
         seat.turned_away(pod)
-        waiting = asyncio.create_task(seat.verifier((), SOON))
+        waiting = asyncio.create_task(seat.verifier(TEXT, (), SOON))
         later = world.ask()
         await settled()
         assert not waiting.done()
@@ -196,9 +198,9 @@ async def test_where_no_verifier_is_up_requests_wait_until_their_deadline() -> N
     world = World(queue=0.0)
     with world.door.seat("k") as seat:
         with pytest.raises(RequestError) as caught:
-            await seat.verifier((), asyncio.get_running_loop().time() + 0.1)
+            await seat.verifier(TEXT, (), asyncio.get_running_loop().time() + 0.1)
         assert caught.value.kind is UNAVAILABLE
-        waiting = asyncio.create_task(seat.verifier((), SOON))
+        waiting = asyncio.create_task(seat.verifier(TEXT, (), SOON))
         await settled()
         world.status("b:1")
         assert (await waiting).address == "b:1"

@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import RequestError
 from gateway.generation import Form, Generation
 from gateway.request import Terms
-from gateway.router import VerifierView
+from gateway.routing.views import VerifierView
 from paceline.sampling import SamplingRequest
 
 SERVED = VerifierView("pod:1", True, False, "m", vocab_size=100, max_context=10, sessions=0, max_sessions=1)
