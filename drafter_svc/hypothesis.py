@@ -31,11 +31,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a verdict taught: `committed` are new ids from position `start` on, `rows` hold the feedback."""
+    """What a verdict taught: `committed` are new ids from position `start` on, `rows` hold the feedback.
+
+    `accepted` ids before the last are nodes of a tree. Where a session ends within a tree's path, the last is
+    one, too, and the first of these is not.
+    """
 
     start: int
     committed: tuple[int, ...]
     rows: tuple[Row, ...]
+    accepted: int = 0
 
 
 class Hypothesis:
@@ -69,7 +74,7 @@ class Hypothesis:
         rows = () if verdict.feedback is None else tuple(self._rows(verdict.base_length, verdict.feedback))
         fresh = verdict.committed[overlap:]
         self.ids.extend(fresh)
-        return Lesson(start=known, committed=fresh, rows=rows)
+        return Lesson(known, fresh, rows, verdict.accepted)
 
     def _rows(self, base: int, feedback: Feedback) -> Iterator[Row]:
         """Feedback rows with their contexts. None if the rows have no top ids."""

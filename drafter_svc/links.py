@@ -44,6 +44,7 @@ class Links:
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
         self._runners: dict[Target, Runner] = {}
         metrics.SESSIONS.set_function(lambda: self.sessions)
+        metrics.BUSY_SECONDS.read = lambda: self.load.busy_seconds
 
     @property
     def sessions(self) -> int:

@@ -20,7 +20,7 @@ from drafter_svc.server import DrafterServicer
 from paceline.net import rpc
 from paceline.net.roles import Role
 from paceline.net.tls import Identity
-from paceline.service import telemetry
+from paceline.service import metrics, telemetry
 from paceline.service.settings import SettingsError
 from paceline.v1 import drafter_pb2_grpc
 
@@ -69,6 +69,7 @@ async def serve(settings: DrafterSettings, factory: MethodFactory, stop: asyncio
 
 def run(settings: DrafterSettings) -> None:
     """Make the drafting method and serve. Raises `SettingsError` for an unknown method."""
+    metrics.label(pool=settings.pool)
     telemetry.setup("drafter", settings)
     try:
         factory = TeachableFactory(settings)

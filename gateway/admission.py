@@ -88,6 +88,7 @@ class AdmissionControl:
         self._wake = asyncio.Event()
         self._freed = asyncio.Event()
         self._mean_seconds = 1.0
+        metrics.QUEUED_REQUESTS.labels(queue="limits").set_function(lambda: len(self._waiting))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -172,7 +173,6 @@ class AdmissionControl:
         """Wait in the queue; the admission at its end."""
         line.length += 1
         self._waiting.append(ask)
-        metrics.QUEUED_REQUESTS.set(len(self._waiting))
         try:
             async with asyncio.timeout(self.queue_seconds), line.head:
                 while True:
@@ -190,7 +190,6 @@ class AdmissionControl:
         finally:
             line.length -= 1
             self._waiting.remove(ask)
-            metrics.QUEUED_REQUESTS.set(len(self._waiting))
 
     def retry_seconds(self, ahead: int, places: int) -> float:
         """Estimated seconds until one with `ahead` before it gets a place, by recent sessions' lengths."""

@@ -8,10 +8,11 @@ from contextlib import aclosing
 
 from gateway import metrics
 from gateway.errors import RequestError
-from gateway.events import Chunk, Event
+from gateway.events import Event
 from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
 from gateway.readiness import Readiness
+from gateway.request_timer import RequestTimer
 from gateway.sessions import Sessions
 
 
@@ -45,18 +46,12 @@ class Gateway:
 
 async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGenerator[Event, None]:
     """The same events, counted and timed."""
-    started = last = time.monotonic()
+    timer = RequestTimer()
     outcome = "cancelled"
     try:
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Chunk) and event.token_ids:
-                    now = time.monotonic()
-                    if last == started:
-                        metrics.FIRST_TOKEN_SECONDS.observe(now - started)
-                    else:
-                        metrics.INTER_TOKEN_SECONDS.observe((now - last) / len(event.token_ids))
-                    last = now
+                timer.saw(event)
                 yield event
         outcome = "done"
     except RequestError as error:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from dataclasses import dataclass
 
+from gateway import fleet_metrics
 from gateway.admission import AdmissionControl
 from gateway.config import GatewaySettings
 from gateway.core import Gateway
@@ -26,7 +27,7 @@ from paceline.net.handshake import Served
 from paceline.net.roles import Role
 from paceline.net.rpc import run_service, start_server
 from paceline.net.tls import Identity
-from paceline.service import telemetry
+from paceline.service import metrics, telemetry
 from paceline.service.settings import SettingsError
 from paceline.store import MemoryStore, RedisStore, SessionStore
 from paceline.v1 import gateway_pb2_grpc
@@ -113,6 +114,8 @@ async def serve(
         grace_seconds=settings.grace_seconds,
     )
     serving = asyncio.create_task(http_server.serve(sockets=listeners))
+    metrics.label(model_name=gateway.model_name)
+    fleet_metrics.export(parts.fleet)
     http_address = join_address(settings.host, listeners[0].getsockname()[1])
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from gateway import verifier_call
+from gateway import metrics, verifier_call
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.errors import INTERNAL, TIMEOUT, UNAVAILABLE, RequestError
@@ -189,6 +189,7 @@ class Following:
             verifier=verifier.address,
             why=verifier_call.why(error),
         )
+        metrics.MOVES.inc()
         self._failed.add(verifier.address)
         if isinstance(error, verifier_call.SilentError):
             # The verifier may only be slow: be more patient from now on.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from opentelemetry.trace import Span
 
+from gateway import metrics
 from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
@@ -185,9 +186,12 @@ class Sessions:
                     async for event in events:
                         if isinstance(event, Started):
                             place.began = time.monotonic()
+                            if resumed is None:
+                                metrics.PROMPT_TOKENS.inc(event.prompt_tokens)
                             event = replace(event, allowance=place.allowance)
                         elif isinstance(event, Chunk):
                             told += len(event.token_ids)
+                            metrics.GENERATION_TOKENS.inc(max(0, told - known) - place.generated)
                             place.generated = max(0, told - known)
                         else:
                             span.set_attribute(telemetry.FINISH_REASON, str(event.reason))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from paceline.engine.engine import Engine
 from paceline.store import SessionStore
+from verifier_svc import gauges
 from verifier_svc.commit import Committer
 from verifier_svc.config import VerifierSettings
 from verifier_svc.control import DraftControl
@@ -80,6 +81,7 @@ class Verifier:
             divergence_interval=settings.divergence_interval,
             feedback_top_k=streams.feedback_top_k,
         )
+        gauges.export(self._steps)
         self.servicer = VerifierServicer(
             OpenRpc(self.served, self._steps, self.committer, self._delivery),
             DraftRpc(self.served, drafts, streams, standings),

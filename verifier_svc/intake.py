@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 from paceline.net import wire
+from paceline.service.metrics import begin
 from paceline.tree import TreeError
 from paceline.v1 import verifier_pb2
 from verifier_svc import metrics
@@ -34,6 +35,7 @@ _NO_FAULTS_OF_FORM = {
     verifier_pb2.SESSION_ERROR_CODE_NOT_JOINED,
     verifier_pb2.SESSION_ERROR_CODE_UNASKED,
 }
+begin(metrics.TREES_REFUSED, verifier_pb2.SessionErrorCode.keys()[1:])
 
 # Takes one item in; returns the seconds of work that nobody has asked for.
 _Item: TypeAlias = Callable[[], float]

@@ -30,6 +30,8 @@ class Load:
     # time. Trees that are asked for only to keep learning are not counted.
     wanted_trees: int = 0
     missing_trees: int = 0
+    # Time in which steps waited for trees instead of computing.
+    exposed_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -149,7 +149,9 @@ class Progress:
             self.totals.accepted_tokens + accepted,
             self.totals.committed_tokens + committed,
         )
-        metrics.COMMITTED.inc(committed)
+        metrics.SESSION_STEPS.inc()
+        metrics.COMMITTED_DRAFTED.inc(accepted)
+        metrics.COMMITTED_OWN.inc(committed - accepted)
         if drafted:
             metrics.DRAFTS.inc()
             metrics.DRAFT_TOKENS.inc(drafted)

@@ -67,7 +67,8 @@ class Recording:
         return self._away_since is not None and (not self._strict or session.held_since is not None)
 
     async def _append(self, batch: list[tuple[Commitment, Append]]) -> list[StoreError | None]:
-        errors = await self._store.append([append for _, append in batch])
+        with metrics.COMMIT_SECONDS.time():
+            errors = await self._store.append([append for _, append in batch])
         away = next((error for error in errors if isinstance(error, StoreUnavailableError)), None)
         for place, (session, _) in enumerate(batch):
             # The epoch is this owner's: what else the record says, the store has from before it went back.

@@ -19,13 +19,12 @@ from paceline.models.store import NoSuchFolderError, check_model
 from paceline.net.roles import Role
 from paceline.net.rpc import MAX_STREAMS, check_free, run_service, start_server
 from paceline.net.tls import Identity
-from paceline.service import garbage, telemetry
+from paceline.service import garbage, metrics, telemetry
 from paceline.service.machine import usable_cores
 from paceline.service.settings import SettingsError
 from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
-from verifier_svc import metrics
 from verifier_svc.assembly import Verifier
 from verifier_svc.config import VerifierSettings
 from verifier_svc.step import engine_thread
@@ -47,6 +46,7 @@ async def serve(
     """Serve until `stop` is set, then let running sessions end within the grace period."""
     verifier = Verifier(settings, store, engine, thread, on_failure=stop.set)
     served = verifier.served
+    metrics.label(model_name=served.model_id, pool=settings.pool)
     async with verifier.running():
         server = await start_server(
             lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(
@@ -60,7 +60,6 @@ async def serve(
             max_streams=2 * settings.max_sessions + MAX_STREAMS,
             identity=identity,
         )
-        metrics.KV_TOTAL_TOKENS.set(engine.kv_tokens)
         log.info(
             "ready",
             address=server.address,

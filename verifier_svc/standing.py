@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from paceline.service import telemetry
+from paceline.service.metrics import begin
 from verifier_svc import metrics
 
 log = telemetry.logger(__name__)
@@ -38,6 +39,9 @@ class AsideReason(StrEnum):
     FLOOD = "most of what it says nothing has asked for"
     USELESS = "next to nothing of what it drafts is accepted"
     HARMFUL = "the engine cannot compute its trees"
+
+
+begin(metrics.DRAFTERS_PUT_ASIDE, (reason.name.lower() for reason in AsideReason))
 
 
 @dataclass(slots=True)

@@ -139,6 +139,7 @@ class StepLoop:
                 self.beat_at = time.monotonic()
                 with harmless("waiting for trees"):
                     self._control.await_trees(lambda: self._stopping)
+                    self.load.exposed_seconds += time.monotonic() - self.beat_at
                 sessions = self.table.running()
                 apart = plan_apart(sessions, self._plan, self._plan_tree)
                 planned = apart.plan
@@ -184,15 +185,11 @@ class StepLoop:
             self._divergence.run()
 
     def _measure(self, planned: Plan, seconds: float) -> None:
-        context = sum(row.segment.root_index + 1 for row in planned.rows)
         num_rows = sum(row.segment.num_rows for row in planned.rows)
-        labels = metrics.step_labels(rows=num_rows, context=context)
-        metrics.STEP_SECONDS.labels(*labels).observe(seconds)
+        metrics.STEP_SECONDS.labels(rows=metrics.rows_label(num_rows)).observe(seconds)
         metrics.STEP_ROWS.observe(num_rows)
         self.load.stepped(seconds, num_rows)
         metrics.DRAFT_BUDGET.set(self._control.nodes_asked)
-        metrics.RUNNING_SESSIONS.set(len(self.table))
-        metrics.KV_USED_TOKENS.set((self.allocator.total - self.allocator.free) * self._engine.block_size)
 
     def _engine_is_sound(self) -> bool:
         """Whether the engine computes a row of its own. Without a free block that is assumed."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from drafter_svc import metrics
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson
 from drafter_svc.methods.base import Ask, Proposer, Source
 from paceline.tree import TokenTree
@@ -86,7 +87,8 @@ class Merged:
         self._sampled = HitRates(self._sources, bias)
         # Candidates of each session's last draft, by context: a verdict measures what was proposed.
         self._proposed: dict[str, dict[tuple[int, ...], dict[int, int]]] = {}
-        self._unmeasured: list[tuple[HitRates, dict[int, int], int]] = []
+        # What each committed id is to be measured with; whether it was accepted from a tree.
+        self._unmeasured: list[tuple[HitRates, dict[int, int], int, bool]] = []
 
     def _rates(self, session: Hypothesis) -> HitRates:
         return self._sampled if session.sampling.temperature > 0 else self._greedy
@@ -135,6 +137,7 @@ class Merged:
         rates = self._rates(session)
         proposers = [source.proposer(session) for source in self._sources]
         proposed = self._proposed.get(session.key.session_id, {})
+        accepted = range(len(lesson.committed) - 1 - lesson.accepted, len(lesson.committed) - 1)
         for offset, token in enumerate(lesson.committed[:_MEASURED_IDS]):
             position = lesson.start + offset
             context = tuple(session.ids[max(0, position - CONTEXT_IDS) : position])
@@ -142,15 +145,26 @@ class Merged:
             if cells is None and context:
                 cells = candidates(proposers, rates.strides, context, offset)
             if cells:
-                self._unmeasured.append((rates, cells, token))
+                self._unmeasured.append((rates, cells, token, offset in accepted))
         self.learn(session, lesson)
 
     def settle(self) -> None:
         """Measure the sources on what was committed."""
-        for rates, cells, token in self._unmeasured:
+        for rates, cells, token, accepted in self._unmeasured:
+            if accepted and token in cells:
+                metrics.ACCEPTED_TOKENS.labels(source=self._surest(cells[token])).inc()
             for candidate, cell in cells.items():
                 rates.count(cell, candidate == token)
         self._unmeasured.clear()
+
+    def _surest(self, cell: int) -> str:
+        """Name of the source whose grade, as the cell has it, adds most to a candidate's log-odds."""
+        gains: list[tuple[float, str]] = []
+        for source in self._sources:
+            cell, grade = divmod(cell, len(source.log_odds))
+            if grade:
+                gains.append((source.log_odds[grade] - source.log_odds[0], source.name))
+        return max(gains)[1]
 
     def learn(self, session: Hypothesis, lesson: Lesson) -> None:
         """Let the sources learn."""

@@ -26,8 +26,9 @@ from paceline.net.roles import Role
 from paceline.net.tls import Identity
 from paceline.net.wire import WireError
 from paceline.service import garbage
+from paceline.service.metrics import TASKS
 from paceline.service.settings import SettingsError
-from paceline.service.telemetry import TASKS, logger
+from paceline.service.telemetry import logger
 
 log = logger(__name__)
 

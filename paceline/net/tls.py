@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from paceline.net.roles import Role, RoleCheck
-from paceline.service import telemetry
+from paceline.service import metrics, telemetry
 from paceline.service.settings import ServiceSettings, SettingsError
 
 log = telemetry.logger(__name__)
@@ -55,6 +55,7 @@ class Certificates:
     chain: bytes
     key: bytes
     ca: bytes | None
+    not_before: datetime
     not_after: datetime
     https: ssl.SSLContext
 
@@ -75,7 +76,11 @@ class Identity:
         self._role = role
         self._stamps = files.stamps()
         self.current = _read(files, role)
-        telemetry.CERTIFICATE_NOT_AFTER.labels(setting=files.flag("cert")).set_function(
+        setting = files.flag("cert")
+        metrics.CERTIFICATE_NOT_BEFORE.labels(setting=setting).set_function(
+            lambda: self.current.not_before.timestamp()
+        )
+        metrics.CERTIFICATE_NOT_AFTER.labels(setting=setting).set_function(
             lambda: self.current.not_after.timestamp()
         )
 
@@ -170,7 +175,7 @@ def _read(files: PemFiles, role: Role | None) -> Certificates:
         https.load_cert_chain(files.cert, files.key)
     except (ssl.SSLError, OSError) as error:
         raise TlsError(f"{where}: {error}") from error
-    return Certificates(chain, key, ca, leaf.not_valid_after_utc, https)
+    return Certificates(chain, key, ca, leaf.not_valid_before_utc, leaf.not_valid_after_utc, https)
 
 
 def _bytes(setting: str, path: Path) -> bytes:

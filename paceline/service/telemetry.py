@@ -1,4 +1,4 @@
-"""Logs, traces and metrics set up in one place; names of spans and attributes; every service's metrics."""
+"""Logs, traces and metrics set up in one place; names of spans and attributes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ import grpc
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from prometheus_client import Gauge, start_http_server
 
 from paceline import __version__
-from paceline.addresses import why_not
-from paceline.service import traces
-from paceline.service.settings import SettingsError
+from paceline.service import metrics, traces
 
 # Span attributes.
 SESSION_ID = "paceline.session_id"
@@ -33,15 +30,6 @@ TIER = "paceline.tier"
 POOL = "paceline.pool"
 REPLICAS = "paceline.replicas"
 REASON = "paceline.reason"
-
-# Bounds of histograms of seconds: a step, or what a client waits for.
-SECONDS_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-# Every service.
-TASKS = Gauge("paceline:tasks", "Tasks of the event loop: some for each session, stream and connection")
-CERTIFICATE_NOT_AFTER = Gauge(
-    "paceline:certificate_not_after_seconds", "Unix time at which the certificate in force ends", ["setting"]
-)
 
 
 class TelemetrySettings(Protocol):
@@ -71,12 +59,7 @@ def setup(service: str, settings: TelemetrySettings) -> None:
     if settings.otlp_endpoint:
         traces.export(service, settings.otlp_endpoint, use_http_proxy=settings.use_http_proxy)
     if settings.metrics_port:
-        try:
-            start_http_server(settings.metrics_port, addr=settings.host)
-        except OSError as error:
-            raise SettingsError(
-                why_not(error, settings.host, settings.metrics_port, "--metrics-port")
-            ) from error
+        metrics.serve(service, settings.host, settings.metrics_port)
 
 
 def _setup_logs(service: str, level: str, form: str) -> None:

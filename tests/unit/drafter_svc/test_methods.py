@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from safetensors.numpy import save_file
 
 from drafter_svc import methods
@@ -237,3 +238,21 @@ def test_a_verifier_names_no_other_file(fingerprint: str, tmp_path: Path) -> Non
     methods.tables.save(_taught("recycling"), folder, "abc")
     methods.tables.save(_taught("recycling"), tmp_path, "abc")
     assert not methods.tables.load(methods.create("recycling", VOCAB), folder, fingerprint)
+
+
+def test_an_accepted_node_counts_for_the_source_that_was_surest_of_it() -> None:
+    def counts() -> dict[str, float]:
+        name = "paceline:drafter_accepted_tokens_total"
+        samples = (sample for family in REGISTRY.collect() for sample in family.samples)
+        return {each.labels["source"]: each.value for each in samples if each.name == name}
+
+    method = methods.create("lookup", VOCAB)
+    known = session([1, 2, 3, 4, 5, 1, 2])
+    tree = draft(method, known, 4, 4)
+    before = counts()
+    # Two nodes are accepted, then the target draws its own.
+    step(method, known, tree, [3, 4, 9], [])
+    assert known.ids[-3:] == [3, 4, 9]
+    assert counts().get("lookup", 0.0) - before.get("lookup", 0.0) == 2
+    step(method, known, TokenTree(), [1], [])
+    assert counts().get("lookup", 0.0) - before.get("lookup", 0.0) == 2

@@ -19,11 +19,12 @@ from paceline.service import telemetry
 
 SERVICE = """
 import sys
-from paceline.service import telemetry
+from paceline.service import metrics, telemetry
 from paceline.service.settings import ServiceSettings
 telemetry.setup("verifier", ServiceSettings(log_format="json", metrics_port=int(sys.argv[1])))
 log = telemetry.logger("part")
-telemetry.TASKS.set(3)
+metrics.label(pool="gpu", model_name="")
+metrics.TASKS.set(3)
 log.debug("unheard")
 try:
     1 / 0
@@ -57,12 +58,14 @@ def test_a_service_logs_a_json_object_a_line_and_serves_its_metrics() -> None:
     assert (line["component"], line["session"]) == ("part", "s")
     assert "ZeroDivisionError" in line["exception"]
     assert rest == ""
-    assert "paceline:tasks 3.0" in metrics
+    assert 'paceline:tasks{pool="gpu"} 3.0' in metrics
+    assert 'paceline:build_info{pool="gpu",service="verifier",version=' in metrics
+    assert "_created" not in metrics
 
 
 ENDING = """
 import sys
-from paceline.service import telemetry
+from paceline.service import metrics, telemetry
 from paceline.service.settings import ServiceSettings, SettingsError
 from opentelemetry import trace
 try:

@@ -1,0 +1,54 @@
+"""Counts and times one request's events for the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gateway import metrics
+from gateway.events import Chunk, Event, Finished, Started
+
+
+class RequestTimer:
+    """Made when the request comes; told of each event that its client is sent.
+
+    Time in the queue, of the prefill and of decoding follow one another: together they are the whole
+    request's, up to what is said after the last token.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = self._opened = clock()
+        # When the first and the last tokens so far were sent.
+        self._first: float | None = None
+        self._last = self._began
+
+    def saw(self, event: Event) -> None:
+        """Note an event."""
+        now = self._clock()
+        match event:
+            case Started():
+                self._opened = now
+                metrics.QUEUE_SECONDS.observe(now - self._began)
+            case Chunk(token_ids=ids) if ids:
+                self._tokens(now, len(ids))
+            case Finished():
+                self._finished(now, event)
+            case _:
+                # Text that waited for whole characters.
+                return
+
+    def _tokens(self, now: float, count: int) -> None:
+        if self._first is None:
+            self._first = now
+            metrics.FIRST_TOKEN_SECONDS.observe(now - self._began)
+            metrics.PREFILL_SECONDS.observe(now - self._opened)
+        else:
+            metrics.INTER_TOKEN_SECONDS.observe((now - self._last) / count)
+        self._last = now
+
+    def _finished(self, now: float, event: Finished) -> None:
+        if self._first is not None:
+            metrics.DECODE_SECONDS.observe(self._last - self._first)
+        metrics.E2E_SECONDS.observe(now - self._began)
+        metrics.REQUEST_SUCCESS.labels(finished_reason=str(event.reason)).inc()
