@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/*/*.proto)
 
-.PHONY: help setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check bench peers clean clean-kernels
+.PHONY: help setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check dashboards bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -76,6 +76,9 @@ protos-check: setup
 		&& diff -r -x __init__.py -x __pycache__ $$fresh/paceline/v1 paceline/v1 \
 		&& diff -r -x __init__.py -x __pycache__ $$fresh/paceline/keda paceline/keda \
 		|| { echo "error: paceline/v1 or paceline/keda is not what protos/ generates: run make protos"; exit 1; }
+
+dashboards: setup  ## Write the chart's Grafana dashboards
+	@$(BIN)/python -m deploy.dashboards
 
 bench: setup  ## Measure; ARGS="decode --dataset FILE" says what
 	@$(BIN)/paceline bench $(ARGS)

@@ -234,8 +234,9 @@ class Pods:
             self.gateways[f"gateway-{number}"] = self._gateway(f"http://{ports[0]}", ports[1])
         # What others are told instead of a pod's address, where something stands between.
         self.told: dict[str, str] = {}
-        # What a verifier is started from; some tests' do not behave.
+        # What verifiers and drafters are started from; some tests' do not behave.
         self.verifier_module = "verifier_svc"
+        self.drafter_module = "drafter_svc"
         # Groups that pods run in, where it is not ours.
         self.groups: dict[str, int | None] = {}
         self.pods: dict[str, Pod] = {}
@@ -322,7 +323,7 @@ class Pods:
 
     def launch_drafter(self, address: str) -> None:
         """Start a drafter without waiting for it."""
-        self._start(address, "drafter_svc", "--port", _port(address), *self._drafter_flags)
+        self._start(address, self.drafter_module, "--port", _port(address), *self._drafter_flags)
 
     def verifier_status(self, address: str | None = None) -> verifier_pb2.VerifierStatusResponse:
         with self._channel(address or self.verifier) as channel:

@@ -14,7 +14,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-FOLDERS = ("bench", "docs", "drafter_svc", "gateway", "paceline", "protos", "tests", "verifier_svc")
+FOLDERS = ("bench", "deploy", "docs", "drafter_svc", "gateway", "paceline", "protos", "tests", "verifier_svc")
 WIDTH = 110
 # Files of other projects.
 FOREIGN = ("bench_serving.py", "benchmark_serving.py")
