@@ -351,6 +351,38 @@ def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
     _measure(measure, {"batches": batch, "rounds": rounds}, table=table, **options)
 
 
+@command.command()
+@_question_options
+@_model_options
+@_concurrency_option(1, 8)
+@click.option(
+    "--window",
+    type=click.FloatRange(1),
+    default=10.0,
+    show_default=True,
+    help="Seconds of each window of a fleet.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Windows per fleet.")
+def tracing(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
+    """Throughput with every request traced, with none sampled and without tracing, in turns."""
+    from bench.tracing import measure, table
+
+    settings = {"concurrencies": concurrency, "window_s": window, "rounds": rounds}
+    _measure(measure, settings, table=table, **options)
+
+
+@command.command()
+@_question_options
+@_model_options
+@_plot_option
+def trace(**options: Any) -> None:
+    """The trace of one request: where its time went."""
+    from bench.plots import trace as draw
+    from bench.trace import measure, table
+
+    _measure(measure, {}, table=table, draw=draw, **options)
+
+
 def _hand_on(name: str, help_text: str) -> None:
     """Make a subcommand that is the command of the module of that name, which imports torch."""
 

@@ -62,6 +62,32 @@ def step_cost(document: Mapping[str, Any], path: Path) -> None:
     _save(draw, document, path)
 
 
+def trace(document: Mapping[str, Any], path: Path) -> None:
+    """Each span of a request as a bar on the time axis, in its service's colour."""
+    from matplotlib.figure import Figure
+
+    from bench.trace import shown
+
+    rows = shown(document["rows"])
+    colours = {"gateway": "tab:blue", "verifier": "tab:orange", "drafter": "tab:green"}
+    figure = Figure(figsize=(9.0, 0.8 + 0.17 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for at, row in enumerate(rows):
+        service = row["name"].partition(".")[0]
+        axes.barh(at, max(row["ms"], 0.2), left=row["began_ms"], height=0.7, color=colours[service])
+        took = f" {row['ms']:.1f}" if row["ms"] < 10 else f" {row['ms']:.0f}"
+        axes.text(row["began_ms"] + row["ms"], at, took, va="center", fontsize=6)
+    names = [" " * (3 * row["depth"]) + row["name"] for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=7, ha="left")
+    axes.tick_params(axis="y", length=0, pad=150)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, rows[0]["ms"] * 1.06)
+    axes.set_xlabel("milliseconds since the request came")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_title(_about(document), fontsize=8)
+    figure.savefig(path, dpi=_DPI, format="png")
+
+
 def _log_axis(axes: Axes, values: list[Any], label: str) -> None:
     axes.set_xscale("log", base=2)
     powers = [value for value in values if value == values[0] or len(values) < 10 or not value & (value - 1)]
@@ -75,9 +101,13 @@ def _save(draw: Any, document: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     draw(axes)
-    config, machine = document["config"], document["machine"]
-    where = machine["gpu"] or f"{config['threads']} threads of {machine['cpu']}"
-    axes.set_title(f"{config['model']}, {config['dtype']}; {where}", fontsize=9)
+    axes.set_title(_about(document), fontsize=9)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _about(document: Mapping[str, Any]) -> str:
+    config, machine = document["config"], document["machine"]
+    where = machine["gpu"] or f"{config['threads']} threads of {machine['cpu']}"
+    return f"{config['model']}, {config['dtype']}; {where}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,9 +88,12 @@ def run(measurement: Coroutine[Any, Any, Measured], plan: Plan) -> Measured:
 
 
 @asynccontextmanager
-async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]:
+async def system(
+    plan: Plan, progress: Progress, *, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[GatewayClient]:
     """Redis, a verifier, a drafter and the gateway, running; stopped when the block is left.
 
+    `variables`: of the environment, for all services beside our own.
     Raises `BenchError` when a service has ended meanwhile: without its drafter the system goes on, slower,
     and nothing else would tell.
     """
@@ -104,7 +107,8 @@ async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]
             server = redis_server.private_server(redis_server.find_server(), folder)
             url = server.url
         waves = plan_fleet(plan.model, addresses, redis_url=url, redis=server)
-        fleet = LocalFleet([[_set(service, plan) for service in wave] for wave in waves], plan.logs, _quiet)
+        set_up = [[_set(service, plan, variables or {}) for service in wave] for wave in waves]
+        fleet = LocalFleet(set_up, plan.logs, _quiet)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         started = fleet.pids
@@ -113,7 +117,8 @@ async def system(plan: Plan, progress: Progress) -> AsyncIterator[GatewayClient]
             raise BenchError(f"ended during the run: {', '.join(ended)}")
 
 
-def _set(service: Service, plan: Plan) -> Service:
+def _set(service: Service, plan: Plan, variables: Mapping[str, str]) -> Service:
+    service = replace(service, variables={**service.variables, **variables})
     if not service.name.startswith("verifier"):
         return service
     # Every arm reads every prompt anew: the second to be asked must not find the first one's KV.

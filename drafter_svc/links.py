@@ -8,6 +8,7 @@ import grpc
 
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
+from drafter_svc.draft_trace import DraftTrace
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.load import Load
 from drafter_svc.methods.base import MethodFactory, Target
@@ -61,7 +62,7 @@ class Links:
         known = self._links.get(address)
         return known[0].rounds.vocab_size if known else None
 
-    async def attach(self, address: str, hypothesis: Hypothesis) -> None:
+    async def attach(self, address: str, hypothesis: Hypothesis, trace: DraftTrace | None = None) -> None:
         """Draft for a session at a verifier. Raises `RefusedError` when draining or full."""
         if self.draining:
             raise RefusedError(grpc.StatusCode.UNAVAILABLE, "the drafter is draining")
@@ -74,9 +75,11 @@ class Links:
         if elsewhere is not None and elsewhere.address != address:
             held = elsewhere.rounds.epoch(session_id)
             if held is not None and held > hypothesis.key.epoch:
+                if trace is not None:
+                    trace.end()
                 return
             await elsewhere.detach(session_id)
-        await self._link(address).attach(hypothesis)
+        await self._link(address).attach(hypothesis, trace)
 
     async def detach(self, session_id: str) -> None:
         """Stop drafting for a session. Unknown ones are fine."""

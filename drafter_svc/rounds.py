@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from drafter_svc.draft_trace import DraftTrace
 from drafter_svc.hypothesis import Hypothesis, OutOfStepError
 from drafter_svc.methods.base import Ask
 from drafter_svc.runner import Drafts, Runner
@@ -52,6 +53,8 @@ class _Seat:
     heard: float
     budget: int | None = None
     rejoined: bool = False
+    # None unless its trace is recorded.
+    trace: DraftTrace | None = None
 
 
 class Rounds:
@@ -105,27 +108,33 @@ class Rounds:
                 self.detach(session_id)
         return message
 
-    def attach(self, hypothesis: Hypothesis) -> Message:
+    def attach(self, hypothesis: Hypothesis, trace: DraftTrace | None = None) -> Message:
         """Draft for a session from now on. A later epoch replaces; the same or an earlier changes nothing."""
         message = Message()
         session_id = hypothesis.key.session_id
         seat = self._seats.get(session_id)
         if seat is not None:
             if hypothesis.key.epoch <= seat.hypothesis.key.epoch:
+                if trace is not None:
+                    trace.end()
                 return message
             self.detach(session_id)
-        seat = self._seats[session_id] = _Seat(hypothesis, time.monotonic())
+        seat = self._seats[session_id] = _Seat(hypothesis, time.monotonic(), trace=trace)
         if self._runner is not None:
             self._join(seat, message)
         return message
 
     def detach(self, session_id: str) -> bool:
         """Forget a session. False if there was none."""
-        known = self._seats.pop(session_id, None) is not None
+        seat = self._seats.pop(session_id, None)
         self._waiting.pop(session_id, None)
-        if known and self._runner is not None:
+        if seat is None:
+            return False
+        if self._runner is not None:
             self._runner.forget(session_id)
-        return known
+        if seat.trace is not None:
+            seat.trace.end()
+        return True
 
     def epoch(self, session_id: str) -> int | None:
         """Epoch under which a session is drafted for; None for an unknown one."""
@@ -147,6 +156,8 @@ class Rounds:
             if seat is None or verdict.key.epoch != seat.hypothesis.key.epoch:
                 continue
             self._counters.accepted_tokens += verdict.accepted
+            if seat.trace is not None:
+                seat.trace.heard(verdict.accepted)
             learned = self._learn(seat, verdict, message)
             if verdict.finished:
                 self.detach(session_id)
@@ -165,6 +176,8 @@ class Rounds:
             nodes = self._limits.nodes if seat.budget is None else min(seat.budget, self._limits.nodes)
             if nodes > 0:
                 length = seat.hypothesis.base_length
+                if seat.trace is not None:
+                    seat.trace.asked()
                 asks.append(Ask(seat.hypothesis, length, nodes, self._limits.depth))
         return asks
 
@@ -182,6 +195,8 @@ class Rounds:
                 message.trees.append((key, ask.length, tree))
                 self._counters.trees += 1
                 self._counters.drafted_tokens += len(tree)
+                if seat.trace is not None:
+                    seat.trace.drafted(ask.length, asked=ask.nodes, nodes=len(tree), sessions=len(drafts))
         return message
 
     def idle(self, older_than: float) -> Iterator[str]:
@@ -196,6 +211,8 @@ class Rounds:
     def _wait(self, seat: _Seat) -> None:
         if not self._waiting:
             self._waiting_since = time.perf_counter()
+        if seat.trace is not None:
+            seat.trace.waits()
         self._waiting[seat.hypothesis.key.session_id] = seat
 
     def _learn(self, seat: _Seat, verdict: Verdict, message: Message) -> bool:

@@ -8,6 +8,7 @@ import time
 import grpc
 
 from drafter_svc.config import DrafterSettings
+from drafter_svc.draft_trace import DraftTrace
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from paceline import __version__
@@ -15,7 +16,7 @@ from paceline.addresses import AddressError, join_address, parse_address
 from paceline.net import wire
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.rpc import RefusedError, refusals
-from paceline.service import telemetry
+from paceline.service import spans
 from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
@@ -49,10 +50,21 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
         )
         if not hypothesis.ids:
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
-        with telemetry.rpc_span("drafter.attach", context) as span:
-            span.set_attribute(telemetry.SESSION_ID, hypothesis.key.session_id)
-            span.set_attribute(telemetry.VERIFIER, address)
-            await self._links.attach(address, hypothesis)
+        span = spans.tracer().start_span("drafter.session", context=spans.extract_rpc(context))
+        span.set_attributes(
+            {
+                spans.SESSION_ID: hypothesis.key.session_id,
+                spans.EPOCH: hypothesis.key.epoch,
+                spans.VERIFIER: address,
+            }
+        )
+        trace = DraftTrace.of(span, hypothesis.base_length)
+        try:
+            await self._links.attach(address, hypothesis, trace)
+        except RefusedError as error:
+            spans.fail(span, error)
+            span.end()
+            raise
         return pb.AttachResponse()
 
     @refusals

@@ -12,6 +12,7 @@ import grpc
 
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
+from drafter_svc.draft_trace import DraftTrace
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.load import Load
 from drafter_svc.methods.base import Needs, Target
@@ -108,10 +109,10 @@ class VerifierLink:
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
 
-    async def attach(self, hypothesis: Hypothesis) -> None:
+    async def attach(self, hypothesis: Hypothesis, trace: DraftTrace | None = None) -> None:
         """Draft for a session from now on, or, while the stream is down, once it is up again."""
         self._used_at = time.monotonic()
-        await self._say(self.rounds.attach(hypothesis))
+        await self._say(self.rounds.attach(hypothesis, trace))
 
     async def detach(self, session_id: str) -> None:
         """Forget a session and tell the verifier."""

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from opentelemetry.trace import Span
+
 from gateway import metrics
 from gateway.errors import RequestError
 from gateway.events import Event
@@ -14,6 +16,7 @@ from gateway.prompt import Prompts
 from gateway.readiness import Readiness
 from gateway.request_timer import RequestTimer
 from gateway.sessions import Sessions
+from paceline.service import spans
 
 
 class Gateway:
@@ -44,9 +47,9 @@ class Gateway:
         self.readiness = Readiness(sessions)
 
 
-async def observed(events: AsyncGenerator[Event, None], face: str) -> AsyncGenerator[Event, None]:
-    """The same events, counted and timed."""
-    timer = RequestTimer()
+async def observed(events: AsyncGenerator[Event, None], face: str, span: Span) -> AsyncGenerator[Event, None]:
+    """The same events, counted and timed, with the request's span as the exemplar."""
+    timer = RequestTimer(exemplar=spans.exemplar(span))
     outcome = "cancelled"
     try:
         async with aclosing(events):

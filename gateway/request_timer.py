@@ -16,8 +16,12 @@ class RequestTimer:
     request's, up to what is said after the last token.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, exemplar: dict[str, str] | None = None
+    ) -> None:
+        """`exemplar`: labels that lead to the request's trace."""
         self._clock = clock
+        self._exemplar = exemplar
         self._began = self._opened = clock()
         # When the first and the last tokens so far were sent.
         self._first: float | None = None
@@ -29,7 +33,7 @@ class RequestTimer:
         match event:
             case Started():
                 self._opened = now
-                metrics.QUEUE_SECONDS.observe(now - self._began)
+                metrics.QUEUE_SECONDS.observe(now - self._began, self._exemplar)
             case Chunk(token_ids=ids) if ids:
                 self._tokens(now, len(ids))
             case Finished():
@@ -41,14 +45,14 @@ class RequestTimer:
     def _tokens(self, now: float, count: int) -> None:
         if self._first is None:
             self._first = now
-            metrics.FIRST_TOKEN_SECONDS.observe(now - self._began)
-            metrics.PREFILL_SECONDS.observe(now - self._opened)
+            metrics.FIRST_TOKEN_SECONDS.observe(now - self._began, self._exemplar)
+            metrics.PREFILL_SECONDS.observe(now - self._opened, self._exemplar)
         else:
-            metrics.INTER_TOKEN_SECONDS.observe((now - self._last) / count)
+            metrics.INTER_TOKEN_SECONDS.observe((now - self._last) / count, self._exemplar)
         self._last = now
 
     def _finished(self, now: float, event: Finished) -> None:
         if self._first is not None:
-            metrics.DECODE_SECONDS.observe(self._last - self._first)
-        metrics.E2E_SECONDS.observe(now - self._began)
+            metrics.DECODE_SECONDS.observe(self._last - self._first, self._exemplar)
+        metrics.E2E_SECONDS.observe(now - self._began, self._exemplar)
         metrics.REQUEST_SUCCESS.labels(finished_reason=str(event.reason)).inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from gateway.speculation import Speculation
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
 from paceline.net import wire
-from paceline.service import telemetry
+from paceline.service import spans, telemetry
 from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
 from paceline.store import FencedError, SessionRecord, SessionStore
@@ -67,15 +67,16 @@ class Following:
         caller: Caller,
         detokenizer: Detokenizer,
         seat: Seat,
-        trace: Sequence[tuple[str, str]],
+        stages: spans.Stages,
         deadline: float | None = None,
     ) -> None:
-        """`seat`: the session's seat in the line for a place at a verifier.
+        """`seat`: the session's seat in the line for a place at a verifier. `stages`: those of its span.
 
         `deadline`: on the monotonic clock; passed on with each call, so that verifiers stop at it.
         """
         self._deadline = deadline
-        self._trace = tuple(trace)
+        self._stages = stages
+        self._trace = tuple(spans.inject(stages.parent))
         self._fleet = fleet
         self._seat = seat
         self._silence_seconds = policy.silence_seconds
@@ -129,8 +130,10 @@ class Following:
                 deadline = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
+            self._stages.enter("gateway.queue")
             self._text.grown(self._transcript.ids())
             verifier = await self._seat.verifier(self._text, self._failed, deadline)
+            self._stages.enter("gateway.route")
             self._say_route()
             if not recorded:
                 await self._owned.create()
@@ -140,8 +143,10 @@ class Following:
                     async for event in events:
                         if isinstance(event, verifier_pb2.Opened):
                             self._seat.begun = opened = True
+                            self._stages.enter("gateway.first_token")
                         else:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
+                            self._stages.enter("gateway.stream")
                         yield event
             except (grpc.aio.AioRpcError, verifier_call.SilentError, FencedError) as error:
                 if not opened and verifier_call.is_full(error):
@@ -161,6 +166,14 @@ class Following:
     def _say_route(self) -> None:
         choice = self._seat.choice
         if choice is not None:
+            self._stages.current.set_attributes(
+                {
+                    spans.VERIFIER: choice.verifier.address,
+                    spans.REASON: str(choice.reason),
+                    spans.HELD_TOKENS: choice.held_tokens,
+                    spans.PREDICTED_SECONDS: choice.seconds,
+                }
+            )
             log.debug(
                 "verifier chosen",
                 session=self._owned.key.session_id,
@@ -190,6 +203,9 @@ class Following:
             why=verifier_call.why(error),
         )
         metrics.MOVES.inc()
+        self._stages.enter("gateway.move")
+        moved = {spans.VERIFIER: verifier.address, spans.REASON: verifier_call.why(error)}
+        self._stages.parent.add_event("moved", moved)
         self._failed.add(verifier.address)
         if isinstance(error, verifier_call.SilentError):
             # The verifier may only be slow: be more patient from now on.

@@ -21,7 +21,7 @@ from gateway.generation import Asked, Generation
 from gateway.places import Places
 from gateway.session import Following, Policy
 from paceline.net.wire import SESSION_ID
-from paceline.service import telemetry
+from paceline.service import spans
 from paceline.session import FinishReason, SessionKey
 from paceline.store import (
     FencedError,
@@ -153,9 +153,13 @@ class Sessions:
         resumed: SessionRecord | None = None,
     ) -> AsyncGenerator[Event, None]:
         seated = self._places.seat(caller.id, begun=resumed is not None)
-        with seated as seat, telemetry.span("gateway.session", parent) as span:
-            span.set_attribute(telemetry.SESSION_ID, key.session_id)
-            trace = telemetry.inject(span)
+        with (
+            seated as seat,
+            spans.span("gateway.session", parent) as span,
+            spans.Stages(span) as stages,
+        ):
+            span.set_attribute(spans.SESSION_ID, key.session_id)
+            stages.enter("gateway.admission")
             # The tokens that a resumed session has already were charged before.
             known = len(resumed.committed_ids) if resumed else 0
             admitted = self.admission.admitted(
@@ -166,9 +170,10 @@ class Sessions:
             )
             async with admitted as place:
                 if isinstance(wanted, Asked):
+                    stages.enter("gateway.tokenise")
                     wanted = await wanted.generation(caller.id, seat.until)
                     await self.admission.tokenised(place, wanted.prompt_tokens, wanted.max_tokens)
-                span.set_attribute(telemetry.PROMPT_TOKENS, wanted.prompt_tokens)
+                span.set_attribute(spans.PROMPT_TOKENS, wanted.prompt_tokens)
                 following = Following(
                     self.fleet,
                     self.store,
@@ -178,7 +183,7 @@ class Sessions:
                     caller,
                     detokenizer,
                     seat,
-                    trace,
+                    stages,
                     deadline,
                 )
                 async with aclosing(following.events(resumed)) as events:
@@ -194,7 +199,8 @@ class Sessions:
                             metrics.GENERATION_TOKENS.inc(max(0, told - known) - place.generated)
                             place.generated = max(0, told - known)
                         else:
-                            span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
-                            span.set_attribute(telemetry.COMMITTED_TOKENS, event.receipt.committed_tokens)
-                            span.set_attribute(telemetry.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
+                            stages.enter("gateway.finish")
+                            span.set_attribute(spans.FINISH_REASON, str(event.reason))
+                            span.set_attribute(spans.COMMITTED_TOKENS, event.receipt.committed_tokens)
+                            span.set_attribute(spans.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
                         yield event

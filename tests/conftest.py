@@ -17,8 +17,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from paceline.local import plan, redis_server
+from paceline.service import spans
 from tests.pods import Pod, Pods
 from tests.redis_servers import redis_cluster
 from tests.tiny import make_tiny_model
@@ -72,6 +76,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("why these tests are long")
     for (file, reason), taken in seconds.items():
         terminalreporter.write_line(f"{taken:6.1f} s  {file}: {reason}")
+
+
+@pytest.fixture
+def recorded_spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans that this process ends, all of them sampled unless their parent is not."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracer = provider.get_tracer("paceline")
+    monkeypatch.setattr(spans, "tracer", lambda: tracer)
+    return kept
 
 
 @pytest.fixture(scope="session")

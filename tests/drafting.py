@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from drafter_svc.draft_trace import DraftTrace
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Method
 from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
@@ -23,8 +24,8 @@ class DrivenRounds:
     def welcome(self) -> Message:
         return self._with_trees(self.rounds.welcome(self._runner, self._limits))
 
-    def attach(self, hypothesis: Hypothesis) -> Message:
-        return self._with_trees(self.rounds.attach(hypothesis))
+    def attach(self, hypothesis: Hypothesis, trace: DraftTrace | None = None) -> Message:
+        return self._with_trees(self.rounds.attach(hypothesis, trace))
 
     def verdicts(self, verdicts: Iterable[Verdict]) -> Message:
         message = self._with_trees(self.rounds.verdicts(verdicts))

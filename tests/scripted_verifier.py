@@ -52,6 +52,7 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         # Sessions of other gateways, as it tells of them.
         self.others = 0
         self.opened: list[verifier_pb2.OpenRequest] = []
+        self.traceparents: list[str] = []
         self.stalled = False
         # Calls that ran when each began, itself included.
         self.at_once: list[int] = []
@@ -62,6 +63,7 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
     ) -> AsyncIterator[Response]:
         script = self.scripts[min(len(self.opened), len(self.scripts) - 1)]
         self.opened.append(request)
+        self.traceparents.append(dict(context.invocation_metadata() or ()).get("traceparent", ""))
         self._running += 1
         self.at_once.append(self._running)
         try:

@@ -25,6 +25,7 @@ from verifier_svc.events import (
     Unrecorded,
 )
 from verifier_svc.recording import Recording
+from verifier_svc.session_trace import SessionTrace
 
 log = telemetry.logger(__name__)
 
@@ -78,9 +79,9 @@ class Committer:
         """Whether a session is streamed, or has ended and is not recorded yet."""
         return self._commitments.busy
 
-    def open(self, record: SessionRecord) -> asyncio.Queue[Event]:
+    def open(self, record: SessionRecord, trace: SessionTrace | None = None) -> asyncio.Queue[Event]:
         """Begin to commit to a session that is recorded as `record`; gives the queue of its events."""
-        opened = self._commitments.open(record)
+        opened = self._commitments.open(record, trace)
         if self.failed:
             opened.events.put_nowait(Broken())
         return opened.events
@@ -182,3 +183,5 @@ class Committer:
                 session.events.put_nowait(Faulty(outcome.fault))
             elif outcome.finish is not None and outcome.receipt is not None:
                 session.events.put_nowait(Finished(outcome.finish, outcome.receipt))
+        if session.trace is not None:
+            session.trace.emitted(outcomes, durable=durable)

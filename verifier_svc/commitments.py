@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from paceline.session import FinishReason, SessionKey
 from paceline.store import Append, SessionRecord, StoreError, StoreUnavailableError
 from verifier_svc.events import Event, Lost, StepOutcome
+from verifier_svc.session_trace import SessionTrace
 
 # Sessions that ended while the store was away and are kept until it is back.
 _MAX_ENDED = 4096
@@ -30,6 +31,8 @@ class Commitment:
     finish_recorded: bool = False
     # Since when its tokens wait for the store, with strict durability.
     held_since: float | None = None
+    # None unless its trace is recorded.
+    trace: SessionTrace | None = None
 
     @property
     def lacking(self) -> bool:
@@ -67,9 +70,9 @@ class Commitments:
         """Whether a session is streamed, or has ended and is not recorded yet."""
         return bool(self._open or self._ended)
 
-    def open(self, record: SessionRecord) -> Commitment:
+    def open(self, record: SessionRecord, trace: SessionTrace | None = None) -> Commitment:
         """Begin with a session that is recorded as `record`."""
-        session = self._open[record.key] = Commitment(record)
+        session = self._open[record.key] = Commitment(record, trace=trace)
         return session
 
     def get(self, key: SessionKey) -> Commitment | None:

@@ -12,6 +12,7 @@ from verifier_svc.drafters import DrafterStreams
 from verifier_svc.events import StepOutcome
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts
+from verifier_svc.session_trace import StepTimes
 from verifier_svc.sessions import Session
 from verifier_svc.standing import Standings
 from verifier_svc.step import StepLoop
@@ -40,9 +41,9 @@ class Delivery:
         self._standings = standings
         self._on_failure = on_failure
 
-    def stepped(self, steps: list[SessionStep]) -> None:
+    def stepped(self, steps: list[SessionStep], times: StepTimes) -> None:
         """See `StepListener`."""
-        self._event_loop.call_soon_threadsafe(self._deliver, steps)
+        self._event_loop.call_soon_threadsafe(self._deliver, steps, times)
 
     def session_failed(self, session: Session, message: str) -> None:
         """See `StepListener`."""
@@ -71,7 +72,7 @@ class Delivery:
                 beats = loop.beats
                 self._committer.say_alive()
 
-    def _deliver(self, steps: list[SessionStep]) -> None:
+    def _deliver(self, steps: list[SessionStep], times: StepTimes) -> None:
         # Tokens go first: whatever may be wrong with what drafters are told, none is lost by it.
         self._committer.push((step.key, step.outcome) for step in steps)
         verdicts: dict[int, list[Verdict]] = {}
@@ -88,6 +89,10 @@ class Delivery:
                     self._standings.verified(stream.peer, verdict.accepted)
             if stream.overrun:
                 self._drafts.end(stream)
+        if times.traced:
+            outcomes = {step.key: step.outcome for step in steps}
+            for rows in times.traced:
+                rows.trace.stepped(times, rows, outcomes.get(rows.key))
 
     def _end(self, session: Session, message: str) -> None:
         """The session's client first gets the tokens that it has come to."""

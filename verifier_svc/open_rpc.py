@@ -10,7 +10,7 @@ import grpc
 from paceline.net import wire
 from paceline.net.rpc import RefusedError, refusals
 from paceline.sampling import SamplingParams
-from paceline.service import telemetry
+from paceline.service import spans
 from paceline.session import SessionKey
 from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2
@@ -18,6 +18,7 @@ from verifier_svc.commit import Committer
 from verifier_svc.delivery import Delivery
 from verifier_svc.events import Alive, Aside, Broken, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.identity import ServedModel
+from verifier_svc.session_trace import SessionTrace
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.step import StepLoop
 
@@ -49,13 +50,20 @@ class OpenRpc:
         """See verifier.proto."""
         session = session_from_request(request, self._served)
         key = session.key
-        with telemetry.rpc_span("verifier.session", context) as span:
-            span.set_attribute(telemetry.SESSION_ID, key.session_id)
+        with spans.rpc_span("verifier.session", context) as span:
+            span.set_attributes(
+                {
+                    spans.SESSION_ID: key.session_id,
+                    spans.EPOCH: key.epoch,
+                    spans.PROMPT_TOKENS: session.prompt_length,
+                }
+            )
+            trace = session.trace = SessionTrace.of(span, session.length)
             try:
                 with self._table.lock:
                     self._end_earlier_owner(key)
                     self._table.add(session)
-                    events = self._committer.open(self._record(session, request.reply))
+                    events = self._committer.open(self._record(session, request.reply), trace)
                     self._table.lock.notify_all()
             except SessionRefusedError as error:
                 raise RefusedError(REFUSAL_CODES[error.refusal], str(error)) from error
@@ -63,13 +71,17 @@ class OpenRpc:
                 yield verifier_pb2.OpenResponse(opened=verifier_pb2.Opened())
                 while True:
                     event = await events.get()
+                    if isinstance(event, Finished) and trace is not None:
+                        # Before the gateway hears of it and ends the span above.
+                        trace.end(event.receipt, event.reason)
                     yield response_for(event)
                     if isinstance(event, Finished):
-                        span.set_attribute(telemetry.FINISH_REASON, str(event.reason))
                         return
             finally:
                 self._let_go(session)
                 self._committer.close(key)
+                if trace is not None:
+                    trace.end(session.receipt())
 
     def _end_earlier_owner(self, key: SessionKey) -> None:
         """End what an owner with a lower epoch left open here; call with the lock held."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey
 from verifier_svc.drafting import Drafting
+from verifier_svc.session_trace import SessionTrace
 
 
 class Refusal(StrEnum):
@@ -54,6 +55,8 @@ class Session:
     accepted_tokens: int = 0
     # Length when it was opened.
     opened_length: int = 0
+    # None unless its trace is recorded.
+    trace: SessionTrace | None = None
 
     @property
     def length(self) -> int:

@@ -19,6 +19,7 @@ from verifier_svc.isolation import SessionFault, compute_apart, harmless, plan_a
 from verifier_svc.load import Load, full_rows
 from verifier_svc.progress import Progress, SessionStep, Totals
 from verifier_svc.scheduler import Plan, PlannedRows, StepLimits, plan, plan_tree
+from verifier_svc.session_trace import StepTimes, TracedRows
 from verifier_svc.sessions import Session, SessionTable
 
 log = telemetry.logger(__name__)
@@ -37,7 +38,7 @@ def engine_thread() -> Executor:
 class StepListener(Protocol):
     """Hears of steps, on the engine's thread. The calls for one session come in order."""
 
-    def stepped(self, steps: list[SessionStep]) -> None:
+    def stepped(self, steps: list[SessionStep], times: StepTimes) -> None:
         """A step is over; what each of its sessions got."""
 
     def session_failed(self, session: Session, message: str) -> None:
@@ -81,6 +82,7 @@ class StepLoop:
         self._feedback_top_k = feedback_top_k
         self._listener = listener
         self._stopping = False
+        self._steps = 0
         self._thread = thread
         self._ended: Future[None] | None = None
 
@@ -122,14 +124,14 @@ class StepLoop:
 
     def _run(self) -> None:
         try:
-            while (planned := self._next_plan()) is not None:
-                self._step(planned)
+            while (following := self._next_plan()) is not None:
+                self._step(*following)
         except BaseException as error:
             log.exception("the engine stopped")
             self.failure = error
             self._listener.engine_failed()
 
-    def _next_plan(self) -> Plan | None:
+    def _next_plan(self) -> tuple[Plan, StepTimes] | None:
         """Wait until there is work, and for trees while that pays; None when the loop is to stop."""
         with self.table.lock:
             while True:
@@ -137,9 +139,11 @@ class StepLoop:
                     return None
                 self.beats += 1
                 self.beat_at = time.monotonic()
+                times = StepTimes(self._steps + 1, began=time.time_ns())
                 with harmless("waiting for trees"):
                     self._control.await_trees(lambda: self._stopping)
                     self.load.exposed_seconds += time.monotonic() - self.beat_at
+                times.waited = time.time_ns()
                 sessions = self.table.running()
                 apart = plan_apart(sessions, self._plan, self._plan_tree)
                 planned = apart.plan
@@ -151,7 +155,10 @@ class StepLoop:
                 metrics.PREFIX_HITS.inc(planned.found_tokens)
                 if planned.rows:
                     self._control.ask(sessions)
-                    return planned
+                    self._steps += 1
+                    times.draft_budget = self._control.nodes_asked
+                    times.traced = _traced(planned)
+                    return planned, times
                 self.table.lock.wait(timeout=1.0)
 
     def _plan(self, sessions: Sequence[Session]) -> Plan:
@@ -160,8 +167,9 @@ class StepLoop:
     def _plan_tree(self, session: Session) -> None:
         plan_tree(session, self._limits, self._control.budget)
 
-    def _step(self, planned: Plan) -> None:
+    def _step(self, planned: Plan, times: StepTimes) -> None:
         started = time.monotonic()
+        times.forward = time.time_ns()
         self._compute.do_first(planned.block_tasks)
         computed = compute_apart(
             planned.rows,
@@ -170,6 +178,7 @@ class StepLoop:
             repeatable=self._engine.shape.ranks == 1,
         )
         seconds = time.monotonic() - started
+        times.computed = time.time_ns()
         with self.table.lock:
             self._end_faulty(computed.faults)
             self._blame(computed.harmful)
@@ -179,14 +188,16 @@ class StepLoop:
                 with harmless("learning"):
                     block_size = self._engine.block_size
                     self._control.learn(planned, computed.drawn, seconds, block_size=block_size)
-        self._measure(planned, time.monotonic() - started)
-        self._listener.stepped(steps)
+        self._measure(planned, time.monotonic() - started, times)
+        times.ended = time.time_ns()
+        self._listener.stepped(steps, times)
         with harmless("a check for divergence"):
             self._divergence.run()
 
-    def _measure(self, planned: Plan, seconds: float) -> None:
+    def _measure(self, planned: Plan, seconds: float, times: StepTimes) -> None:
         num_rows = sum(row.segment.num_rows for row in planned.rows)
-        metrics.STEP_SECONDS.labels(rows=metrics.rows_label(num_rows)).observe(seconds)
+        times.sessions, times.rows = len(planned.rows), num_rows
+        metrics.STEP_SECONDS.labels(rows=metrics.rows_label(num_rows)).observe(seconds, times.exemplar)
         metrics.STEP_ROWS.observe(num_rows)
         self.load.stepped(seconds, num_rows)
         metrics.DRAFT_BUDGET.set(self._control.nodes_asked)
@@ -226,3 +237,12 @@ class StepLoop:
         if not stream_id or not (row.tree.tokens or self._control.nodes_for(session)):
             return 0
         return self._feedback_top_k(stream_id)
+
+
+def _traced(planned: Plan) -> list[TracedRows]:
+    """The rows of sessions whose trace is recorded."""
+    return [
+        TracedRows(trace, row.session.key, row.session.length, row.segment.num_rows, len(row.tree))
+        for row in planned.rows
+        if (trace := row.session.trace) is not None
+    ]

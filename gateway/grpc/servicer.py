@@ -9,6 +9,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
+from opentelemetry.trace import Span
 
 from gateway.chat_template import ChatTurn
 from gateway.core import Gateway, observed
@@ -21,7 +22,7 @@ from gateway.request import MAX_MESSAGES, Terms, served_model
 from paceline.net import wire
 from paceline.net.rpc import refusals, write
 from paceline.sampling import SamplingError, SamplingRequest
-from paceline.service import telemetry
+from paceline.service import spans, telemetry
 from paceline.v1 import gateway_pb2 as pb
 from paceline.v1 import gateway_pb2_grpc, verifier_pb2
 
@@ -45,12 +46,15 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> None:
         """One continuation, streamed."""
-        with _refused(), telemetry.rpc_span("gateway.request", context) as span:
+        with _refused(), spans.rpc_span("gateway.request", context) as span, spans.Stages(span) as stages:
+            await _begin(span, context)
+            stages.enter("gateway.tokenise")
             caller = calling()
             wanted = self._wanted(request)
+            stages.end()
             detokenizer = self._gateway.prompts.detokenizer()
             events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
-            await self._tell(events, Untold(), context)
+            await self._tell(events, Untold(), context, span)
 
     @refusals
     async def Resume(
@@ -59,19 +63,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         context: grpc.aio.ServicerContext[pb.ResumeRequest, pb.GenerateResponse],
     ) -> None:
         """The rest of a session."""
-        with _refused(), telemetry.rpc_span("gateway.request", context) as span:
+        with _refused(), spans.rpc_span("gateway.request", context) as span:
+            await _begin(span, context)
             caller = calling()
             claimed = await self._gateway.sessions.claim(request.session_id, caller)
             detokenizer = self._gateway.prompts.detokenizer()
             events = self._gateway.sessions.resume(claimed, caller, detokenizer, span, _deadline(context))
             mark = Mark(request.session_id, request.position, request.characters)
-            await self._tell(events, Untold(mark), context)
+            await self._tell(events, Untold(mark), context, span)
 
     async def _tell(
         self,
         events: AsyncGenerator[Event, None],
         untold: Untold,
         context: grpc.aio.ServicerContext[Any, pb.GenerateResponse],
+        span: Span,
     ) -> None:
         """Write what the client does not have, each event when the client has room for it.
 
@@ -79,7 +85,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """
         writing: asyncio.Future[None] | None = None
         try:
-            async with aclosing(observed(events, "grpc")) as counted:
+            async with aclosing(observed(events, "grpc", span)) as counted:
                 async for event in counted:
                     new = untold.of(event) if isinstance(event, Chunk) else event
                     if new is None:
@@ -135,6 +141,17 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
         form = Form("chat" if kind == "chat" else "text")
         return Terms(sampling, served, gateway.prompts.stop_token_ids, form, kind).ask(prompt)
+
+
+async def _begin(span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Tell the caller of a call that begins what its trace is."""
+    span.set_attribute(spans.FACE, "grpc")
+    if told := spans.response(span):
+        try:
+            await context.send_initial_metadata(((spans.RESPONSE_HEADER, told),))
+        except grpc.aio.InternalError as error:
+            # As in `paceline.net.rpc.write`: the call has ended on the client's side.
+            raise asyncio.CancelledError from error
 
 
 @contextmanager

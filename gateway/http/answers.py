@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span
 
 from gateway.caller import Caller
 from gateway.core import Gateway, observed
@@ -17,7 +17,7 @@ from gateway.generation import Asked, Generation
 from gateway.http import headers, replies, schema
 from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
 from gateway.http.replies import Reply
-from paceline.service import telemetry
+from paceline.service import spans
 
 # A stream without an event for this long sends a comment, as silent connections are often taken for dead. The
 # HTML standard advises this interval. A shorter one would fail benchmarks that count each line as an event.
@@ -25,15 +25,23 @@ _IDLE_SECONDS = 15.0
 
 
 async def respond(
-    gateway: Gateway, request: Request, caller: Caller, asked: schema.Sampled, wanted: Generation | Asked
+    gateway: Gateway,
+    request: Request,
+    caller: Caller,
+    asked: schema.Sampled,
+    wanted: Generation | Asked,
+    stages: spans.Stages,
 ) -> Response:
-    """A new session's answer, whole or streamed, or the rest of a broken stream. Raises `RequestError`."""
+    """A new session's answer, whole or streamed, or the rest of a broken stream. Raises `RequestError`.
+
+    `stages`: those of the request's span.
+    """
     mark = headers.mark(request)
     if mark is not None and asked.stream:
-        return await resume(gateway, request, caller, mark)
+        return await resume(gateway, request, caller, mark, stages)
     deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
-    events = _events(request, lambda span: sessions.generate(wanted, caller, detokenizer, span, deadline))
+    events = _events(stages, lambda span: sessions.generate(wanted, caller, detokenizer, span, deadline))
     reply = Reply(wanted.form, gateway.model_name)
     if not asked.stream:
         return await _whole(until_disconnect(events, request, deadline), reply)
@@ -41,12 +49,14 @@ async def respond(
     return await _streamed(watched, reply, Untold(), marked=headers.wants_event_ids(request))
 
 
-async def resume(gateway: Gateway, request: Request, caller: Caller, mark: Mark) -> Response:
+async def resume(
+    gateway: Gateway, request: Request, caller: Caller, mark: Mark, stages: spans.Stages
+) -> Response:
     """The rest of a recorded session's stream. Raises `RequestError`."""
     deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
     claimed = await sessions.claim(mark.session_id, caller)
-    events = _events(request, lambda span: sessions.resume(claimed, caller, detokenizer, span, deadline))
+    events = _events(stages, lambda span: sessions.resume(claimed, caller, detokenizer, span, deadline))
     reply = Reply(claimed.wanted.form, gateway.model_name)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
     return await _streamed(watched, reply, Untold(mark), marked=True)
@@ -95,13 +105,12 @@ async def _behind(
 
 
 async def _events(
-    request: Request, begin: Callable[[Span], AsyncGenerator[Event, None]]
+    stages: spans.Stages, begin: Callable[[Span], AsyncGenerator[Event, None]]
 ) -> AsyncGenerator[Event, None]:
-    parent = telemetry.extract(dict(request.headers))
-    with telemetry.span("gateway.request", parent, kind=SpanKind.SERVER) as span:
-        async with aclosing(observed(begin(span), "http")) as counted:
-            async for event in counted:
-                yield event
+    stages.end()
+    async with aclosing(observed(begin(stages.parent), "http", stages.parent)) as counted:
+        async for event in counted:
+            yield event
 
 
 async def _stream(

@@ -14,7 +14,7 @@ from gateway import errors
 from gateway.core import Gateway
 from gateway.errors import RequestError
 from gateway.events import Mark
-from gateway.http import answers, headers, openapi, schema
+from gateway.http import answers, headers, openapi, request_span, schema
 from gateway.http.access_log import AccessLog, Slashless
 from gateway.http.asked import Bodies, chat, completion
 from paceline import __version__
@@ -33,6 +33,8 @@ def build_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Spans of its own would hold what clients say in URLs, and errors' words.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     openapi.describe(app, schema.ChatRequest, schema.CompletionRequest)
     app.add_middleware(Slashless)
@@ -102,15 +104,19 @@ def _add_generation(app: FastAPI, gateway: Gateway) -> None:
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
+        stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.ChatRequest)
-        return await answers.respond(gateway, request, caller, asked, chat(gateway, asked))
+        stages.enter("gateway.tokenise")
+        return await answers.respond(gateway, request, caller, asked, chat(gateway, asked), stages)
 
     @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
         """A text's continuation, whole or streamed."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
+        stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.CompletionRequest)
-        return await answers.respond(gateway, request, caller, asked, completion(gateway, asked))
+        stages.enter("gateway.tokenise")
+        return await answers.respond(gateway, request, caller, asked, completion(gateway, asked), stages)
 
 
 def _add_sessions(app: FastAPI, gateway: Gateway) -> None:
@@ -118,12 +124,13 @@ def _add_sessions(app: FastAPI, gateway: Gateway) -> None:
     async def session_events(session_id: str, request: Request) -> Response:
         """The rest of a stream that broke, behind the event that `Last-Event-ID` names; all of it without."""
         caller = headers.caller(gateway.keys, request, Scope.GENERATE)
+        stages = request_span.begin(request)
         mark = headers.mark(request) or Mark(session_id)
         if mark.session_id != session_id:
             raise RequestError(
                 errors.invalid("invalid_value"), "Last-Event-ID is of another session", "Last-Event-ID"
             )
-        return await answers.resume(gateway, request, caller, mark)
+        return await answers.resume(gateway, request, caller, mark, stages)
 
     @app.delete("/v1/sessions/{session_id}")
     async def cancel_session(session_id: str, request: Request) -> dict[str, Any]:

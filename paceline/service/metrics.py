@@ -11,13 +11,13 @@ from prometheus_client import (
     Gauge,
     Metric,
     disable_created_metrics,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from paceline import __version__
 from paceline.addresses import why_not
+from paceline.service import scrapes
 from paceline.service.settings import SettingsError
 
 # Bounds of histograms of seconds: a step, or what a client waits for.
@@ -58,7 +58,7 @@ def serve(service: str, host: str, port: int) -> None:
     served = CollectorRegistry()
     served.register(_Labelled())
     try:
-        start_http_server(port, addr=host, registry=served)
+        scrapes.serve(host, port, served)
     except OSError as error:
         raise SettingsError(why_not(error, host, port, "--metrics-port")) from error
 

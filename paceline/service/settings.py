@@ -47,7 +47,11 @@ class ServiceSettings(BaseSettings):
         description="Call other services and the trace collector through the proxy that http_proxy, "
         "https_proxy and no_proxy name; false calls them directly.",
     )
-    otlp_endpoint: str = Field("", description="OTLP gRPC collector for traces, host:port; empty sends none.")
+    otlp_endpoint: str = Field(
+        "",
+        description="OTLP collector for traces, host:port or a URL; empty sends them where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says, if it does.",
+    )
     grace_seconds: float = Field(
         30.0, ge=0, description="Seconds that running sessions may go on after SIGTERM before they are cut."
     )

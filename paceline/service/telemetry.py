@@ -1,35 +1,15 @@
-"""Logs, traces and metrics set up in one place; names of spans and attributes."""
+"""Logs, traces and metrics set up in one place."""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Protocol
 
-import grpc
 import structlog
-from opentelemetry import context as otel_context
-from opentelemetry import trace
 
-from paceline import __version__
 from paceline.service import metrics, traces
-
-# Span attributes.
-SESSION_ID = "paceline.session_id"
-EPOCH = "paceline.epoch"
-PROMPT_TOKENS = "paceline.prompt_tokens"
-COMMITTED_TOKENS = "paceline.committed_tokens"
-ACCEPTANCE_LENGTH = "paceline.acceptance_length"
-FINISH_REASON = "paceline.finish_reason"
-VERIFIER = "paceline.verifier"
-DRAFTER = "paceline.drafter"
-TIER = "paceline.tier"
-POOL = "paceline.pool"
-REPLICAS = "paceline.replicas"
-REASON = "paceline.reason"
 
 
 class TelemetrySettings(Protocol):
@@ -56,7 +36,7 @@ def setup(service: str, settings: TelemetrySettings) -> None:
     """
     _setup_logs(service, settings.log_level, settings.log_format)
     traces.propagator()
-    if settings.otlp_endpoint:
+    if traces.wanted(settings.otlp_endpoint):
         traces.export(service, settings.otlp_endpoint, use_http_proxy=settings.use_http_proxy)
     if settings.metrics_port:
         metrics.serve(service, settings.host, settings.metrics_port)
@@ -109,49 +89,3 @@ def printable(logger: Any, method: str, line: structlog.typing.EventDict) -> str
 def logger(name: str) -> Any:
     """A structured logger: `log.info("event", key=value)`."""
     return structlog.get_logger(component=name)
-
-
-def tracer() -> trace.Tracer:
-    """The tracer of all our spans."""
-    return trace.get_tracer("paceline", __version__)
-
-
-def inject(span: trace.Span) -> list[tuple[str, str]]:
-    """gRPC metadata that carries a span's trace (W3C traceparent)."""
-    carrier: dict[str, str] = {}
-    traces.propagator().inject(carrier, context=trace.set_span_in_context(span))
-    return list(carrier.items())
-
-
-def extract(metadata: Mapping[str, str]) -> otel_context.Context:
-    """The trace context in gRPC metadata or HTTP headers (lower-case names)."""
-    return traces.propagator().extract(dict(metadata))
-
-
-@contextmanager
-def span(
-    name: str, parent: trace.Span | otel_context.Context, *, kind: trace.SpanKind = trace.SpanKind.INTERNAL
-) -> Iterator[trace.Span]:
-    """A span under `parent`, ended when the block is left, with the kind of error that left it if one did.
-
-    It is never made the current span: our blocks stand in async generators, whose steps may run in
-    different contexts, and a context variable set in one cannot be reset in another.
-    """
-    context = trace.set_span_in_context(parent) if isinstance(parent, trace.Span) else parent
-    opened = tracer().start_span(name, context=context, kind=kind)
-    try:
-        yield opened
-    except Exception as error:
-        # Not the error's message, which may quote a client's text.
-        opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
-        raise
-    finally:
-        opened.end()
-
-
-@contextmanager
-def rpc_span(name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
-    """A server span that continues the caller's trace."""
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    with span(name, extract(metadata), kind=trace.SpanKind.SERVER) as opened:
-        yield opened

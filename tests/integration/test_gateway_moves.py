@@ -8,7 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from gateway import session
 from gateway.caller import ANYBODY
@@ -19,6 +20,7 @@ from gateway.prompt import Prompts
 from gateway.sessions import Sessions
 from gateway.suspicion import CLEARING_TOKENS
 from paceline.sampling import SamplingParams
+from paceline.service import spans
 from paceline.session import FinishReason
 from paceline.store import MemoryStore
 from tests.scripted_verifier import ALIVE, DIES, FINISHED, MODEL, PROMPT, ScriptedVerifier, serving, tokens
@@ -34,10 +36,12 @@ def prompts(tiny_model: Path) -> Prompts:
     return Prompts(str(tiny_model))
 
 
-def asked(sessions: Sessions, prompts: Prompts, max_tokens: int = 6) -> AsyncIterator[Event]:
+def asked(
+    sessions: Sessions, prompts: Prompts, max_tokens: int = 6, *, parent: Span = INVALID_SPAN
+) -> AsyncIterator[Event]:
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=frozenset({STOP_ID}))
     wanted = Generation(MODEL, PROMPT, sampling)
-    return sessions.generate(wanted, ANYBODY, prompts.detokenizer(), INVALID_SPAN)
+    return sessions.generate(wanted, ANYBODY, prompts.detokenizer(), parent)
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +177,33 @@ async def test_those_that_were_near_it_go_on_one_by_one(prompts: Prompts) -> Non
     assert texts == [[10, 11]] * 4
     assert max(verifier.at_once[:4]) == 4
     assert verifier.at_once[8:] == [1] * 4
+
+
+async def test_a_moved_session_stays_in_its_trace(
+    prompts: Prompts, recorded_spans: InMemorySpanExporter
+) -> None:
+    verifier = ScriptedVerifier([tokens(3, 10, 11), DIES], [tokens(5, 12), FINISHED])
+    async with serving(verifier, store=MemoryStore()) as sessions:
+        (address,) = sessions.fleet.verifiers
+        with spans.span("gateway.request", INVALID_SPAN) as request:
+            assert ids([event async for event in asked(sessions, prompts, parent=request)]) == [10, 11, 12]
+    session = next(span for span in recorded_spans.get_finished_spans() if span.name == "gateway.session")
+    context = session.context
+    told = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    assert verifier.traceparents == [told, told]
+    (moved,) = session.events
+    assert moved.name == "moved"
+    assert dict(moved.attributes or {}) == {
+        "paceline.verifier": address,
+        "paceline.reason": "UNAVAILABLE",
+    }
+    stages = [span.name for span in recorded_spans.get_finished_spans() if span.name != "gateway.session"]
+    begun = ["gateway.queue", "gateway.route", "gateway.first_token", "gateway.stream"]
+    assert stages == [
+        "gateway.admission",
+        *begun,
+        "gateway.move",
+        *begun,
+        "gateway.finish",
+        "gateway.request",
+    ]

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
+from bench.collector import Collector
 from paceline.client import Chunk, GatewayClient, GatewayError, Generation
-from tests.collector import Collector
 from tests.pods import MODEL, Pods
 from tests.waiting import wait_until
 
@@ -59,7 +59,7 @@ async def test_no_prompt_and_no_completion_is_in_a_log_or_a_span(
         # The pods have ended, and have sent what they still had.
         logs = {name: pod.log.read_text() for name, pod in pods.pods.items()}
     spans = "".join(str(request) for request in collector.requests)
-    assert {"gateway.request", "gateway.session", "verifier.session", "drafter.attach"} <= collector.names
+    assert {"gateway.request", "gateway.session", "verifier.session", "drafter.session"} <= collector.names
     for name, log in logs.items():
         assert "ready" in log
         for text in (SECRET, *said):

@@ -12,6 +12,7 @@ from paceline.tree import TokenTree
 from verifier_svc.control import DraftControl
 from verifier_svc.progress import SessionStep
 from verifier_svc.scheduler import StepLimits
+from verifier_svc.session_trace import StepTimes
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.step import StepLoop, engine_thread
 
@@ -27,8 +28,10 @@ class LoopUnderTest:
     faults: dict[str, str] = field(default_factory=dict)
     # Drafter streams whose trees were to blame.
     harmful: list[int] = field(default_factory=list)
+    times: list[StepTimes] = field(default_factory=list)
 
-    def stepped(self, steps: list[SessionStep]) -> None:
+    def stepped(self, steps: list[SessionStep], times: StepTimes) -> None:
+        self.times.append(times)
         for step in steps:
             self.on_step(self, step)
 

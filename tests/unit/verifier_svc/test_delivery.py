@@ -20,10 +20,12 @@ from verifier_svc.drafting import Drafting
 from verifier_svc.events import Broken, Faulty, StepOutcome, Tokens
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts, TreeBounds
+from verifier_svc.session_trace import StepTimes
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.standing import HARMFUL_TREES, AsideReason, Standings
 
 KEY = SessionKey("s", 1)
+TIMES = StepTimes(1, began=0)
 
 
 @dataclass
@@ -76,20 +78,20 @@ def _on_another_thread(call: object, *arguments: object) -> None:
 async def test_a_step_reaches_the_client_and_the_drafter(world: World) -> None:
     async with world.committer.running():
         events = world.committer.open(_record())
-        _on_another_thread(world.delivery.stepped, [_step(world.stream.stream_id)])
+        _on_another_thread(world.delivery.stepped, [_step(world.stream.stream_id)], TIMES)
         assert await asyncio.wait_for(events.get(), 5) == Tokens(3, (5,), 0, False)
         assert world.stream.take() == ([_step(1).verdict], [])
 
 
 async def test_a_step_is_for_no_drafter_where_none_is_spoken_to(world: World) -> None:
-    world.delivery.stepped([_step(0), _step(99)])
+    world.delivery.stepped([_step(0), _step(99)], TIMES)
     await asyncio.sleep(0)
     assert world.stream.take() == ([], [])
 
 
 async def test_a_drafter_that_reads_nothing_loses_its_sessions_at_once(world: World) -> None:
     world.stream.send([_step(1).verdict] * MAX_VERDICTS)
-    world.delivery.stepped([_step(world.stream.stream_id)])
+    world.delivery.stepped([_step(world.stream.stream_id)], TIMES)
     await asyncio.sleep(0)
     assert world.streams.get(world.stream.stream_id) is None
     assert world.session.drafting.stream_id == 0
@@ -98,7 +100,7 @@ async def test_a_drafter_that_reads_nothing_loses_its_sessions_at_once(world: Wo
 async def test_a_session_that_failed_ends_behind_its_tokens(world: World) -> None:
     async with world.committer.running():
         events = world.committer.open(_record())
-        world.delivery.stepped([_step(0)])
+        world.delivery.stepped([_step(0)], TIMES)
         world.delivery.session_failed(world.session, "no")
         assert await asyncio.wait_for(events.get(), 5) == Tokens(3, (5,), 0, False)
         assert await asyncio.wait_for(events.get(), 5) == Faulty("no")
