@@ -9,13 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gateway.limits import UsageLimits
+from gateway.scaling.config import ScalingSettings
 from paceline.addresses import parse_addresses
-from paceline.service.settings import StoreSettings, all_or_none
+from paceline.service.settings import all_or_none
 
 SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 
 
-class GatewaySettings(StoreSettings):
+class GatewaySettings(ScalingSettings):
     """Settings of one gateway process; `PACELINE_GATEWAY_*` or flags."""
 
     model_config = SettingsConfigDict(env_prefix="PACELINE_GATEWAY_")

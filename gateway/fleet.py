@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -31,10 +32,9 @@ log = telemetry.logger(__name__)
 
 # A pod that has not answered for as long as this many polls take is unhealthy.
 _MISSED_POLLS = 3
-# How each kind of pod is asked for its status.
-_STATUS: dict[Role, tuple[Any, Any]] = {
-    Role.VERIFIER: (verifier_pb2_grpc.VerifierServiceStub, verifier_pb2.VerifierStatusRequest()),
-    Role.DRAFTER: (drafter_pb2_grpc.DrafterServiceStub, drafter_pb2.DrafterStatusRequest()),
+_STUBS: dict[Role, Any] = {
+    Role.VERIFIER: verifier_pb2_grpc.VerifierServiceStub,
+    Role.DRAFTER: drafter_pb2_grpc.DrafterServiceStub,
 }
 
 
@@ -73,10 +73,27 @@ class Fleet:
         self._polls: dict[Pod, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._changed: Callable[[], None] = lambda: None
+        self._waiting: Callable[[], int] = lambda: 0
+        # Tells this gateway from the others.
+        self._gateway_id = secrets.token_urlsafe(12)
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each poll of a pod, and after each `update`."""
         self._changed = changed
+
+    def say_waiting(self, waiting: Callable[[], int]) -> None:
+        """Tell verifiers, at each poll, how many requests wait here for a place at one."""
+        self._waiting = waiting
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place at a verifier, here and, as verifiers say, at other gateways."""
+        elsewhere = [
+            pod.status.waiting_elsewhere
+            for pod in self.verifiers.values()
+            if pod.healthy and pod.status is not None
+        ]
+        return self._waiting() + max(elsewhere, default=0)
 
     def update(self, addresses: Addresses) -> None:
         """Replace the set of pods. A pod that was removed and comes back is a new one."""
@@ -121,12 +138,14 @@ class Fleet:
 
     async def _poll(self, pod: Pod, role: Role) -> None:
         """Poll a pod until it is removed and has no session of ours; then close its channel."""
-        stub, request = _STATUS[role]
+        stub = _STUBS[role]
         try:
             while not pod.done_with:
                 pod.asking()
                 try:
-                    status = await stub(pod.channel).Status(request, timeout=max(self._poll_seconds, 1.0))
+                    status = await stub(pod.channel).Status(
+                        self._request(role), timeout=max(self._poll_seconds, 1.0)
+                    )
                     self._compare(pod, status)
                     pod.heard(status)
                 except grpc.aio.AioRpcError:
@@ -150,6 +169,11 @@ class Fleet:
                 return
             texts.hear(news)
             more = news.more
+
+    def _request(self, role: Role) -> Any:
+        if role is Role.DRAFTER:
+            return drafter_pb2.DrafterStatusRequest()
+        return verifier_pb2.VerifierStatusRequest(gateway_id=self._gateway_id, waiting=self._waiting())
 
     def _compare(self, pod: Pod, status: Any) -> None:
         if self._served is None or not isinstance(status, verifier_pb2.VerifierStatusResponse):

@@ -64,6 +64,7 @@ class Places:
         self._numbers = itertools.count()
         fleet.on_change(self.give_out)
         metrics.QUEUED_REQUESTS.labels(queue="place").set_function(lambda: len(self._moving) + len(self._new))
+        fleet.say_waiting(lambda: len(self._moving) + len(self._new))
 
     @contextmanager
     def seat(self, holder: str, *, begun: bool = False) -> Iterator[Seat]:

@@ -19,6 +19,7 @@ from gateway.http.server import HttpServer
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
 from gateway.prompt import Prompts
+from gateway.scaling.serving import recommending
 from gateway.session import Policy
 from gateway.sessions import Sessions
 from paceline.addresses import join_address, listen, why_not
@@ -44,6 +45,8 @@ class Parts:
     admission: AdmissionControl
     ledger: Ledger
     store: SessionStore
+    # What it shows the other services; None without TLS.
+    identity: Identity | None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -59,9 +62,10 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
     store, ledger = _store(settings), _ledger(settings)
     admission = AdmissionControl(ledger, settings.limits, queue_seconds=settings.queue_seconds)
     model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
+    identity = Identity.of_service(settings, Role.GATEWAY)
     fleet = Fleet(
         settings.poll_seconds,
-        Identity.of_service(settings, Role.GATEWAY),
+        identity,
         served=Served(model_name, prompts.vocab_fingerprint),
         use_http_proxy=settings.use_http_proxy,
     )
@@ -84,7 +88,7 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
         client_stall_seconds=settings.client_stall_seconds,
         cors_origins=settings.cors_allowed,
     )
-    return Parts(gateway, fleet, admission, ledger, store)
+    return Parts(gateway, fleet, admission, ledger, store, identity)
 
 
 async def serve(
@@ -120,7 +124,8 @@ async def serve(
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())
     async with parts.admission.running():
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with recommending(settings, parts.fleet, parts.identity, poll_seconds=settings.poll_seconds):
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         gateway.readiness.draining = True
         await grpc_server.not_serving()
         await asyncio.sleep(settings.drain_delay_seconds)

@@ -265,13 +265,15 @@ async def start_server(
     max_streams: int = MAX_STREAMS,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     identity: Identity | None = None,
+    setting: str = "--port",
 ) -> RunningServer:
     """Start a server with `add`'s servicers, health and reflection. Port 0 takes a free one.
 
     `max_receive_bytes` bounds a message, `max_streams` the calls of one connection at a time. `interceptors`
     see a call before any message of it is received.
     With an `identity` it speaks TLS, and keeps the identity up with its files as long as it runs.
-    `host`: as `parse_host` gives it. Raises `SettingsError` when it cannot listen there.
+    `host`: as `parse_host` gives it. Raises `SettingsError` when it cannot listen there; `setting`: what gave
+    the port.
     """
     options = [
         *_SERVER_OPTIONS,
@@ -290,7 +292,7 @@ async def start_server(
     for name in ("", *services):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    check_free(host, port)
+    check_free(host, port, setting)
     address = join_address(host, port)
     try:
         if identity is None:
@@ -303,13 +305,13 @@ async def start_server(
     return RunningServer(server, calls, health_servicer, host, bound, identity)
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, setting: str = "--port") -> None:
     """Raise `SettingsError` with the reason where a port cannot be listened on; gRPC does not say it."""
     try:
         for listener in listen(host, port):
             listener.close()
     except OSError as error:
-        raise SettingsError(why_not(error, host, port, "--port")) from error
+        raise SettingsError(why_not(error, host, port, setting)) from error
 
 
 def channel(

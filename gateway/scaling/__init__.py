@@ -1,0 +1,1 @@
+"""How many verifiers and drafters there should be, by what the fleet says of itself."""
