@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/*/*.proto)
 
-.PHONY: help setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check dashboards bench peers clean clean-kernels
+.PHONY: help chart setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check dashboards bench peers clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -69,6 +69,9 @@ format: setup  ## Format the code and fix what ruff can fix
 
 protos: setup  ## Generate paceline/v1 and paceline/keda from protos/
 	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+chart: setup  ## Write the schema of the chart's values, from values.yaml and the services' settings
+	@$(BIN)/python -m deploy.schema
 
 protos-check: setup
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \

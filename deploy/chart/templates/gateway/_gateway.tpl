@@ -1,0 +1,100 @@
+{{- define "paceline.gatewayEnv" -}}
+{{- $settings := dict "httpPort" .values.ports.http -}}
+{{- if or .values.apiKeys.existingSecret .values.apiKeys.entries -}}
+{{- $_ := set $settings "apiKeysFile" (printf "/etc/paceline/api-keys/%s" (ternary .values.apiKeys.key "keys.json" (ne .values.apiKeys.existingSecret ""))) -}}
+{{- end -}}
+{{- if .root.Values.tls.public.enabled -}}
+{{- $_ := set $settings "publicTlsCert" "/etc/paceline/public-tls/tls.crt" -}}
+{{- $_ := set $settings "publicTlsKey" "/etc/paceline/public-tls/tls.key" -}}
+{{- end -}}
+{{- if include "paceline.scaled" .root }}{{ $_ := set $settings "scalerPort" .root.Values.autoscaling.keda.scalerPort }}{{ end -}}
+{{- include "paceline.commonSettings" . }}
+{{- include "paceline.settings" (dict "service" "gateway" "settings" $settings) }}
+{{- include "paceline.discoverySettings" . }}
+{{- include "paceline.modelSettings" . }}
+{{- include "paceline.redisSettings" . }}
+{{- end -}}
+
+{{- define "paceline.discoverySettings" -}}
+{{- $discovery := .values.discovery -}}
+{{- $settings := dict -}}
+{{- range $kind := list "verifier" "drafter" -}}
+{{- $addresses := index $discovery (printf "%ss" $kind) -}}
+{{- if and (ne $discovery.mode "static") (not $addresses) -}}
+{{- range $pool, $values := include "paceline.pools" (dict "root" $.root "kind" $kind) | fromYaml -}}
+{{- $service := include "paceline.objectName" (dict "root" $.root "component" $kind "pool" $pool) -}}
+{{- $addresses = append $addresses (printf "%s.%s.svc:%v" $service $.root.Release.Namespace (int $values.ports.grpc)) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $settings (printf "%ss" $kind) (join "," $addresses) -}}
+{{- end -}}
+{{- include "paceline.settings" (dict "service" "gateway" "settings" $settings) }}
+{{- end -}}
+
+{{- define "paceline.gatewayMounts" -}}
+{{ include "paceline.modelMount" . }}
+{{- include "paceline.certificateMounts" . }}
+{{- if or .values.apiKeys.existingSecret .values.apiKeys.entries }}
+- {name: api-keys, mountPath: /etc/paceline/api-keys, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.gatewayVolumes" -}}
+{{ include "paceline.modelVolume" . }}
+{{- include "paceline.certificateVolumes" . }}
+{{- if or .values.apiKeys.existingSecret .values.apiKeys.entries }}
+- name: api-keys
+  secret: {secretName: {{ default (include "paceline.objectName" (dict "root" .root "component" "api-keys")) .values.apiKeys.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.gatewayProbes" -}}
+{{- $scheme := ternary "HTTPS" "HTTP" .root.Values.tls.public.enabled -}}
+{{- $alive := printf "httpGet: {path: /healthz, port: %v, scheme: %s}" (int .values.ports.http) $scheme -}}
+{{- $ready := printf "httpGet: {path: /readyz, port: %v, scheme: %s}" (int .values.ports.http) $scheme -}}
+{{- include "paceline.probes" (dict "values" .values "startup" $alive "live" $alive "ready" $ready) -}}
+{{- end -}}
+
+{{- define "paceline.internalService" -}}
+{{ include "paceline.objectName" (dict "root" . "component" "gateway") }}-internal
+{{- end -}}
+
+{{- define "paceline.scalerHost" -}}
+{{ include "paceline.internalService" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{/* Whether anything asks the gateways' external scaler; empty where nothing does. */}}
+{{- define "paceline.scaled" -}}
+{{- if has "keda" (list .Values.autoscaling.verifiers.mode .Values.autoscaling.drafters.mode) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Init containers of gateways and verifiers: what values ask for, then the model. */}}
+{{- define "paceline.initContainers" -}}
+{{- with .values.extraInitContainers }}
+{{ toYaml . }}
+{{- end }}
+{{- if .root.Values.model.fetch }}
+- name: fetch-model
+  image: {{ include "paceline.image" (dict "image" .values.image "registry" .root.Values.image.registry "version" .root.Chart.AppVersion) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [paceline, model, fetch, {{ .root.Values.model.source | quote }}]
+  env:
+    - {name: PACELINE_CACHE, value: {{ .root.Values.model.cache.mountPath }}}
+    - {name: HF_HOME, value: {{ .root.Values.model.cache.mountPath }}/huggingface}
+    {{- with .root.Values.model.hubToken.existingSecret }}
+    - name: HF_TOKEN
+      valueFrom:
+        secretKeyRef: {name: {{ . }}, key: {{ $.root.Values.model.hubToken.key }}}
+    {{- end }}
+    {{- with .values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  resources:
+    requests: {cpu: 100m, memory: 512Mi}
+  securityContext:
+    {{- mustMergeOverwrite (deepCopy .root.Values.security.container) .values.containerSecurityContext | toYaml | nindent 4 }}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    {{- include "paceline.modelMount" . | nindent 4 }}
+{{- end }}
+{{- end -}}
