@@ -6,11 +6,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from gateway.discovery import Addresses, Discovery
+from gateway.discovery import Discovery, Endpoint, Endpoints
 from gateway.pod import Pod
 from gateway.routing.benefit import Benefits
 from gateway.routing.views import DrafterView, VerifierView
@@ -95,22 +96,27 @@ class Fleet:
         ]
         return self._waiting() + max(elsewhere, default=0)
 
-    def update(self, addresses: Addresses) -> None:
+    def update(self, endpoints: Endpoints) -> None:
         """Replace the set of pods. A pod that was removed and comes back is a new one."""
-        self._update(self.verifiers, addresses.verifiers, Role.VERIFIER)
-        self._update(self.drafters, addresses.drafters, Role.DRAFTER)
+        self._update(self.verifiers, endpoints.verifiers, Role.VERIFIER)
+        self._update(self.drafters, endpoints.drafters, Role.DRAFTER)
         self._changed()
 
-    def _update(self, pods: dict[str, Pod], addresses: Iterable[str], role: Role) -> None:
-        wanted = dict.fromkeys(addresses)
-        for address in [address for address in pods if address not in wanted]:
-            log.info("pod is removed", address=address)
-            pods.pop(address).remove()
-        for address in wanted:
-            if address not in pods:
-                pods[address] = Pod(address, role, self._identity, use_http_proxy=self._use_http_proxy)
-                if self._started:
-                    self._begin_polling(pods[address], role)
+    def _update(self, pods: dict[str, Pod], endpoints: Iterable[Endpoint], role: Role) -> None:
+        wanted = {endpoint.address: endpoint for endpoint in endpoints}
+        for address, pod in list(pods.items()):
+            # Another pod may have the address of one that has ended.
+            if address not in wanted or wanted[address].pod != pod.endpoint.pod:
+                log.info("pod is removed", address=address, pod=pod.endpoint.pod)
+                pods.pop(address).remove()
+        for address, endpoint in wanted.items():
+            if address in pods:
+                pods[address].found(endpoint)
+                continue
+            log.info("pod is found", address=address, pod=endpoint.pod, pool=endpoint.pool)
+            pods[address] = Pod(endpoint, role, self._identity, use_http_proxy=self._use_http_proxy)
+            if self._started:
+                self._begin_polling(pods[address], role)
 
     def start(self, discovery: Discovery) -> None:
         """Follow `discovery`, and poll the pods there are, until `close`."""
@@ -129,8 +135,9 @@ class Fleet:
             await pod.close()
 
     async def _follow(self, discovery: Discovery) -> None:
-        async for addresses in discovery.addresses():
-            self.update(addresses)
+        async with aclosing(discovery.endpoints()) as found:
+            async for endpoints in found:
+                self.update(endpoints)
 
     def _begin_polling(self, pod: Pod, role: Role) -> None:
         task = self._polls[pod] = asyncio.create_task(self._poll(pod, role))
@@ -201,7 +208,7 @@ class Fleet:
             DrafterView(
                 address=pod.address,
                 healthy=pod.healthy,
-                draining=pod.status.draining,
+                draining=pod.draining,
                 sessions=pod.sessions,
                 max_sessions=pod.status.max_sessions,
                 benefit=self.benefits.of(pod.address),
@@ -239,7 +246,7 @@ def _verifier_view(pod: Pod) -> VerifierView:
     return VerifierView(
         address=pod.address,
         healthy=pod.healthy,
-        draining=status.draining,
+        draining=pod.draining,
         model_id=status.model_id,
         vocab_size=status.vocab_size,
         max_context=status.max_context,

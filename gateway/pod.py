@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from gateway.discovery import Endpoint
 from gateway.routing.backlog import Backlog
 from gateway.routing.texts import HeldTexts, RoutedText
 from paceline.net import rpc
@@ -27,10 +28,11 @@ class Pod:
     """One address, its channel and its last status."""
 
     def __init__(
-        self, address: str, role: Role, identity: Identity | None, *, use_http_proxy: bool = False
+        self, endpoint: Endpoint, role: Role, identity: Identity | None, *, use_http_proxy: bool = False
     ) -> None:
-        self.address = address
-        self._connection = rpc.Connection(address, role, identity, use_http_proxy=use_http_proxy)
+        # What discovery said last of it. Its address and its pod's name stay.
+        self.endpoint = endpoint
+        self._connection = rpc.Connection(endpoint.address, role, identity, use_http_proxy=use_http_proxy)
         self.healthy = False
         # Whether it has left the fleet: it gets no new session, and is closed when none of ours is left.
         self.removed = False
@@ -50,6 +52,20 @@ class Pod:
         self.texts = HeldTexts()
         # Drafters only: until when each verifier ignores it, by address, on the monotonic clock.
         self._aside: dict[str, float] = {}
+
+    @property
+    def address(self) -> str:
+        """Where it is reached, as host:port."""
+        return self.endpoint.address
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new sessions as it is being stopped: it says so, or discovery does."""
+        return self.endpoint.going or (self.status is not None and self.status.draining)
+
+    def found(self, endpoint: Endpoint) -> None:
+        """Take what discovery says of it now."""
+        self.endpoint = endpoint
 
     @property
     def channel(self) -> grpc.aio.Channel:

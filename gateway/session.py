@@ -212,7 +212,7 @@ class Following:
             self._silence_seconds *= 2
         if verifier_call.is_gone(error):
             verifier.lost("call failed")
-        died = opened and not verifier.status.draining and verifier_call.is_death(error)
+        died = opened and not verifier.draining and verifier_call.is_death(error)
         if died and self._suspicion.died():
             log.error("verifiers die of a session, it is ended", session=self._owned.key.session_id)
             await self._owned.abandon()

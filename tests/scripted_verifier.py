@@ -10,7 +10,7 @@ from typing import TypeAlias
 import grpc
 
 from gateway.admission import AdmissionControl
-from gateway.discovery import Addresses, StaticDiscovery
+from gateway.discovery import Endpoints, StaticDiscovery
 from gateway.fleet import Fleet
 from gateway.limits import MemoryLedger, UsageLimits
 from gateway.session import Policy
@@ -112,7 +112,7 @@ async def serving(
         port=0,
     )
     fleet = Fleet(poll_seconds)
-    fleet.start(StaticDiscovery(Addresses((server.address,))))
+    fleet.start(StaticDiscovery(Endpoints.at((server.address,))))
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)

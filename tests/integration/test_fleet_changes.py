@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
-from gateway.discovery import Addresses
+from gateway.discovery import Endpoints
 from gateway.events import Chunk, Event
 from gateway.fleet import Fleet
 from gateway.generation import Generation
@@ -42,9 +42,9 @@ class ToldDiscovery:
     """Has found what the test tells it."""
 
     def __init__(self) -> None:
-        self.found: asyncio.Queue[Addresses] = asyncio.Queue()
+        self.found: asyncio.Queue[Endpoints] = asyncio.Queue()
 
-    async def addresses(self) -> AsyncIterator[Addresses]:
+    async def endpoints(self) -> AsyncGenerator[Endpoints, None]:
         while True:
             yield await self.found.get()
 
@@ -85,26 +85,26 @@ async def test_pods_come_and_go_under_running_sessions(pods: Pods, tiny_model: P
     fleet.start(discovery)
     try:
         # Nobody is there yet: what is asked for waits.
-        discovery.found.put_nowait(Addresses())
+        discovery.found.put_nowait(Endpoints())
         plain = Reading(sessions, prompts.detokenizer(), speculation=False)
         await asyncio.sleep(0.3)
         assert fleet.not_ready() == "no verifier is up"
         assert not plain.task.done()
-        discovery.found.put_nowait(Addresses((first,)))
+        discovery.found.put_nowait(Endpoints.at((first,)))
         truth = await plain.task
         assert len(truth) == TOKENS
 
         # A drafter comes to a session that runs without one, and another takes its place.
         moved = Reading(sessions, prompts.detokenizer())
         await moved.comes_to(5)
-        discovery.found.put_nowait(Addresses((first,), (one,)))
+        discovery.found.put_nowait(Endpoints.at((first,), (one,)))
         await wait_until(lambda: pods.drafter_status(one).sessions == 1, "it is drafted for")
-        discovery.found.put_nowait(Addresses((first,), (other,)))
+        discovery.found.put_nowait(Endpoints.at((first,), (other,)))
         await wait_until(lambda: pods.drafter_status(other).sessions == 1, "the other drafts for it")
         await wait_until(lambda: pods.drafter_status(one).sessions == 0, "the first has been told")
 
         # Its verifier is removed: it stays there, and a new session goes to the one that has come.
-        discovery.found.put_nowait(Addresses((second,), (other,)))
+        discovery.found.put_nowait(Endpoints.at((second,), (other,)))
         await wait_until(lambda: fleet.not_ready() == "" and first not in fleet.verifiers, "it is taken")
         late = Reading(sessions, prompts.detokenizer())
         await late.comes_to(5)

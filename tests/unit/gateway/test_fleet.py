@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
-from gateway.discovery import Addresses, StaticDiscovery
+from gateway.discovery import Endpoint, Endpoints, StaticDiscovery
 from gateway.errors import RequestError
 from gateway.fleet import Fleet
 from gateway.request import served_model
@@ -50,7 +50,7 @@ async def fleet(verifier: Verifier) -> AsyncIterator[Fleet]:
         port=0,
     )
     fleet = Fleet(0.01, served=Served("tiny", "ours"))
-    fleet.start(StaticDiscovery(Addresses((server.address,))))
+    fleet.start(StaticDiscovery(Endpoints.at((server.address,))))
     yield fleet
     await fleet.close()
     await server.stop(0)
@@ -105,9 +105,9 @@ class ToldDiscovery:
     """Has found what its test tells it."""
 
     def __init__(self) -> None:
-        self.found: asyncio.Queue[Addresses] = asyncio.Queue()
+        self.found: asyncio.Queue[Endpoints] = asyncio.Queue()
 
-    async def addresses(self) -> AsyncIterator[Addresses]:
+    async def endpoints(self) -> AsyncGenerator[Endpoints, None]:
         while True:
             yield await self.found.get()
 
@@ -135,11 +135,11 @@ async def test_a_fleet_begins_empty_and_serves_when_a_pod_is_found() -> None:
     heard: list[str] = []
     fleet.on_change(lambda: heard.append(fleet.not_ready()))
     fleet.start(discovery)
-    discovery.found.put_nowait(Addresses())
+    discovery.found.put_nowait(Endpoints())
     try:
         await wait_until(lambda: heard == ["no verifier is up"], "the empty set is taken")
         async with verifiers(1) as (address,):
-            discovery.found.put_nowait(Addresses((address,)))
+            discovery.found.put_nowait(Endpoints.at((address,)))
             await wait_until(lambda: fleet.not_ready() == "", "the verifier is up")
             assert heard[-1] == ""
     finally:
@@ -149,12 +149,12 @@ async def test_a_fleet_begins_empty_and_serves_when_a_pod_is_found() -> None:
 async def test_a_removed_pod_gets_nothing_new_and_is_let_go_with_its_last_session() -> None:
     async with verifiers(2) as (first, second):
         fleet = Fleet(0.01)
-        fleet.start(StaticDiscovery(Addresses((first, second))))
+        fleet.start(StaticDiscovery(Endpoints.at((first, second))))
         try:
             await wait_until(lambda: len(fleet.verifier_views()) == 2, "both are seen")
             kept, held = fleet.verifiers[second], fleet.verifiers[first]
             held.begin()
-            fleet.update(Addresses((second,)))
+            fleet.update(Endpoints.at((second,)))
             assert [view.address for view in fleet.verifier_views()] == [second]
             assert fleet.verifiers[second] is kept
             # Its session goes on there, by the same channel, and it is still watched.
@@ -175,14 +175,14 @@ async def test_a_removed_pod_gets_nothing_new_and_is_let_go_with_its_last_sessio
 async def test_one_that_comes_back_is_a_new_one() -> None:
     async with verifiers(1) as (address,):
         fleet = Fleet(0.01)
-        fleet.start(StaticDiscovery(Addresses((address,))))
+        fleet.start(StaticDiscovery(Endpoints.at((address,))))
         try:
             await wait_until(lambda: fleet.not_ready() == "", "it is up")
             before = fleet.verifiers[address]
             before.begin()
-            fleet.update(Addresses())
+            fleet.update(Endpoints())
             assert fleet.not_ready() == "no verifier is up"
-            fleet.update(Addresses((address,)))
+            fleet.update(Endpoints.at((address,)))
             await wait_until(lambda: fleet.not_ready() == "", "it is up again")
             assert (before.ours, fleet.verifiers[address].ours) == (1, 0)
             before.end()
@@ -190,5 +190,36 @@ async def test_one_that_comes_back_is_a_new_one() -> None:
                 lambda: before.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN, "it is let go"
             )
             assert fleet.not_ready() == ""
+        finally:
+            await fleet.close()
+
+
+async def test_one_that_is_being_stopped_gets_nothing_new_and_stays_in_the_fleet() -> None:
+    async with verifiers(1) as (address,):
+        fleet = Fleet(0.01)
+        fleet.start(StaticDiscovery(Endpoints((Endpoint(address, "big", "verifier-0"),))))
+        try:
+            await wait_until(lambda: fleet.not_ready() == "", "it is up")
+            pod = fleet.verifiers[address]
+            fleet.update(Endpoints((Endpoint(address, "big", "verifier-0", going=True),)))
+            assert [view.draining for view in fleet.verifier_views()] == [True]
+            assert fleet.not_ready() == "no verifier is up"
+            assert fleet.verifiers[address] is pod
+        finally:
+            await fleet.close()
+
+
+async def test_another_pod_at_the_same_address_is_a_new_one() -> None:
+    async with verifiers(1) as (address,):
+        fleet = Fleet(0.01)
+        fleet.start(StaticDiscovery(Endpoints((Endpoint(address, "big", "verifier-0"),))))
+        try:
+            await wait_until(lambda: fleet.not_ready() == "", "it is up")
+            before = fleet.verifiers[address]
+            fleet.update(Endpoints((Endpoint(address, "big", "verifier-1"),)))
+            assert before.removed
+            assert fleet.verifiers[address].endpoint.pod == "verifier-1"
+            assert not fleet.verifiers[address].healthy
+            await wait_until(lambda: fleet.not_ready() == "", "the new one is up")
         finally:
             await fleet.close()

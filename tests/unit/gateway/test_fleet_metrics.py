@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gateway import fleet_metrics
-from gateway.discovery import Addresses
+from gateway.discovery import Endpoints
 from gateway.fleet import Fleet
 from gateway.fleet_metrics import State
 from paceline.v1 import drafter_pb2, verifier_pb2
@@ -29,7 +29,7 @@ async def test_a_verifier_counts_under_what_it_last_said(
     status: verifier_pb2.VerifierStatusResponse | None, state: State
 ) -> None:
     fleet = Fleet(1.0)
-    fleet.update(Addresses(("127.0.0.1:1",), ()))
+    fleet.update(Endpoints.at(("127.0.0.1:1",), ()))
     fleet_metrics.export(fleet)
     if status is not None:
         fleet.verifiers["127.0.0.1:1"].heard(status)
@@ -39,7 +39,7 @@ async def test_a_verifier_counts_under_what_it_last_said(
 
 async def test_one_that_fits_no_more_or_answers_no_more_is_told_apart() -> None:
     fleet = Fleet(1.0)
-    fleet.update(Addresses(("127.0.0.1:1",), ("127.0.0.1:2",)))
+    fleet.update(Endpoints.at(("127.0.0.1:1",), ("127.0.0.1:2",)))
     fleet_metrics.export(fleet)
     verifier, drafter = fleet.verifiers["127.0.0.1:1"], fleet.drafters["127.0.0.1:2"]
     verifier.heard(verifier_pb2.VerifierStatusResponse())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.discovery import Addresses
+from gateway.discovery import Endpoints
 from gateway.errors import OVERLOADED, UNAVAILABLE, RequestError
 from gateway.fleet import Fleet
 from gateway.places import Places
@@ -28,7 +28,7 @@ class World:
     def __init__(self, *, places: int = 2, here: int = 99, waiting: int = 999, queue: float = 60.0) -> None:
         self.places = places
         self.fleet = Fleet(1.0)
-        self.fleet.update(Addresses(("a:1", "b:1")))
+        self.fleet.update(Endpoints.at(("a:1", "b:1")))
         self.door = Places(
             self.fleet,
             model_id=MODEL,

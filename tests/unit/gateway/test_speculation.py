@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from gateway.discovery import Addresses, StaticDiscovery
+from gateway.discovery import Endpoints, StaticDiscovery
 from gateway.fleet import Fleet
 from gateway.speculation import Speculation
 from paceline.net import rpc
@@ -100,7 +100,7 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
         first, second = (by_address[address] for address in sorted(by_address))
         first.verifiers, second.verifiers = [verifier] * first_connects, [verifier]
         fleet = Fleet(POLL_SECONDS)
-        fleet.start(StaticDiscovery(Addresses((verifier,), tuple(by_address))))
+        fleet.start(StaticDiscovery(Endpoints.at((verifier,), tuple(by_address))))
         stack.push_async_callback(fleet.close)
         await wait_until(lambda: len(fleet.drafter_views()) == 2, "both are seen")
         speculation = Speculation(
@@ -153,7 +153,7 @@ async def test_a_removed_one_is_replaced_and_let_go() -> None:
     async with world(first_connects=True) as made:
         first, second = made.addresses
         pod = made.fleet.drafters[first]
-        made.fleet.update(Addresses(tuple(made.fleet.verifiers), (second,)))
+        made.fleet.update(Endpoints.at(tuple(made.fleet.verifiers), (second,)))
         await wait_until(lambda: bool(made.second.sessions), "the other has it")
         await wait_until(lambda: not made.first.sessions, "the first has been told")
         await wait_until(
@@ -166,8 +166,8 @@ async def test_a_session_without_a_drafter_gets_the_first_that_comes() -> None:
     async with world(first_connects=True) as made:
         _, second = made.addresses
         verifiers = tuple(made.fleet.verifiers)
-        made.fleet.update(Addresses(verifiers))
+        made.fleet.update(Endpoints.at(verifiers))
         await wait_until(lambda: not made.first.sessions, "it has none")
-        made.fleet.update(Addresses(verifiers, (second,)))
+        made.fleet.update(Endpoints.at(verifiers, (second,)))
         await wait_until(lambda: bool(made.second.sessions), "it has one again")
         assert not made.first.sessions
