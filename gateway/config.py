@@ -13,6 +13,7 @@ from gateway.scaling.config import ScalingSettings
 from paceline.addresses import parse_addresses
 from paceline.service.settings import all_or_none
 
+DiscoveryKind = Literal["static", "dns"]
 SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 
 
@@ -25,9 +26,19 @@ class GatewaySettings(ScalingSettings):
         8000, ge=0, le=65535, description="Port of the OpenAI-compatible HTTP API; 0 takes a free one."
     )
     port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    verifiers: str = Field(description="Verifiers as host:port, separated by commas.")
+    discovery: DiscoveryKind = Field(
+        "static",
+        description="How pods are found: static (at --verifiers and --drafters) or dns (every address that "
+        "those names have, looked up again and again).",
+    )
+    verifiers: str = Field(
+        "", description="Verifiers as host:port, separated by commas; with --discovery dns names of them."
+    )
     drafters: str = Field(
         "", description="Drafters as host:port, separated by commas; without any, decoding is plain."
+    )
+    dns_seconds: float = Field(
+        5.0, ge=0.1, le=300, description="Seconds between two look-ups, with --discovery dns."
     )
     public_tls_cert: Path | None = Field(
         None, description="PEM file of the certificate that clients see over HTTP and gRPC, with its chain."
@@ -127,6 +138,12 @@ class GatewaySettings(ScalingSettings):
     @classmethod
     def _are_addresses(cls, text: str) -> str:
         return ",".join(parse_addresses(text))
+
+    @model_validator(mode="after")
+    def _pods_are_found(self) -> Self:
+        if not self.verifiers:
+            raise ValueError("--verifiers names no address; give host:port, several separated by commas")
+        return self
 
     @model_validator(mode="after")
     def _all_of_public_tls(self) -> Self:

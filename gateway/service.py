@@ -10,7 +10,7 @@ from gateway import fleet_metrics
 from gateway.admission import AdmissionControl
 from gateway.config import GatewaySettings
 from gateway.core import Gateway
-from gateway.discovery import Endpoints, StaticDiscovery
+from gateway.discovery.factory import discovery_of
 from gateway.fleet import Fleet
 from gateway.grpc.key_check import KeyCheck
 from gateway.grpc.servicer import GatewayServicer
@@ -99,7 +99,7 @@ async def serve(
     gateway = parts.gateway
     identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
     listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
-    parts.fleet.start(StaticDiscovery(Endpoints.at(settings.verifier_addresses, settings.drafter_addresses)))
+    parts.fleet.start(discovery_of(settings))
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(gateway), server
@@ -166,8 +166,6 @@ def _listen(host: str, port: int, stall_seconds: float) -> list[socket.socket]:
 def run(settings: GatewaySettings) -> None:
     """Load the tokenizer and serve. Raises `SettingsError` when the model has none."""
     telemetry.setup("gateway", settings)
-    if not settings.verifier_addresses:
-        raise SettingsError("--verifiers names no address; give host:port, several separated by commas")
     try:
         check_model(settings.model)
         prompts = Prompts(
