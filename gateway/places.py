@@ -88,23 +88,40 @@ class Places:
             else:
                 self._forget(holder)
 
+    def ask(self, seat: Seat, text: RoutedText, avoid: Collection[str]) -> asyncio.Future[Pod]:
+        """Put `seat` in line for a place at a verifier, unless it stands there already: what it is given."""
+        if seat.asked is None:
+            seat.asked = asyncio.get_running_loop().create_future()
+            line = self._moving if seat.begun or seat.running else self._new
+            line.join(seat.holder, seat.number, _Waiting(seat, text, avoid, seat.asked))
+            self.give_out()
+        return seat.asked
+
+    def take_back(self, seat: Seat) -> None:
+        """Undo `ask`. Idempotent."""
+        asked, seat.asked = seat.asked, None
+        if asked is None:
+            return
+        for line in (self._moving, self._new):
+            line.leave(seat.holder, seat.number)
+        if asked.done():
+            asked.result().end()
+        self.give_out()
+
     async def wait(self, seat: Seat, text: RoutedText, avoid: Collection[str], deadline: float) -> Pod:
         """Wait for a place for `seat`, which has none: see `Seat.verifier`."""
-        waiting = _Waiting(seat, text, avoid, asyncio.get_running_loop().create_future())
-        line = self._moving if seat.begun or seat.running else self._new
-        line.join(seat.holder, seat.number, waiting)
         try:
-            self.give_out()
-            while not waiting.given.done():
+            given = self.ask(seat, text, avoid)
+            while not given.done():
                 left = self._until(seat, deadline) - time.monotonic()
                 if left <= 0:
                     raise self._refusal(seat)
-                await asyncio.wait({waiting.given}, timeout=min(left, _LOOK_SECONDS))
-            return waiting.given.result()
+                await asyncio.wait({given}, timeout=min(left, _LOOK_SECONDS))
         except BaseException:
-            line.leave(seat.holder, seat.number)
             seat.leave()
             raise
+        seat.pod, seat.asked = given.result(), None
+        return seat.pod
 
     def _until(self, seat: Seat, deadline: float) -> float:
         return deadline if seat.begun or not self._up() else seat.until
@@ -140,7 +157,6 @@ class Places:
             waiting.given.set_result(pod)
 
     def _take(self, seat: Seat, pod: Pod) -> None:
-        seat.pod = pod
         pod.begin()
         if not seat.running:
             seat.running = True
@@ -182,7 +198,9 @@ class Seat:
         self.begun = begun
         # Whether it has had a place, and counts among the gateway's sessions. Either puts it before new ones.
         self.running = False
+        # Its place at a verifier, and the one that it stands in line for, or has been given since.
         self.pod: Pod | None = None
+        self.asked: asyncio.Future[Pod] | None = None
         # Why its last verifier was chosen.
         self.choice: Choice | None = None
         self._places = places
@@ -195,12 +213,24 @@ class Seat:
         """
         return await self._places.wait(self, text, avoid, deadline)
 
-    def leave(self) -> None:
-        """Free the place at the verifier. Idempotent."""
+    def has_another(self, text: RoutedText, avoid: Collection[str]) -> bool:
+        """Whether there is a place for it beside the one that it has; `verifier` then returns it at once.
+
+        From the first call on it stands in line for one. `text` and `avoid`: as of `verifier`.
+        """
+        return self._places.ask(self, text, avoid).done()
+
+    def leave_verifier(self) -> None:
+        """Free the place that it has. The one that it stands in line for stays its own. Idempotent."""
         if self.pod is not None:
             self.pod.end()
             self.pod = None
             self._places.give_out()
+
+    def leave(self) -> None:
+        """Free every place at a verifier, and leave the line. Idempotent."""
+        self._places.take_back(self)
+        self.leave_verifier()
 
     def turned_away(self, pod: Pod) -> None:
         """Note that the verifier refused the session as full. The session keeps its place in the line."""

@@ -42,6 +42,10 @@ _LONGEST_MOVE_SECONDS = 1.0
 _Heard = Told | verifier_pb2.Opened
 
 
+class _StoppingError(Exception):
+    """The session's verifier is being stopped, and another one has a place for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How sessions are followed."""
@@ -148,6 +152,13 @@ class Following:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
                             self._stages.enter("gateway.stream")
                         yield event
+            except _StoppingError:
+                log.info("verifier is being stopped, moving the session", **self._at(verifier))
+                deadline = time.monotonic() + _PATIENCE_SECONDS
+                for event in self._transcript.catch_up(
+                    await self._owned.claim(deadline), durable=self._owned.durable
+                ):
+                    yield event
             except (grpc.aio.AioRpcError, verifier_call.SilentError, FencedError) as error:
                 if not opened and verifier_call.is_full(error):
                     self._seat.turned_away(verifier)
@@ -196,12 +207,7 @@ class Following:
             return await self._owned.ended_elsewhere(error)
         if (refusal := verifier_call.refusal(error)) is not None:
             raise refusal from error
-        log.warning(
-            "verifier lost, moving the session",
-            session=self._owned.key.session_id,
-            verifier=verifier.address,
-            why=verifier_call.why(error),
-        )
+        log.warning("verifier lost, moving the session", **self._at(verifier), why=verifier_call.why(error))
         metrics.MOVES.inc()
         self._stages.enter("gateway.move")
         moved = {spans.VERIFIER: verifier.address, spans.REASON: verifier_call.why(error)}
@@ -220,7 +226,10 @@ class Following:
         return await self._owned.claim(deadline)
 
     async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
-        """Read the session's tokens from one verifier. Raises a `CallError` if the call fails."""
+        """Read the session's tokens from one verifier.
+
+        Raises a `CallError` if the call fails, and `_StoppingError` if the session has a better place.
+        """
         call = verifier_call.open_session(
             verifier,
             self._owned.record(),
@@ -255,12 +264,18 @@ class Following:
                         yield event
                 if self._transcript.ended:
                     return
+                if verifier.draining and self._seat.has_another(self._text, self._failed):
+                    raise _StoppingError
             raise RequestError(INTERNAL, "the verifier ended the session without saying why")
         finally:
             call.cancel()
-            self._seat.leave()
+            self._seat.leave_verifier()
             if speculating is not None:
                 await cancel_and_wait(speculating)
+
+    def _at(self, verifier: Pod) -> dict[str, str]:
+        """What a line of the log says of where the session is."""
+        return {"session": self._owned.key.session_id, "verifier": verifier.address}
 
     def _speculation(self, verifier: Pod) -> Speculation:
         return Speculation(

@@ -99,6 +99,8 @@ class Speculation:
         # The status may be as old as the interval between two polls.
         if now - self._connected_at > max(_UNCONNECTED_SECONDS, 3 * self._check_seconds):
             pod.put_aside(self._verifier_address, _RETRY_SECONDS)
+        if pod.draining and choose_drafter(self._fleet.drafter_views(), aside=self._aside()) is not None:
+            return False
         return pod.healthy and not pod.removed and not pod.is_aside(self._verifier_address)
 
     def _aside(self) -> Collection[str]:

@@ -15,14 +15,15 @@ ASKED = Generation(text="the quick brown fox", max_tokens=1500, temperature=0.8,
 class Stream:
     """One client's stream, read in the background."""
 
-    def __init__(self, pods: Pods) -> None:
+    def __init__(self, pods: Pods, asked: Generation = ASKED) -> None:
+        self.asked = asked
         self.events: list[Started | Chunk | Finished] = []
         self._pods = pods
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         async with GatewayClient(self._pods.grpc) as client:
-            async for event in client.generate(ASKED, timeout_s=120):
+            async for event in client.generate(self.asked, timeout_s=120):
                 self.events.append(event)
 
     @property

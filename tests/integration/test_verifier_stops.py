@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from paceline.client import Chunk, GatewayClient, Generation
 from tests.pods import Pods
+from tests.streams import ASKED as LONG
+from tests.streams import Stream
 from tests.waiting import wait_until
 
 GRACE_SECONDS = 600
@@ -81,3 +84,24 @@ async def test_a_verifier_without_a_store_stops_at_once(tmp_path: Path, tiny_mod
         verifier.terminate()
         await wait_until(lambda: not verifier.running, "the verifier has ended")
         assert verifier.exit_code == 0
+
+
+async def test_its_sessions_move_at_once_where_another_verifier_has_places(
+    tmp_path: Path, tiny_model: Path, redis_url: str
+) -> None:
+    flags = ("--grace-seconds", str(GRACE_SECONDS))
+    with Pods(tmp_path, tiny_model, redis_url, verifiers=2, verifier_flags=flags) as pods:
+        pods.start()
+        streams = [Stream(pods, replace(LONG, seed=seed, max_tokens=800)) for seed in range(2)]
+        for stream in streams:
+            await stream.comes_to(5)
+        first, second = pods.verifiers
+        assert pods.verifier_status(first).sessions == pods.verifier_status(second).sessions == 1
+        pods.pods[first].terminate()
+        await wait_until(lambda: not pods.pods[first].running, "the verifier has ended")
+        told = [await stream.whole() for stream in streams]
+        again = [await Stream(pods, stream.asked).whole() for stream in streams]
+        assert told == again
+        log = (tmp_path / "gateway.log").read_text()
+        assert log.count("verifier is being stopped, moving the session") == 1
+        assert "verifier lost" not in log

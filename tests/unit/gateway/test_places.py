@@ -288,3 +288,44 @@ def check(world: World) -> None:
             arrived = [r.name for r in world.requests if (r.holder, r.begun) == (holder, begun)]
             let_in = [name for name in world.order if name in arrived]
             assert let_in == [name for name in arrived if name in let_in]
+
+
+async def test_a_session_keeps_its_place_until_another_verifier_has_one_for_it() -> None:
+    world = World(places=1)
+    world.status("a:1")
+    with world.door.seat("k") as seat:
+        assert (await seat.verifier(TEXT, (), SOON)).address == "a:1"
+        world.status("a:1", sessions=1, draining=True)
+        assert not seat.has_another(TEXT, ())
+        # It goes before one that is new.
+        new = world.ask()
+        await settled()
+        world.status("b:1")
+        await settled()
+        assert seat.has_another(TEXT, ())
+        assert not new.address
+        assert (world.fleet.verifiers["a:1"].ours, world.fleet.verifiers["b:1"].ours) == (1, 1)
+        seat.leave_verifier()
+        assert (await seat.verifier(TEXT, (), SOON)).address == "b:1"
+        assert (world.fleet.verifiers["a:1"].ours, world.fleet.verifiers["b:1"].ours) == (0, 1)
+    await settled()
+    assert world.order == [new.name]
+    await world.close()
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_a_session_that_ends_gives_up_the_place_that_it_would_have_moved_to(given: bool) -> None:
+    world = World(places=1)
+    world.status("a:1")
+    with world.door.seat("k") as seat:
+        await seat.verifier(TEXT, (), SOON)
+        world.status("a:1", sessions=1, draining=True)
+        if given:
+            world.status("b:1")
+        assert seat.has_another(TEXT, ()) == given
+    assert [pod.ours for pod in world.fleet.verifiers.values()] == [0, 0]
+    world.status("b:1")
+    request = world.ask()
+    await settled()
+    assert request.address == "b:1"
+    await world.close()
