@@ -13,7 +13,7 @@ from gateway.scaling.config import ScalingSettings
 from paceline.addresses import parse_addresses
 from paceline.service.settings import all_or_none
 
-DiscoveryKind = Literal["static", "dns"]
+DiscoveryKind = Literal["static", "dns", "kubernetes"]
 SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 
 
@@ -28,8 +28,8 @@ class GatewaySettings(ScalingSettings):
     port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     discovery: DiscoveryKind = Field(
         "static",
-        description="How pods are found: static (at --verifiers and --drafters) or dns (every address that "
-        "those names have, looked up again and again).",
+        description="How pods are found: static (at --verifiers and --drafters), dns (every address that "
+        "those names have, looked up again and again) or kubernetes (EndpointSlices).",
     )
     verifiers: str = Field(
         "", description="Verifiers as host:port, separated by commas; with --discovery dns names of them."
@@ -39,6 +39,19 @@ class GatewaySettings(ScalingSettings):
     )
     dns_seconds: float = Field(
         5.0, ge=0.1, le=300, description="Seconds between two look-ups, with --discovery dns."
+    )
+    kubernetes_namespace: str = Field(
+        "", description="With --discovery kubernetes: where the pods are; empty takes the gateway's namespace."
+    )
+    kubernetes_selector: str = Field(
+        "",
+        description="With --discovery kubernetes: labels that the Services of this fleet have, as in kubectl "
+        "-l; empty takes every fleet of the namespace.",
+    )
+    kubeconfig: Path | None = Field(
+        None,
+        description="With --discovery kubernetes outside a cluster: file that says where the API server is; "
+        "none uses the service account of the gateway's pod.",
     )
     public_tls_cert: Path | None = Field(
         None, description="PEM file of the certificate that clients see over HTTP and gRPC, with its chain."
@@ -140,8 +153,11 @@ class GatewaySettings(ScalingSettings):
         return ",".join(parse_addresses(text))
 
     @model_validator(mode="after")
-    def _pods_are_found(self) -> Self:
-        if not self.verifiers:
+    def _pods_are_found_in_one_way(self) -> Self:
+        if self.discovery == "kubernetes":
+            if self.verifiers or self.drafters:
+                raise ValueError("--discovery kubernetes finds all pods: give no --verifiers, no --drafters")
+        elif not self.verifiers:
             raise ValueError("--verifiers names no address; give host:port, several separated by commas")
         return self
 
@@ -156,6 +172,11 @@ class GatewaySettings(ScalingSettings):
         return UsageLimits(
             self.concurrent_sessions or None, self.queued_requests, self.tokens_per_minute or None
         )
+
+    @property
+    def served_model_name(self) -> str:
+        """Name under which clients ask for the model."""
+        return self.model_name or self.model.rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def cors_allowed(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
         log.warning("no api_keys_file: everybody is served")
     store, ledger = _store(settings), _ledger(settings)
     admission = AdmissionControl(ledger, settings.limits, queue_seconds=settings.queue_seconds)
-    model_name = settings.model_name or settings.model.rstrip("/").rsplit("/", 1)[-1]
+    model_name = settings.served_model_name
     identity = Identity.of_service(settings, Role.GATEWAY)
     fleet = Fleet(
         settings.poll_seconds,

@@ -234,6 +234,8 @@ class Pods:
             self.gateways[f"gateway-{number}"] = self._gateway(f"http://{ports[0]}", ports[1])
         # What others are told instead of a pod's address, where something stands between.
         self.told: dict[str, str] = {}
+        # How gateways find pods, where they are not told their addresses.
+        self.discovery_flags: tuple[str, ...] = ()
         # What verifiers and drafters are started from; some tests' do not behave.
         self.verifier_module = "verifier_svc"
         self.drafter_module = "drafter_svc"
@@ -292,7 +294,7 @@ class Pods:
             name,
             "gateway",
             *("--http-port", _port(gateway.http), "--port", _port(gateway.grpc)),
-            *("--verifiers", self._as_told(self.verifiers), "--drafters", self._as_told(self.drafters)),
+            *(self.discovery_flags or self._static()),
             *("--model", str(self.model), "--model-name", MODEL, "--redis-url", self.redis_url),
             *("--durability", self._durability, *self._quick_flags, *self._gateway_flags, *flags),
         )
@@ -338,6 +340,9 @@ class Pods:
             request = drafter_pb2.DrafterStatusRequest()
             status: drafter_pb2.DrafterStatusResponse = stub.Status(request, timeout=5, wait_for_ready=True)
         return status
+
+    def _static(self) -> tuple[str, ...]:
+        return "--verifiers", self._as_told(self.verifiers), "--drafters", self._as_told(self.drafters)
 
     def _as_told(self, addresses: Sequence[str]) -> str:
         return ",".join(self.told.get(address, address) for address in addresses)
