@@ -41,12 +41,20 @@ class GatewaySettings(ScalingSettings):
         5.0, ge=0.1, le=300, description="Seconds between two look-ups, with --discovery dns."
     )
     kubernetes_namespace: str = Field(
-        "", description="With --discovery kubernetes: where the pods are; empty takes the gateway's namespace."
+        "",
+        description="With --discovery kubernetes: namespace of the pods; empty takes the gateway's own.",
     )
     kubernetes_selector: str = Field(
         "",
         description="With --discovery kubernetes: labels that the Services of this fleet have, as in kubectl "
         "-l; empty takes every fleet of the namespace.",
+    )
+    deletion_cost_seconds: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="With --discovery kubernetes: seconds between two looks at how busy pods are, so that "
+        "idle ones go first when replicas are removed; 0 tells Kubernetes nothing.",
     )
     kubeconfig: Path | None = Field(
         None,

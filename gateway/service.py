@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gateway import fleet_metrics
 from gateway.admission import AdmissionControl
 from gateway.config import GatewaySettings
 from gateway.core import Gateway
-from gateway.discovery.factory import discovery_of
+from gateway.discovery.factory import cluster_of, discovery_of
 from gateway.fleet import Fleet
 from gateway.grpc.key_check import KeyCheck
 from gateway.grpc.servicer import GatewayServicer
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
 from gateway.keys import ApiKeys, KeyFileError
+from gateway.kubernetes.deletion_cost import DeletionCosts
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
 from gateway.prompt import Prompts
 from gateway.scaling.serving import recommending
@@ -32,6 +35,9 @@ from paceline.service import metrics, telemetry
 from paceline.service.settings import SettingsError
 from paceline.store import MemoryStore, RedisStore, SessionStore
 from paceline.v1 import gateway_pb2_grpc
+
+if TYPE_CHECKING:
+    from gateway.kubernetes.cluster import Cluster
 
 log = telemetry.logger(__name__)
 
@@ -95,11 +101,12 @@ async def serve(
     settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None, stop: asyncio.Event
 ) -> None:
     """Serve until `stop` is set, then let running streams end within the grace period."""
+    cluster = cluster_of(settings)
     parts = assemble(settings, prompts, keys)
     gateway = parts.gateway
     identity = Identity.for_clients(settings.public_tls_cert, settings.public_tls_key)
     listeners = _listen(settings.host, settings.http_port, settings.client_stall_seconds)
-    parts.fleet.start(discovery_of(settings))
+    parts.fleet.start(discovery_of(settings, cluster))
     grpc_server = await start_server(
         lambda server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(gateway), server
@@ -124,7 +131,10 @@ async def serve(
     log.info("ready", http=http_address, grpc=grpc_server.address, model=gateway.model_name)
     stopping = asyncio.create_task(stop.wait())
     async with parts.admission.running():
-        async with recommending(settings, parts.fleet, parts.identity, poll_seconds=settings.poll_seconds):
+        async with (
+            recommending(settings, parts.fleet, parts.identity, poll_seconds=settings.poll_seconds),
+            _writing_costs(settings, parts.fleet, cluster),
+        ):
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         gateway.readiness.draining = True
         await grpc_server.not_serving()
@@ -133,6 +143,15 @@ async def serve(
         await grpc_server.stop(settings.grace_seconds)
         await serving
     await parts.close()
+
+
+def _writing_costs(
+    settings: GatewaySettings, fleet: Fleet, cluster: Cluster | None
+) -> AbstractAsyncContextManager[None]:
+    """Tells Kubernetes, where it is asked to, which pods are idle."""
+    if cluster is None or not settings.deletion_cost_seconds:
+        return nullcontext()
+    return DeletionCosts(fleet, cluster.annotate_pod, settings.deletion_cost_seconds).running()
 
 
 def _store(settings: GatewaySettings) -> SessionStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.kubernetes.api_server import ApiServer
 from tests.kubernetes.controllers import NAMESPACE, Controllers
+from tests.kubernetes.validation import DELETION_COST
 from tests.pods import Pods
 from tests.streams import ASKED, Stream
 from tests.waiting import wait_until
@@ -41,6 +43,10 @@ class Fleet:
         """Return when the gateway uses these and no others."""
         await wait_until(lambda: self.known() == set(addresses), f"{addresses} are used")
 
+    def cost(self, component: str, address: str) -> str | None:
+        """What Kubernetes has been told that losing a pod costs."""
+        return self.controllers.annotations(component, address).get(DELETION_COST)
+
     def sessions(self, address: str) -> int:
         return self.pods.verifier_status(address).sessions
 
@@ -59,6 +65,7 @@ def fleet(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Fleet]:
     ):
         kubeconfig = server.kubeconfig(tmp_path / "config", NAMESPACE)
         pods.discovery_flags = ("--discovery", "kubernetes", "--kubeconfig", str(kubeconfig))
+        pods.discovery_flags += ("--deletion-cost-seconds", "0.2")
         made = Fleet(pods, server)
         pods.launch("gateway")
         for address in pods.drafters:
@@ -106,12 +113,11 @@ async def test_pods_come_and_go_while_sessions_stream(fleet: Fleet) -> None:
     await wait_until(lambda: not pods.pods[second].running, "it has ended")
     fleet.controllers.remove("verifier", second)
     await fleet.knows(first, other)
-    assert not early.done
-    assert not late.done
-
     for stream in (early, late):
         assert await stream.whole() == await fleet.truth(stream)
-    assert "verifier lost" not in pods.pods["gateway"].log.read_text()
+    log = pods.pods["gateway"].log.read_text()
+    assert log.count("verifier is being stopped, moving the session") == 1
+    assert "verifier lost" not in log
 
 
 async def test_sessions_begin_run_and_move_while_the_api_server_is_away(fleet: Fleet) -> None:
@@ -129,7 +135,7 @@ async def test_sessions_begin_run_and_move_while_the_api_server_is_away(fleet: F
     pods.pods[second].kill()
     moved = [await stream.whole() for stream in (running, begun)]
 
-    # The server comes back and has forgotten what there was; it is slow at first, and knows of another drafter.
+    # The server comes back, slow, without what there was, and knows of another drafter.
     fleet.server.objects.compact()
     fleet.server.faults.delay_seconds = 0.5
     fleet.server.start()
@@ -146,7 +152,47 @@ async def test_a_gateway_that_is_started_while_the_api_server_is_away_waits_for_
     gateway.stop()
     fleet.server.stop()
     fleet.pods.launch("gateway")
-    await wait_until(lambda: "does not answer" in gateway.log.read_text(), "it has asked")
+    await wait_until(lambda: "tells nothing" in gateway.log.read_text(), "it has asked")
     assert not fleet.ready()
     fleet.server.start()
     await wait_until(fleet.ready, "it serves")
+
+
+async def test_idle_pods_are_the_first_to_go_whichever_gateway_says_so(fleet: Fleet) -> None:
+    pods, (first, second), (one, other) = fleet.pods, fleet.pods.verifiers, fleet.pods.drafters
+    for address in (first, second):
+        fleet.add("verifier", address)
+    for address in (one, other):
+        fleet.add("drafter", address)
+    await fleet.knows(first, second, one, other)
+    pods.add_gateway("gateway-2")
+    await wait_until(lambda: fleet.cost("verifier", first) == fleet.cost("verifier", second) == "0", "idle")
+
+    # All by one gateway, two each: what a pod says of itself counts, not what a gateway knows of its own.
+    streams = [Stream(pods, replace(ASKED, seed=seed)) for seed in range(3)]
+    for stream in streams:
+        await stream.comes_to(1)
+    busy, idle = (first, second) if fleet.sessions(first) == 2 else (second, first)
+    await wait_until(
+        lambda: (fleet.cost("verifier", busy), fleet.cost("verifier", idle)) == ("2", "1"), "they are ranked"
+    )
+    drafted = {address: pods.drafter_status(address).sessions for address in (one, other)}
+    await wait_until(
+        lambda: all(fleet.cost("drafter", address) == str(drafted[address]) for address in drafted),
+        "drafters, too",
+    )
+    for stream in streams:
+        await stream.whole()
+    for component, address in (
+        ("verifier", first),
+        ("verifier", second),
+        ("drafter", one),
+        ("drafter", other),
+    ):
+        await wait_until(lambda at=(component, address): fleet.cost(*at) == "0", "it is idle again")
+    # Nobody writes what has been written, except now and then.
+    written = fleet.server.objects.version
+    patches = fleet.server.count("patch", "pods")
+    await asyncio.sleep(1)
+    assert fleet.server.objects.version == written
+    assert fleet.server.count("patch", "pods") - patches < 10
