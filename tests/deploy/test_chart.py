@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +11,6 @@ import yaml
 
 from paceline.addresses import parse_address
 from tests.deploy.rendering import CHART, Object, Rendered, container, environment, helm
-from tests.pods import Pods
 
 GATEWAY = "fleet-paceline-gateway"
 VERIFIER = "fleet-paceline-verifier-default"
@@ -45,6 +41,7 @@ def test_an_image_is_named_by_tag_or_digest(image: Mapping[str, str], expected: 
 def test_in_the_mode_static_gateways_know_the_given_addresses() -> None:
     discovery = {"mode": "static", "verifiers": ["10.0.0.1:9000", "b:9000"], "drafters": ["c:9100"]}
     told = environment(Rendered.of({"gateway": {"discovery": discovery}}).pod("Deployment", GATEWAY))
+    assert told["PACELINE_GATEWAY_DISCOVERY"] == "static"
     assert told["PACELINE_GATEWAY_VERIFIERS"] == "10.0.0.1:9000,b:9000"
     assert told["PACELINE_GATEWAY_DRAFTERS"] == "c:9100"
 
@@ -64,6 +61,14 @@ def test_in_the_mode_dns_gateways_look_up_every_pools_service() -> None:
             assert service["clusterIP"] == "None"
             assert [each["port"] for each in service["ports"]] == [port]
     assert len(told["PACELINE_GATEWAY_VERIFIERS"].split(",")) == 2
+
+
+def test_in_the_mode_kubernetes_gateways_watch_this_release_alone() -> None:
+    told = environment(Rendered.of({}).pod("Deployment", GATEWAY))
+    assert told["PACELINE_GATEWAY_DISCOVERY"] == "kubernetes"
+    assert told["PACELINE_GATEWAY_KUBERNETES_NAMESPACE"] == "llm"
+    assert told["PACELINE_GATEWAY_KUBERNETES_SELECTOR"] == "app.kubernetes.io/instance=fleet"
+    assert "PACELINE_GATEWAY_VERIFIERS" not in told
 
 
 @pytest.mark.parametrize(
@@ -188,27 +193,6 @@ def test_rules_and_dashboards_are_the_charts_files() -> None:
     assert shown == {
         file.name: json.loads(file.read_text()) for file in (CHART / "dashboards").glob("*.json")
     }
-
-
-def test_helm_tests_own_command_streams_a_completion(fleet: Pods) -> None:
-    """The command as rendered, against a running fleet; only the gateway's name is another."""
-    rendered = Rendered.of({"tests": {"prompt": "the quick brown fox", "maxTokens": 5}})
-    pod = rendered.one("Pod", "fleet-paceline-test-completion")
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    told = environment(pod["spec"])
-    host, port = parse_address(told["PACELINE_GATEWAY"])
-    assert {each["port"] for each in rendered.one("Service", host)["spec"]["ports"]} >= {port}
-    command = container(pod["spec"])["command"]
-    assert command[0] == "paceline"
-    done = subprocess.run(
-        [sys.executable, "-m", "paceline.cli", *command[1:]],
-        env={**os.environ, **told, "PACELINE_GATEWAY": fleet.grpc},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "5 tokens" in done.stderr
 
 
 def test_the_notes_say_what_to_do_next() -> None:

@@ -174,4 +174,5 @@ FIND_PODS = {("list", "endpointslices"), ("watch", "endpointslices")}
 
 def test_the_gateways_account_may_do_what_its_settings_ask_for() -> None:
     assert rights({}) == FIND_PODS | {("patch", "pods")}
+    assert rights({"gateway": {"settings": {"deletionCostSeconds": 0}}}) == FIND_PODS
     assert rights({"gateway": {"discovery": {"mode": "static", "verifiers": ["a:9000"]}}}) == set()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.kubernetes.slices import label_value
 from tests.deploy.rendering import CHART, RefusedError, Rendered, container, environment
 
 VERIFIER = "fleet-paceline-verifier-default"
@@ -53,7 +54,7 @@ def test_pods_and_services_say_their_pool_and_model() -> None:
     for kind in ("Deployment", "Service"):
         labels = rendered.one(kind, VERIFIER)["metadata"]["labels"]
         assert labels["paceline.dev/pool"] == "default"
-        assert labels["paceline.dev/model"] == "Model-of--some--name"
+        assert labels["paceline.dev/model"] == label_value(name)
         assert labels["app.kubernetes.io/component"] == "verifier"
     assert rendered.one("Service", DRAFTER)["metadata"]["labels"]["paceline.dev/pool"] == "default"
     told = environment(rendered.pod("Deployment", VERIFIER))
@@ -143,6 +144,13 @@ def test_an_upgrade_takes_no_pod_away_before_another_is_ready() -> None:
         if each["metadata"]["name"] != "fleet-paceline-redis":
             assert each["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
             assert container(each["spec"]["template"]["spec"])["readinessProbe"]
+
+
+def test_pods_may_be_taken_away_before_others_come() -> None:
+    strategy = {"strategy": {"type": "Recreate"}}
+    rendered = Rendered.of({"gateway": strategy, "verifierPools": {"default": strategy}})
+    for name in (GATEWAY, VERIFIER):
+        assert rendered.one("Deployment", name)["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @pytest.mark.parametrize("tier", ["verifier", "drafter"])

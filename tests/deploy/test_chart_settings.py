@@ -84,8 +84,14 @@ def example(schema: dict[str, Any], default: Any) -> Any:
     )
 
 
-# Words that not every text is one of.
-TEXTS = {"device": "cpu", "method": "lookup", "otlpEndpoint": "collector:4317"}
+# Where not every value of the type will do.
+EXAMPLES = {
+    "device": "cpu",
+    "method": "lookup",
+    "otlpEndpoint": "collector:4317",
+    # Not less than the default of scaleOutSeconds.
+    "scaleInSeconds": 100,
+}
 SETTINGS = [
     (service, name)
     for service in SERVICES
@@ -100,7 +106,7 @@ def test_a_setting_of_the_chart_reaches_its_service(
 ) -> None:
     key = camel(name)
     schema = settings_schema(service)["properties"][key]
-    given = TEXTS.get(key, example(schema, SERVICES[service].model_fields[name].default))
+    given = EXAMPLES.get(key, example(schema, SERVICES[service].model_fields[name].default))
     workload = "fleet-paceline-gateway" if service == "gateway" else f"fleet-paceline-{service}-default"
     rendered = Rendered.of({service: {"settings": {key: given}}})
     settings = accepted(service, told(rendered.pod("Deployment", workload)), monkeypatch)

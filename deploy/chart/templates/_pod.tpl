@@ -122,6 +122,11 @@ dnsPolicy: ClusterFirstWithHostNet
     {{- end }}
 {{- end -}}
 
+{{/* Recreate has no bounds, which the defaults give. */}}
+{{- define "paceline.strategy" -}}
+{{- ternary (dict "type" "Recreate") . (eq .type "Recreate") | toYaml -}}
+{{- end -}}
+
 {{/* Requests and limits, with the GPUs. */}}
 {{- define "paceline.resources" -}}
 {{- $resources := deepCopy .resources -}}

@@ -17,16 +17,21 @@
 
 {{- define "paceline.discoverySettings" -}}
 {{- $discovery := .values.discovery -}}
-{{- $settings := dict -}}
+{{- $settings := dict "discovery" $discovery.mode -}}
+{{- if eq $discovery.mode "kubernetes" -}}
+{{- $_ := set $settings "kubernetesNamespace" .root.Release.Namespace -}}
+{{- $_ := set $settings "kubernetesSelector" (printf "app.kubernetes.io/instance=%s" .root.Release.Name) -}}
+{{- else -}}
 {{- range $kind := list "verifier" "drafter" -}}
 {{- $addresses := index $discovery (printf "%ss" $kind) -}}
-{{- if and (ne $discovery.mode "static") (not $addresses) -}}
+{{- if and (eq $discovery.mode "dns") (not $addresses) -}}
 {{- range $pool, $values := include "paceline.pools" (dict "root" $.root "kind" $kind) | fromYaml -}}
 {{- $service := include "paceline.objectName" (dict "root" $.root "component" $kind "pool" $pool) -}}
 {{- $addresses = append $addresses (printf "%s.%s.svc:%v" $service $.root.Release.Namespace (int $values.ports.grpc)) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $settings (printf "%ss" $kind) (join "," $addresses) -}}
+{{- end -}}
 {{- end -}}
 {{- include "paceline.settings" (dict "service" "gateway" "settings" $settings) }}
 {{- end -}}
