@@ -286,7 +286,7 @@ class Following:
             verifier.address,
             self._transcript.ids,
             self._check_seconds,
-            self._trace,
+            self._stages.parent,
         )
 
     def _remember(self, verifier: Pod) -> None:

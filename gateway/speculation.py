@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import grpc
+from opentelemetry.trace import Span
 
 from gateway.fleet import Fleet
 from gateway.pod import Pod
 from gateway.routing.drafters import choose_drafter
 from paceline.net import wire
 from paceline.sampling import SamplingParams
-from paceline.service import telemetry
+from paceline.service import spans, telemetry
 from paceline.session import SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 
@@ -40,8 +41,9 @@ class Speculation:
         verifier_address: str,
         known_ids: Callable[[], Sequence[int]],
         check_seconds: float,
-        trace: Sequence[tuple[str, str]],
+        span: Span,
     ) -> None:
+        """`span`: the session's, which hears of its drafters."""
         self._fleet = fleet
         self._key = key
         self._sampling = sampling
@@ -49,7 +51,8 @@ class Speculation:
         self._verifier_address = verifier_address
         self._known_ids = known_ids
         self._check_seconds = check_seconds
-        self._trace = tuple(trace)
+        self._span = span
+        self._trace = tuple(spans.inject(span))
         self._attached: Pod | None = None
         self._attached_at = 0.0
         # When the attached drafter was last known to be connected to the verifier, or was attached.
@@ -124,6 +127,8 @@ class Speculation:
             return
         chosen = choice.drafter
         log.debug("drafter chosen", session=self._key.session_id, drafter=chosen.address, why=choice.reason)
+        told = {spans.DRAFTER: chosen.address, spans.REASON: str(choice.reason)}
+        self._span.add_event("drafter chosen", told)
         pod = self._fleet.drafters[chosen.address]
         request = drafter_pb2.AttachRequest(
             key=wire.key_to_proto(self._key),

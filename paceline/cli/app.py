@@ -18,6 +18,7 @@ import typer
 
 from paceline import __version__
 from paceline.cli import generate, health, key, model, status, up
+from paceline.cli.doctor import command as doctor
 from paceline.service import garbage, interrupts
 
 _OURS = "Use it"
@@ -54,6 +55,7 @@ app.command("up", rich_help_panel=_OURS)(up.up)
 app.command("generate", rich_help_panel=_OURS)(generate.generate)
 app.command("status", rich_help_panel=_OURS)(status.status)
 app.command("health", rich_help_panel=_OURS)(health.health)
+app.command("doctor", rich_help_panel=_OURS)(doctor.doctor)
 app.add_typer(model.app, name="model", rich_help_panel=_OURS)
 app.add_typer(key.app, name="key", rich_help_panel=_OURS)
 

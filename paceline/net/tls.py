@@ -75,7 +75,7 @@ class Identity:
         self._files = files
         self._role = role
         self._stamps = files.stamps()
-        self.current = _read(files, role)
+        self.current = read_files(files, role)
         setting = files.flag("cert")
         metrics.CERTIFICATE_NOT_BEFORE.labels(setting=setting).set_function(
             lambda: self.current.not_before.timestamp()
@@ -112,7 +112,7 @@ class Identity:
             return
         self._stamps = stamps
         try:
-            self.current = _read(self._files, self._role)
+            self.current = read_files(self._files, self._role)
         except TlsError as error:
             log.error("new certificate not used, the one before stays in force", reason=str(error))
         else:
@@ -159,7 +159,8 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
-def _read(files: PemFiles, role: Role | None) -> Certificates:
+def read_files(files: PemFiles, role: Role | None) -> Certificates:
+    """The contents of `files`, for a service of `role`. Raises `TlsError`."""
     chain, key = _bytes(files.flag("cert"), files.cert), _bytes(files.flag("key"), files.key)
     ca = None if files.ca is None else _bytes(files.flag("ca"), files.ca)
     where = f"{files.flag('cert')} {files.cert}"

@@ -28,6 +28,10 @@ class SettingsError(ValueError):
     """The process cannot start as set; the message says which setting and what to do."""
 
 
+class MissingSettingError(SettingsError):
+    """Settings are required and not given, and nothing else is wrong."""
+
+
 class ServiceSettings(BaseSettings):
     """Settings of every service. Subclasses set `env_prefix` and add their own fields."""
 
@@ -148,10 +152,10 @@ def read_settings(settings_type: type[S], **given: Any) -> S:
     except ValidationError as error:
         fields = settings_type.model_fields
         secret = {name for name, field in fields.items() if field.annotation is SecretStr}
+        problems = error.errors()
+        kind = MissingSettingError if all(each["type"] == "missing" for each in problems) else SettingsError
         # Not the error's own text: it quotes the values given, secrets too.
-        raise SettingsError(
-            "\n".join(_explain(problem, prefix, secret) for problem in error.errors())
-        ) from None
+        raise kind("\n".join(_explain(problem, prefix, secret) for problem in problems)) from None
 
 
 def _explain(problem: Any, prefix: str, secret: Collection[str]) -> str:
@@ -169,9 +173,17 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+class ServiceCommand(click.Command):
+    """A command that starts a service by settings of `settings_type`."""
+
+    def __init__(self, settings_type: type[ServiceSettings], **options: Any) -> None:
+        super().__init__(**options)
+        self.settings_type = settings_type
+
+
 def service_command(
     name: str, settings_type: type[S], load: Callable[[S], Callable[[S], None]], *, help: str
-) -> click.Command:
+) -> ServiceCommand:
     """The command that starts a service: one flag per field of its settings.
 
     `load` imports what serving takes, which `--help` and wrong settings do without, and returns what serves.
@@ -192,8 +204,9 @@ def service_command(
             sys.exit(2)
 
     options = [_option(key, field, prefix) for key, field in settings_type.model_fields.items()]
-    return click.Command(
-        name,
+    return ServiceCommand(
+        settings_type,
+        name=name,
         params=list(options),
         callback=callback,
         help=help,

@@ -23,6 +23,7 @@ from paceline.service import traces
 SESSION_ID = "paceline.session_id"
 EPOCH = "paceline.epoch"
 VERIFIER = "paceline.verifier"
+DRAFTER = "paceline.drafter"
 PROMPT_TOKENS = "paceline.prompt_tokens"
 COMMITTED_TOKENS = "paceline.committed_tokens"
 ACCEPTED_TOKENS = "paceline.accepted_tokens"

@@ -43,7 +43,9 @@ async def test_version() -> None:
     assert await paceline("--version") == Ran(0, f"paceline {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["up"], ["generate"], ["status"], ["model"], ["model", "fetch"]])
+@pytest.mark.parametrize(
+    "command", [[], ["up"], ["generate"], ["status"], ["doctor"], ["model"], ["model", "fetch"]]
+)
 async def test_help_reads_well(command: list[str]) -> None:
     ran = await paceline(*command, "--help")
     assert ran.status == 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+from opentelemetry.trace import INVALID_SPAN
 
 from gateway.discovery import Endpoints, StaticDiscovery
 from gateway.fleet import Fleet
@@ -111,7 +112,7 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
             verifier,
             lambda: [1, 2],
             POLL_SECONDS,
-            (),
+            INVALID_SPAN,
         )
         running = asyncio.create_task(speculation.run())
         try:
