@@ -96,9 +96,9 @@ def release(tmp_path: Path, tiny_model: Path, store: str) -> Iterator[Release]:
                 pod.kill()
 
 
-def helm_test(release: Release) -> subprocess.CompletedProcess[str]:
-    """Run the command of `helm test` against the gateway's port that its Service leads to."""
-    pod = release.rendered.one("Pod", "fleet-paceline-test-completion")["spec"]
+def helm_test(release: Release, name: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `helm test` against the gateway's port that its Service leads to."""
+    pod = release.rendered.one("Pod", f"fleet-paceline-test-{name}")["spec"]
     host, port = parse_address(environment(pod)["PACELINE_GATEWAY"])
     service = release.rendered.one("Service", host)["spec"]
     (target,) = [each["targetPort"] for each in service["ports"] if each["port"] == port]
@@ -123,9 +123,12 @@ async def test_the_release_serves_passes_its_tests_and_drains(release: Release) 
                 seconds=240,
             )
 
-    done = await asyncio.to_thread(helm_test, release)
+    done = await asyncio.to_thread(helm_test, release, "completion")
     assert done.returncode == 0, done.stderr
     assert "5 tokens" in done.stderr
+    done = await asyncio.to_thread(helm_test, release, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gateway: its settings in the environment are sound" in done.stdout
 
     for service in reversed(SERVICES):
         begin = time.monotonic()

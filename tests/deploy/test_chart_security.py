@@ -263,6 +263,7 @@ ARROWS = {
     ("verifier", "redis", "redis"),
     ("test", "gateway", "http"),
     ("test", "gateway", "grpc"),
+    ("test", "redis", "redis"),
 }
 
 

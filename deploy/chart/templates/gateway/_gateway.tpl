@@ -36,16 +36,15 @@
 {{- include "paceline.settings" (dict "service" "gateway" "settings" $settings) }}
 {{- end -}}
 
-{{- define "paceline.gatewayMounts" -}}
-{{ include "paceline.modelMount" . }}
+{{/* Certificates and keys of a gateway. */}}
+{{- define "paceline.gatewaySecretMounts" -}}
 {{- include "paceline.certificateMounts" . }}
 {{- if or .values.apiKeys.existingSecret .values.apiKeys.entries }}
 - {name: api-keys, mountPath: /etc/paceline/api-keys, readOnly: true}
 {{- end }}
 {{- end -}}
 
-{{- define "paceline.gatewayVolumes" -}}
-{{ include "paceline.modelVolume" . }}
+{{- define "paceline.gatewaySecretVolumes" -}}
 {{- include "paceline.certificateVolumes" . }}
 {{- if or .values.apiKeys.existingSecret .values.apiKeys.entries }}
 - name: api-keys
