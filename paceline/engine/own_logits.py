@@ -71,12 +71,13 @@ class OwnLogits:
         # The ends of a vocabulary are special ids: padding, images.
         low, high = config.vocab_size // 8, config.vocab_size - config.vocab_size // 8
         texts, branches = [], []
-        for length in lengths:
-            ids = torch.randint(low, high, (length,), generator=random).tolist()
-            other = torch.randint(low, high, (BRANCH,), generator=random).tolist()
-            texts.append(_ask(model, ids, TAIL))
-            branches.append(_ask(model, [*ids[: length - TAIL + 1 + FORK], *other], BRANCH))
-        spread = _spread(model, texts[0])
+        with _WideProducts() if model.device.type == "cpu" else nullcontext():
+            for length in lengths:
+                ids = torch.randint(low, high, (length,), generator=random).tolist()
+                other = torch.randint(low, high, (BRANCH,), generator=random).tolist()
+                texts.append(_ask(model, ids, TAIL))
+                branches.append(_ask(model, [*ids[: length - TAIL + 1 + FORK], *other], BRANCH))
+            spread = _spread(model, texts[0])
         beyond = [size for size in windows if size not in reached]
         return cls(tuple(texts), tuple(branches), spread, max(beyond, default=None))
 
@@ -91,18 +92,40 @@ def median_difference(got: Tensor, expected: Tensor) -> float:
 
 
 class _WideProducts(TorchFunctionMode):
-    """Products of half-width numbers in float32: without a matrix unit torch takes seconds for them."""
+    """Products of half-width numbers in float32: without a matrix unit torch takes seconds for them.
+
+    Weights stay widened, up to `_KEPT_BYTES`: fresh memory for them at every text takes longer than the
+    products.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[nn.Parameter, Tensor] = {}
+        self._room = _KEPT_BYTES
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func not in _PRODUCTS or not isinstance(args[0], Tensor) or args[0].dtype not in _HALF:
             return func(*args, **(kwargs or {}))
-        wide = [_wide(arg) for arg in args]
-        named = {name: _wide(arg) for name, arg in (kwargs or {}).items()}
+        wide = [self._wide(arg) for arg in args]
+        named = {name: self._wide(arg) for name, arg in (kwargs or {}).items()}
         return func(*wide, **named).to(args[0].dtype)
 
+    def _wide(self, argument: Any) -> Any:
+        if type(argument) not in (Tensor, nn.Parameter) or argument.dtype not in _HALF:
+            return argument
+        if argument in self._kept:
+            return self._kept[argument]
+        wide = argument.float()
+        if isinstance(argument, nn.Parameter) and wide.nbytes <= self._room:
+            self._kept[argument] = wide
+            self._room -= wide.nbytes
+        return wide
 
+
+# Most bytes of weights that are kept widened.
+_KEPT_BYTES = 2 << 30
 _HALF = (torch.bfloat16, torch.float16)
 _PRODUCTS = (
     F.linear,
@@ -116,19 +139,13 @@ _PRODUCTS = (
 )
 
 
-def _wide(argument: Any) -> Any:
-    half = type(argument) in (Tensor, nn.Parameter) and argument.dtype in _HALF
-    return argument.float() if half else argument
-
-
 @torch.inference_mode()
 def _ask(model: Any, token_ids: Sequence[int], rows: int) -> Text:
     """The model's own logits of the last rows."""
     told: dict[str, Any] = {"input_ids": torch.tensor([token_ids], device=model.device), "use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         told["logits_to_keep"] = rows
-    with _WideProducts() if model.device.type == "cpu" else nullcontext():
-        logits = model(**told).logits[0, -rows:].float().cpu()
+    logits = model(**told).logits[0, -rows:].float().cpu()
     return Text(tuple(token_ids), logits)
 
 
