@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -56,11 +57,11 @@ async def diagnosis(address: str, shown: Shown | None, role: Role | None = None)
             f"the name {host} is not known here: {error.strerror}",
             "correct the name, or start what it names: a Service without pods has no address",
         )
+    except ConnectionRefusedError:
+        return "nothing listens there", "start it, or correct the address; its log says why if it ended"
     except OSError as error:
-        return (
-            f"nothing listens there: {error.strerror or error}",
-            "start it, or correct the address; its log says why if it ended",
-        )
+        why = os.strerror(error.errno) if error.errno else str(error)
+        return f"cannot be reached: {why}", "correct the address, or the route from this machine to it"
     speaks_tls = await _speaks_tls(host, port)
     if shown is None:
         if speaks_tls:
