@@ -80,7 +80,7 @@ def check_verifiers(report: Report, statuses: Mapping[str, Any]) -> None:
             )
         if status.drafters_aside:
             report.warning(
-                Check.VERSIONS,
+                Check.REACHABILITY,
                 subject,
                 f"does not listen to {len(status.drafters_aside)} drafters: {status.drafters_aside[0]} ...",
                 "look at its log for why, and at paceline:drafters_put_aside",

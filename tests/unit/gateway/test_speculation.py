@@ -172,3 +172,20 @@ async def test_a_session_without_a_drafter_gets_the_first_that_comes() -> None:
         made.fleet.update(Endpoints.at(verifiers, (second,)))
         await wait_until(lambda: bool(made.second.sessions), "it has one again")
         assert not made.first.sessions
+
+
+async def test_what_steps_accept_is_to_the_credit_of_the_drafter_that_was_attached() -> None:
+    async with world(first_connects=True) as made:
+        first, second = made.addresses
+        # Others get one token of each step there.
+        made.fleet.benefits.add("other", next(iter(made.fleet.verifiers)), steps=32, accepted=32)
+        for _ in range(32):
+            made.speculation.stepped(accepted=3)
+        made.speculation.put_aside(60)
+        await wait_until(lambda: bool(made.second.sessions), "the other has it")
+        for _ in range(32):
+            made.speculation.stepped(accepted=0)
+    good, poor = made.fleet.benefits.of(first), made.fleet.benefits.of(second)
+    assert good is not None
+    assert poor is not None
+    assert good.mean > 1 > -1 > poor.mean
