@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paceline.cli.doctor import certificates, configuration, fleet, gateway, pods
+from paceline.cli.doctor import certificates, clock, configuration, fleet, gateway, pods
 from paceline.cli.doctor.findings import Check, Report
 from paceline.cli.doctor.handshake import Shown
 from paceline.net.roles import Role
@@ -130,6 +130,10 @@ async def _ask(
         for role, seen in ((Role.VERIFIER, told.verifiers), (Role.DRAFTER, told.drafters)):
             addresses = dict.fromkeys([*(pod.address for pod in seen), *named[role]])
             statuses[role].update(await pods.check(report, role, addresses, identity, shown))
+    else:
+        for role, answers in statuses.items():
+            for address, status in answers.items():
+                clock.check_told(report, f"{role} {address}", status.clock_seconds, told.clock_seconds)
     fleet.check_verifiers(report, statuses[Role.VERIFIER])
     speakers = {
         f"{role} {address}": each for role, some in statuses.items() for address, each in some.items()

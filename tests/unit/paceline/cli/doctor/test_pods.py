@@ -69,6 +69,24 @@ async def test_a_clock_that_is_off_is_told_by_how_much(clock: float, level: Leve
         assert all(f"{abs(clock):.1f} s {direction}" in each.what and "NTP" in each.do for each in said)
 
 
+@pytest.mark.parametrize(
+    ("clock", "level"),
+    [(0.0, Level.OK), (-50.0, Level.OK), (3.5, Level.WARNING), (30.5, Level.ERROR), (-70.5, Level.ERROR)],
+)
+async def test_pods_clocks_are_seen_through_the_gateway_too(clock: float, level: Level) -> None:
+    """By an answer that may be some seconds old."""
+    ill = Ill()
+    async with serving(ill) as address:
+        status = ill.verifier()
+        status.clock_seconds += clock
+        ill.fleet.verifiers.add(address="v:1", healthy=True, status=status)
+        report = await examined(gateway=address, direct=False)
+    (said,) = [
+        each for each in report.findings if (each.check, each.subject) == (Check.CLOCK, "verifier v:1")
+    ]
+    assert said.level is level
+
+
 async def test_another_protocol_is_an_error_and_another_release_a_warning() -> None:
     newer, older = Ill(), Ill()
     newer.status = {"protocol_version": 2, "version": "99.0"}
