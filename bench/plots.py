@@ -63,29 +63,41 @@ def step_cost(document: Mapping[str, Any], path: Path) -> None:
 
 
 def trace(document: Mapping[str, Any], path: Path) -> None:
-    """Each span of a request as a bar on the time axis, in its service's colour."""
+    """Each span of a request as a bar: on the left all of its time, on the right that of the first steps."""
     from matplotlib.figure import Figure
 
     from bench.trace import shown
 
     rows = shown(document["rows"])
-    colours = {"gateway": "tab:blue", "verifier": "tab:orange", "drafter": "tab:green"}
-    figure = Figure(figsize=(9.0, 0.8 + 0.17 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    for at, row in enumerate(rows):
-        service = row["name"].partition(".")[0]
-        axes.barh(at, max(row["ms"], 0.2), left=row["began_ms"], height=0.7, color=colours[service])
-        took = f" {row['ms']:.1f}" if row["ms"] < 10 else f" {row['ms']:.0f}"
-        axes.text(row["began_ms"] + row["ms"], at, took, va="center", fontsize=6)
+    figure = Figure(figsize=(11.0, 0.9 + 0.17 * len(rows)), layout="constrained")
+    whole, part = figure.subplots(1, 2, sharey=True)
+    for axes in (whole, part):
+        for at, row in enumerate(rows):
+            _bar(axes, at, row)
+        axes.grid(axis="x", alpha=0.3)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.set_xlabel("milliseconds since the request came", fontsize=8)
     names = [" " * (3 * row["depth"]) + row["name"] for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=7, ha="left")
-    axes.tick_params(axis="y", length=0, pad=150)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, rows[0]["ms"] * 1.06)
-    axes.set_xlabel("milliseconds since the request came")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_title(_about(document), fontsize=8)
+    whole.set_yticks(range(len(rows)), names, fontsize=7, ha="left")
+    whole.tick_params(axis="y", length=0, pad=150)
+    whole.set_ylim(len(rows) - 0.4, -0.6)
+    whole.set_xlim(0, rows[0]["ms"] * 1.12)
+    # The first token's step ends where decoding begins.
+    first = next((row["began_ms"] for row in rows if row["name"] == "verifier.decode"), 0.0)
+    ends = [row["began_ms"] + row["ms"] for row in rows if row["name"] == "verifier.step"]
+    span = max(max(ends, default=0.0) - first, 1.0)
+    part.set_xlim(first - 0.05 * span, first + 1.12 * span)
+    figure.suptitle(_about(document), fontsize=8)
     figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _bar(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
+    """One span, in its service's colour, with its milliseconds behind it."""
+    colour = {"gateway": "tab:blue", "verifier": "tab:orange", "drafter": "tab:green"}
+    began, took = row["began_ms"], row["ms"]
+    axes.barh(at, took, left=began, height=0.7, color=colour[row["name"].partition(".")[0]])
+    told = f" {took:.1f}" if took < 10 else f" {took:.0f}"
+    axes.text(began + took, at, told, va="center", fontsize=6, clip_on=True)
 
 
 def _log_axis(axes: Axes, values: list[Any], label: str) -> None:
