@@ -82,6 +82,8 @@ class SessionTrace:
     def __init__(self, span: Span, opened_length: int) -> None:
         """`opened_length`: length of the session's text when it was opened."""
         self.exemplar = spans.exemplar(span)
+        # When the loop turned to the session's first step. Set on the engine's thread.
+        self.taken_at = 0
         self._span = span
         self._opened_length = opened_length
         self._opened_at = time.time_ns()
@@ -90,7 +92,7 @@ class SessionTrace:
         self._chunks = 0
         self._kept_chunks = spans.Thinning()
         self._kept_steps = spans.Thinning()
-        self._decoding = self._ended = False
+        self._begun = self._decoding = self._ended = False
         self._uncommitted: deque[_Uncommitted] = deque()
         self._wait_ns = self._forward_ns = self._commit_ns = 0
 
@@ -104,7 +106,7 @@ class SessionTrace:
         if self._ended:
             return
         began = max(times.began, self._opened_at)
-        self._stages.enter("verifier.decode" if self._decoding else "verifier.prefill", began)
+        self._begin_prefill(began)
         self._wait_ns += max(0, times.waited - began)
         self._forward_ns += times.computed - times.forward
         kept = self._keeps(rows, outcome)
@@ -145,6 +147,9 @@ class SessionTrace:
         if self._ended:
             return
         self._ended, now = True, time.time_ns()
+        if self.taken_at:
+            # Its first step may still run, and say nothing any more.
+            self._begin_prefill(self.taken_at)
         self._stages.end(now)
         self._span.set_attributes(
             {
@@ -162,6 +167,11 @@ class SessionTrace:
         if reason is not None:
             self._span.set_attribute(spans.FINISH_REASON, str(reason))
             self._span.end(now)
+
+    def _begin_prefill(self, at: int) -> None:
+        if not self._begun:
+            self._begun = True
+            self._stages.enter("verifier.prefill", max(at, self._opened_at))
 
     def _keeps(self, rows: TracedRows, outcome: StepOutcome | None) -> bool:
         if outcome is not None:

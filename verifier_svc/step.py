@@ -157,7 +157,7 @@ class StepLoop:
                     self._control.ask(sessions)
                     self._steps += 1
                     times.draft_budget = self._control.nodes_asked
-                    times.traced = _traced(planned)
+                    times.traced = _traced(planned, times.began)
                     return planned, times
                 self.table.lock.wait(timeout=1.0)
 
@@ -239,8 +239,11 @@ class StepLoop:
         return self._feedback_top_k(stream_id)
 
 
-def _traced(planned: Plan) -> list[TracedRows]:
-    """The rows of sessions whose trace is recorded."""
+def _traced(planned: Plan, began: int) -> list[TracedRows]:
+    """The rows of sessions whose trace is recorded; `began`: when the step did."""
+    for row in planned.rows:
+        if row.session.trace is not None and not row.session.trace.taken_at:
+            row.session.trace.taken_at = began
     return [
         TracedRows(trace, row.session.key, row.session.length, row.segment.num_rows, len(row.tree))
         for row in planned.rows

@@ -218,6 +218,19 @@ def test_a_session_that_is_broken_off_leaves_the_end_to_its_call(
     assert len(recorded_spans.get_finished_spans()) == before
 
 
+def test_a_session_that_is_broken_off_in_its_first_step_was_not_in_the_queue(
+    recorded_spans: InMemorySpanExporter, clock: Clock
+) -> None:
+    _, session = _traced()
+    clock.now += MS
+    session.taken_at = clock.now
+    clock.now += 9 * MS
+    session.end(Receipt())
+    queue, prefill = recorded_spans.get_finished_spans()
+    assert (queue.name, prefill.name) == ("verifier.queue", "verifier.prefill")
+    assert queue.end_time == prefill.start_time == clock.now - 9 * MS
+
+
 def test_what_is_not_sampled_has_no_trace(recorded_spans: InMemorySpanExporter) -> None:
     span = spans.tracer().start_span("verifier.session", context=spans.extract(UNSAMPLED))
     assert SessionTrace.of(span, PROMPT) is None
