@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from paceline import __version__
 from paceline.addresses import parse_address
 from tests.deploy.rendering import CHART, Object, Rendered, container, environment, helm
 
@@ -209,3 +210,13 @@ def test_the_notes_say_what_to_do_next() -> None:
     told = helm("install", "fleet", CHART, "--namespace", "llm", "--dry-run=client", given=safe)
     assert "Not safe yet" not in told
     assert "Numbers of pods are fixed" not in told
+
+
+def test_a_rendering_with_a_given_password_is_always_the_same() -> None:
+    given = {"redis": {"internal": {"password": "given"}}}
+    assert Rendered.of(given).text == Rendered.of(given).text
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
