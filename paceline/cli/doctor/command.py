@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paceline.cli.console import api_key, fail, out, redis_url
-from paceline.cli.gateway import DEFAULT_GATEWAY, VARIABLE, Ca, Gateway, Tls
+from paceline.cli.gateway import DEFAULT_GATEWAY, VARIABLE, Ca, Tls
 
 if TYPE_CHECKING:
     from paceline.cli.doctor.findings import Report
@@ -19,7 +19,15 @@ _OWN = "the service's own setting"
 
 
 def doctor(
-    gateway: Gateway = DEFAULT_GATEWAY,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar=VARIABLE,
+            show_default=f"{DEFAULT_GATEWAY}, or where the gateway of this environment listens",
+            help="gRPC address of the gateway.",
+        ),
+    ] = None,
     tls: Tls = False,
     ca: Ca = None,
     verifiers: Annotated[
@@ -68,7 +76,7 @@ def doctor(
 
     try:
         asked = Asked(
-            gateway=",".join(parse_addresses(gateway)),
+            gateway=",".join(parse_addresses(gateway or "")),
             tls=tls,
             ca=ca,
             api_key=api_key(),

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from paceline.addresses import join_address, reachable
 from paceline.cli.doctor import certificates, clock, configuration, fleet, gateway, pods
 from paceline.cli.doctor.findings import Check, Report
 from paceline.cli.doctor.handshake import Shown
+from paceline.cli.gateway import DEFAULT_GATEWAY
 from paceline.net.roles import Role
 from paceline.net.tls import Identity, PemFiles
 from paceline.service.settings import ServiceSettings, StoreSettings
@@ -21,6 +23,7 @@ from paceline.v1 import gateway_pb2
 class Asked:
     """What the command line names. What it leaves out is taken from the settings in the environment."""
 
+    # Empty where none is named.
     gateway: str
     tls: bool
     ca: Path | None
@@ -39,8 +42,7 @@ def examine(asked: Asked) -> Report:
     report = Report()
     settings = configuration.check(report)
     identity, shown, sound = _certificates(report, asked, settings)
-    if not sound:
-        asked = replace(asked, direct=False)
+    asked = replace(asked, gateway=asked.gateway or _own_gateway(settings), direct=asked.direct and sound)
     named = {
         Role.VERIFIER: [*asked.verifiers, *_configured(settings, "verifier_addresses")],
         Role.DRAFTER: [*asked.drafters, *_configured(settings, "drafter_addresses")],
@@ -98,6 +100,12 @@ def _certificates(
         return None, None, False
     pem = files[0][1]
     return Identity(pem), Shown(pem.ca, pem.cert, pem.key), True
+
+
+def _own_gateway(settings: Mapping[str, ServiceSettings]) -> str:
+    """Where a gateway with these settings is reached from its own pod."""
+    own = settings.get("gateway")
+    return DEFAULT_GATEWAY if own is None else join_address(reachable(own.host), int(getattr(own, "port", 0)))
 
 
 def _configured(settings: Mapping[str, ServiceSettings], name: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from paceline.addresses import parse_address
 from paceline.cli.doctor.findings import Check, Level
 from paceline.v1 import gateway_pb2
 from tests.doctor import NOWHERE, Ill, examined, found, serving
@@ -26,6 +27,16 @@ async def test_pods_that_are_well_give_no_errors() -> None:
         Check.CLOCK,
         Check.REDIS,
     }
+
+
+async def test_a_gateways_own_settings_say_where_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Ill()) as address:
+        _, port = parse_address(address)
+        for name, value in (("MODEL", "m"), ("VERIFIERS", address), ("PORT", str(port))):
+            monkeypatch.setenv(f"PACELINE_GATEWAY_{name}", value)
+        report = await examined(gateway="")
+    answered = {each.subject for each in report.findings if each.what == "answers"}
+    assert answered == {f"gateway {address}", f"verifier {address}"}
 
 
 async def test_where_nobody_listens_is_said() -> None:
