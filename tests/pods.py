@@ -267,7 +267,7 @@ class Pods:
         for name in (*started, *self.gateways):
             self.launch(name)
         for address in started:
-            self.pods[address].until(partial(self._serving, address))
+            self.pods[address].until(partial(self.serving, address))
         self.until_all_are_seen(drafters=drafters)
         return self
 
@@ -285,7 +285,7 @@ class Pods:
         self.pods[name].stop()
         self.launch(name)
         if name not in self.gateways:
-            self.pods[name].until(partial(self._serving, name))
+            self.pods[name].until(partial(self.serving, name))
         self.until_all_are_seen()
 
     def _launch_gateway(self, name: str, *flags: str) -> None:
@@ -320,7 +320,7 @@ class Pods:
     def start_verifier(self, address: str) -> Pod:
         """Start a verifier alone and wait until it is ready."""
         self._launch_verifier(address)
-        self.pods[address].until(lambda: self._serving(address))
+        self.pods[address].until(lambda: self.serving(address))
         return self.pods[address]
 
     def launch_drafter(self, address: str) -> None:
@@ -353,7 +353,8 @@ class Pods:
     def _channel(self, address: str) -> grpc.Channel:
         return grpc.insecure_channel(address, options=_EAGER)
 
-    def _serving(self, address: str) -> bool:
+    def serving(self, address: str) -> bool:
+        """Whether a pod that may have just been started answers."""
         with self._channel(address) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -26,6 +26,11 @@ class Said(Protocol):
     # Why it gets no session of this gateway; empty if it may get some.
     misfit: str
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is being stopped."""
+        ...
+
 
 class Fleet(Protocol):
     """The fleet, as scaling reads it."""
@@ -66,7 +71,7 @@ class Observation:
             watched = now[pod] = before.get(pod) or Watched(at)
             if pod.status is not None and not pod.misfit:
                 watched.take(pod.status, at)
-                watched.draining = pod.status.draining
+                watched.draining = pod.draining
         self._pods[tier] = now
 
     @property

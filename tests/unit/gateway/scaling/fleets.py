@@ -16,6 +16,10 @@ class FakePod:
     status: Any = None
     misfit: str = ""
 
+    @property
+    def draining(self) -> bool:
+        return self.status is not None and self.status.draining
+
 
 class FakeVerifier(FakePod):
     def __init__(self, pool: str = "default", **says: Any) -> None:
