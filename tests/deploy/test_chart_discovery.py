@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import aclosing
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from gateway.config import GatewaySettings
 from gateway.discovery.factory import cluster_of, discovery_of
 from paceline.service.settings import load_settings
-from tests.deploy.rendering import Rendered
+from tests.deploy.rendering import Rendered, template
 from tests.deploy.test_chart_settings import told
 from tests.kubernetes.api_server import ApiServer
 from tests.kubernetes.controllers import Controllers
@@ -55,3 +56,19 @@ async def test_a_gateway_finds_the_pods_of_its_release_and_may_annotate_them(
         }
         cluster.annotate_pod(found.drafters[0].pod, {"paceline.dev/seen": "yes"})
         assert controllers.annotations("drafter", "10.0.0.3:9100") == {"paceline.dev/seen": "yes"}
+
+
+def test_an_upgrade_keeps_the_password_that_was_drawn(tmp_path: Path) -> None:
+    first = Rendered.of({}).one("Secret", "fleet-paceline-redis")
+    with ApiServer() as server:
+        # As the API server keeps it: encoded.
+        kept = {key: base64.b64encode(text.encode()).decode() for key, text in first["stringData"].items()}
+        # By these Helm knows a release's objects.
+        owned = {"meta.helm.sh/release-name": "fleet", "meta.helm.sh/release-namespace": "llm"}
+        metadata = first["metadata"] | {"annotations": owned}
+        core = Controllers(server, "llm").core
+        core.create_namespaced_secret("llm", {"metadata": metadata, "data": kept})
+        kubeconfig = server.kubeconfig(tmp_path / "config", "llm")
+        flags = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", str(kubeconfig))
+        again = Rendered(template({}, flags=flags)).one("Secret", "fleet-paceline-redis")
+    assert again["stringData"] == first["stringData"]

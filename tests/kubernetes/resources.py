@@ -66,7 +66,19 @@ PODS = Resource("", "v1", "pods", "Pod", ("po",), has_status=True)
 SERVICES = Resource("", "v1", "services", "Service", ("svc",), has_status=True)
 SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", versioned_updates=True)
-RESOURCES = (NAMESPACES, PODS, SERVICES, SLICES, LEASES)
+# What the chart renders beside these.
+CHARTS = (
+    Resource("", "v1", "configmaps", "ConfigMap"),
+    Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
+    Resource("", "v1", "secrets", "Secret"),
+    Resource("", "v1", "serviceaccounts", "ServiceAccount"),
+    Resource("apps", "v1", "deployments", "Deployment"),
+    Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+    Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
+    Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
+)
+RESOURCES = (NAMESPACES, PODS, SERVICES, SLICES, LEASES, *CHARTS)
 
 
 def resource_of(group: str, version: str, plural: str) -> Resource:
