@@ -11,7 +11,8 @@ import yaml
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "chart" / "rules"
 FILES = sorted(FOLDER.glob("*.yaml"))
-_WINDOW = re.compile(r"\[\d+[smhd]\]")
+_WINDOW = re.compile(r"\[(\d+[smhd])\]")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def rules() -> Iterator[dict[str, Any]]:
@@ -26,9 +27,11 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
-def shrunk(folder: Path, *, window: str, pending: str) -> list[Path]:
-    """Copies of the files that say the same of a shorter time: every `[5m]` is `[window]`, every `for:` is
-    `pending`, every group is evaluated each second. Thresholds, labels and all else of an expression stay.
+def shrunk(folder: Path, factor: int) -> list[Path]:
+    """Copies of the files in which every length of time is divided by `factor`, down to a second.
+
+    That is every window (`[5m]`), every `for:` and every interval. Thresholds, labels and all else of an
+    expression stay.
     """
     written = []
     for path in FILES:
@@ -36,10 +39,14 @@ def shrunk(folder: Path, *, window: str, pending: str) -> list[Path]:
         for group in text["groups"]:
             group["interval"] = "1s"
             for rule in group["rules"]:
-                rule["expr"] = _WINDOW.sub(f"[{window}]", rule["expr"])
+                rule["expr"] = _WINDOW.sub(lambda found: f"[{_part(found[1], factor)}]", rule["expr"])
                 if "for" in rule:
-                    rule["for"] = pending
+                    rule["for"] = _part(rule["for"], factor)
         copy = folder / path.name
         copy.write_text(yaml.safe_dump(text))
         written.append(copy)
     return written
+
+
+def _part(duration: str, factor: int) -> str:
+    return f"{max(1, int(duration[:-1]) * _SECONDS[duration[-1]] // factor)}s"
