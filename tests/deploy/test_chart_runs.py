@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ class Release:
 
     def spec(self, service: str) -> Object:
         return self.rendered.pod("Deployment", workload(service))
+
+    def ended(self, service: str) -> bool:
+        return not self.pods[service].running
 
     async def passes(self, service: str, probe: str) -> bool:
         """Whether a probe, asked as the kubelet does, passes."""
@@ -118,7 +122,7 @@ async def test_the_release_serves_passes_its_tests_and_drains(release: Release) 
     for service in SERVICES:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             await wait_until(
-                lambda service=service, probe=probe: release.passes(service, probe),  # type: ignore[misc]
+                partial(release.passes, service, probe),
                 f"{probe} of the {service} passes",
                 seconds=240,
             )
@@ -135,7 +139,7 @@ async def test_the_release_serves_passes_its_tests_and_drains(release: Release) 
         release.pods[service].terminate()
         given = release.spec(service)["terminationGracePeriodSeconds"]
         await wait_until(
-            lambda service=service: not release.pods[service].running,  # type: ignore[misc]
+            partial(release.ended, service),
             f"the {service} has drained",
             seconds=given - (time.monotonic() - begin),
         )

@@ -112,7 +112,7 @@ def test_a_setting_of_the_chart_reaches_its_service(
     settings = accepted(service, told(rendered.pod("Deployment", workload)), monkeypatch)
     value = getattr(settings, name)
     value = value.get_secret_value() if isinstance(value, SecretStr) else value
-    assert value == (Path(given) if isinstance(value, Path) else given)
+    assert (str(value) if isinstance(value, Path) else value) == given
 
 
 def test_a_setting_of_all_is_set_at_all_and_one_of_a_service_goes_before_it() -> None:

@@ -96,7 +96,7 @@ async def test_a_verifier_of_another_name_and_a_key_that_is_missing_are_told(
     with Pods(tmp_path, tiny_model, redis_url, drafters=0, verifier_flags=("--model-name", "other")) as pods:
         for name in (pods.verifier, "gateway"):
             pods.launch(name)
-        pods.pods[pods.verifier].until(lambda: pods._serving(pods.verifier))
+        pods.pods[pods.verifier].until(lambda: pods.serving(pods.verifier))
         pods.pods["gateway"].until(lambda: any(each.misfit for each in _verifiers(pods)))
         status, told = await doctor("--gateway", pods.grpc)
         (misfit,) = bad(told, "error")
