@@ -377,6 +377,7 @@ class Connection:
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run `main` until it returns; SIGTERM and SIGINT set the event it gets, a second one exits at once."""
     garbage.spare()
+    garbage.give_back()
 
     async def guarded() -> None:
         stop = asyncio.Event()

@@ -6,6 +6,7 @@ of a second in a verifier, in which no session gets a token. Collections take a 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 
 
@@ -18,3 +19,11 @@ def spare() -> None:
     """Turn collection on, and never visit again the objects that exist now."""
     gc.freeze()
     gc.enable()
+
+
+def give_back() -> None:
+    """Give the system back what was freed while a service loaded; a gateway takes a seventh less then."""
+    # Of glibc alone.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
