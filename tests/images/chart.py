@@ -23,7 +23,7 @@ from tests.images.build import TAG
 from tests.images.engine import Container, Engine, EngineError
 from tests.images.playing import helm_test, playable, secrets
 from tests.images.run import CheckError
-from tests.images.system import MODEL
+from tests.images.system import KERNELS, MODEL
 from tests.tiny import make_tiny_model
 
 VALUES = Path(__file__).parent / "chart-values.yaml"
@@ -33,7 +33,7 @@ PROMPT = "again and again and again"
 LONG = 3000
 
 
-def values(at: Addresses, model: Path) -> dict[str, Any]:
+def values(at: Addresses, model: Path, kernels: str = "") -> dict[str, Any]:
     """What `chart-values.yaml` cannot know: ports that are free here, the images' tag, where the model is."""
     ports = iter(_port(address) for address in (*at.drafters, *at.verifiers))
     drafter, redis, metrics = next(ports), next(ports), [next(ports) for _ in range(4)]
@@ -53,7 +53,7 @@ def values(at: Addresses, model: Path) -> dict[str, Any]:
             "service": {"httpPort": http, "grpcPort": grpc},
         },
         "drafter": {**image, "ports": {"grpc": drafter, "metrics": metrics[1]}},
-        "verifier": {**image, **mounted},
+        "verifier": {**image, **mounted, "kernelCache": {"hostPath": kernels}},
         "verifierPools": {
             name: {"ports": {"grpc": port, "metrics": counted}}
             for name, port, counted in zip(("default", "other"), pools, metrics[2:], strict=True)
@@ -67,7 +67,9 @@ class Release:
 
     def __init__(self, engine: Engine, folder: Path, model: Path) -> None:
         self.at = choose_addresses(http_port=0, grpc_port=0, verifiers=2, drafters=6)
-        rendered = template(values(self.at, model), VALUES)
+        # Those that `make images-check` compiled, where it ran.
+        kernels = engine.try_("volume", "inspect", "--format", "{{.Mountpoint}}", KERNELS).stdout.strip()
+        rendered = template(values(self.at, model, kernels), VALUES)
         self._objects = [each for each in yaml.safe_load_all(rendered) if each]
         self._file = folder / "played.yaml"
         self._file.write_text(yaml.safe_dump_all(playable(self._objects)))

@@ -135,7 +135,7 @@ class Container:
             if (ends and not self.running) or time.monotonic() > end:
                 raise EngineError(f"{self.name} is not ready:\n{self.log[-4000:]}")
             # A probe takes a second of a core, which what it asks about needs.
-            time.sleep(1.0)
+            time.sleep(5.0)
 
     def execute(self, *command: str) -> bool:
         """Whether a command in it ends with 0."""

@@ -13,6 +13,8 @@ from tests.images.build import REDIS, SERVICES, image
 from tests.images.engine import Container, Engine
 
 MODEL = "tiny"
+# The volume of compiled kernels.
+KERNELS = "paceline-check-kernels"
 
 
 class System:
@@ -63,7 +65,7 @@ class System:
         variables = {f"PACELINE_{service.upper()}_{name}": value for name, value in settings.items()}
         volumes = [f"{self._model}:/models/{MODEL}:ro"] if "MODEL" in settings else []
         if service == "verifier":  # compiled once for all runs on this machine
-            volumes.append("paceline-check-kernels:/var/cache/paceline/kernels")
+            volumes.append(f"{KERNELS}:/var/cache/paceline/kernels")
         name = f"paceline-check-{service}"
         self.containers[service] = self._engine.run(
             name, image(service), variables=variables, volumes=volumes
