@@ -41,10 +41,20 @@ def _unpack() -> None:
         if (_FOLDER / "usr" / "bin" / "promtool").exists():
             return
         with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
-            # The user that apt fetches as may not write here. Signatures are checked all the same.
-            command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "prometheus"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            _download(Path(folder))
             (package,) = Path(folder).glob("prometheus_*.deb")
             unpacked = Path(folder) / "unpacked"
             subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
             (unpacked / "usr").rename(_FOLDER / "usr")
+
+
+def _download(folder: Path) -> None:
+    # The user that apt fetches as may not write here. Signatures are checked all the same.
+    apt = ["apt-get", "-o", "APT::Sandbox::User=root"]
+    if subprocess.run([*apt, "download", "prometheus"], cwd=folder, capture_output=True).returncode == 0:
+        return
+    # A new machine knows no packages yet. What there are is looked up here, and not for the whole machine.
+    (folder / "lists" / "partial").mkdir(parents=True)
+    apt += ["-o", f"Dir::State::Lists={folder / 'lists'}"]
+    subprocess.run([*apt, "update"], check=True, capture_output=True)
+    subprocess.run([*apt, "download", "prometheus"], cwd=folder, check=True, capture_output=True)
