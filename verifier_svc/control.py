@@ -56,16 +56,22 @@ class DraftControl:
         """Drop what was learned of a drafter whose stream has ended."""
         self.budget.forget(stream_id)
 
-    def await_trees(self, stopping: Callable[[], bool]) -> None:
-        """Wait while trees are on their way and waiting for them pays; releases the lock meanwhile."""
+    def await_trees(self, stopping: Callable[[], bool]) -> float:
+        """Wait while trees are on their way and waiting for them pays; releases the lock meanwhile.
+
+        Returns the seconds that were waited; 0 where there was nothing to wait for.
+        """
         if not self._max_wait_seconds:
-            return
-        give_up = time.monotonic() + self._max_wait_seconds
+            return 0.0
+        waited = 0.0
+        began = time.monotonic()
         while not stopping():
-            seconds = self._wait.seconds(self._table.running(), limit=give_up - time.monotonic())
+            seconds = self._wait.seconds(self._table.running(), limit=self._max_wait_seconds - waited)
             if seconds <= 0:
-                return
+                break
             self._table.lock.wait(timeout=seconds)
+            waited = time.monotonic() - began
+        return waited
 
     def ask(self, sessions: Sequence[Session]) -> None:
         """Decide how many nodes each drafting session is asked for in the step that `sessions` take now."""

@@ -141,8 +141,7 @@ class StepLoop:
                 self.beat_at = time.monotonic()
                 times = StepTimes(self._steps + 1, began=time.time_ns())
                 with harmless("waiting for trees"):
-                    self._control.await_trees(lambda: self._stopping)
-                    self.load.exposed_seconds += time.monotonic() - self.beat_at
+                    self.load.exposed_seconds += self._control.await_trees(lambda: self._stopping)
                 times.waited = time.time_ns()
                 sessions = self.table.running()
                 apart = plan_apart(sessions, self._plan, self._plan_tree)
