@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/*/*.proto)
 
-.PHONY: help chart setup run test test-long test-unit chaos fuzz soak clients check format protos protos-check dashboards bench peers images images-check chart-check clean clean-kernels
+.PHONY: help chart setup run test test-long test-unit chaos fuzz soak alerts clients check format protos protos-check dashboards bench peers images images-check chart-check clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +53,9 @@ fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7"
 
 soak: setup  ## Serve 16 clients for 20 minutes and see that nothing grows; ARGS="--minutes 60"
 	@$(BIN)/python -m tests.soak.run $(ARGS)
+
+alerts: setup  ## Make the fault that each alert is for on a fleet that a real Prometheus scrapes, on a quiet machine
+	@$(BIN)/python -m pytest tests/monitoring --alerts -rs $(ARGS)
 
 clients: setup  ## Try every client of docs/clients.md, also those that take minutes to install; ARGS="-k litellm"
 	@$(BIN)/python -m pytest tests/clients --all-clients -rs --timeout 1200 $(ARGS)
