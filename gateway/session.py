@@ -16,17 +16,16 @@ from gateway.detokenize import Detokenizer
 from gateway.errors import INTERNAL, TIMEOUT, UNAVAILABLE, RequestError
 from gateway.events import Event, Started
 from gateway.fleet import Fleet
+from gateway.followed import Followed
 from gateway.generation import Generation
 from gateway.ownership import Ownership
 from gateway.places import Seat
 from gateway.pod import Pod
 from gateway.routing.texts import RoutedText
-from gateway.speculation import Speculation
+from gateway.stay import Heard, StoppingError, stay
 from gateway.suspicion import Suspicion
-from gateway.transcript import Told, Transcript
-from paceline.net import wire
+from gateway.transcript import Transcript
 from paceline.service import spans, telemetry
-from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
 from paceline.store import FencedError, SessionRecord, SessionStore
 from paceline.v1 import verifier_pb2
@@ -38,12 +37,6 @@ _PATIENCE_SECONDS = 20.0
 # Pause before a move, per move since the last token: the first one is immediate.
 _MOVE_SECONDS = 0.1
 _LONGEST_MOVE_SECONDS = 1.0
-
-_Heard = Told | verifier_pb2.Opened
-
-
-class _StoppingError(Exception):
-    """The session's verifier is being stopped, and another one has a place for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +71,28 @@ class Following:
 
         `deadline`: on the monotonic clock; passed on with each call, so that verifiers stop at it.
         """
-        self._deadline = deadline
-        self._stages = stages
-        self._trace = tuple(spans.inject(stages.parent))
+        transcript = Transcript(wanted, detokenizer)
+        self._session = Followed(
+            wanted,
+            caller,
+            transcript,
+            RoutedText(wanted.prompt_ids),
+            Ownership(
+                store,
+                key,
+                lambda key: wanted.record(key, caller, transcript.committed_ids),
+                strict=policy.strict,
+            ),
+            Suspicion(fleet.turns),
+            stages,
+            deadline,
+        )
         self._fleet = fleet
         self._seat = seat
         self._silence_seconds = policy.silence_seconds
         self._check_seconds = policy.check_seconds
-        self._wanted = wanted
-        self._caller = caller
-        self._transcript = Transcript(wanted, detokenizer)
-        self._text = RoutedText(wanted.prompt_ids)
-        self._owned = Ownership(
-            store,
-            key,
-            lambda key: wanted.record(key, caller, self._transcript.committed_ids),
-            strict=policy.strict,
-        )
         # Verifiers that have failed the session.
         self._failed: set[str] = set()
-        self._suspicion = Suspicion(fleet.turns)
 
     async def events(self, resumed: SessionRecord | None = None) -> AsyncGenerator[Event, None]:
         """All events of a new session, or of the claimed session whose record is `resumed`.
@@ -110,53 +105,53 @@ class Following:
             async with aclosing(self._told(resumed)) as told:
                 async for event in told:
                     if not started:
-                        wanted = self._wanted
+                        wanted = self._session.wanted
                         yield Started(
-                            self._owned.key.session_id, wanted.sampling.seed, len(wanted.prompt_ids)
+                            self._session.owned.key.session_id, wanted.sampling.seed, len(wanted.prompt_ids)
                         )
                     started = True
                     if not isinstance(event, verifier_pb2.Opened):
                         yield event
         finally:
-            self._suspicion.end()
+            self._session.suspicion.end()
 
-    async def _told(self, resumed: SessionRecord | None) -> AsyncGenerator[_Heard, None]:
+    async def _told(self, resumed: SessionRecord | None) -> AsyncGenerator[Heard, None]:
         """The session's events. `Opened` comes each time a verifier, or the record, has the session."""
-        recorded = resumed is not None
+        session, recorded = self._session, resumed is not None
         if resumed is not None:
             yield verifier_pb2.Opened()
-            for event in self._transcript.catch_up(resumed, durable=self._owned.durable):
+            for event in session.transcript.catch_up(resumed, durable=session.owned.durable):
                 yield event
         deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
-        while not self._transcript.ended:
-            if self._suspicion.suspect:
-                await self._suspicion.turn()
+        while not session.transcript.ended:
+            if session.suspicion.suspect:
+                await session.suspicion.turn()
                 deadline = time.monotonic() + _PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise RequestError(UNAVAILABLE, "no verifier gets on with this session; try again later")
-            self._stages.enter("gateway.queue")
-            self._text.grown(self._transcript.ids())
-            verifier = await self._seat.verifier(self._text, self._failed, deadline)
-            self._stages.enter("gateway.route")
+            session.stages.enter("gateway.queue")
+            session.text.grown(session.transcript.ids())
+            verifier = await self._seat.verifier(session.text, self._failed, deadline)
+            session.stages.enter("gateway.route")
             self._say_route()
             if not recorded:
-                await self._owned.create()
+                await session.owned.create()
             recorded, opened = True, False
             try:
-                async with aclosing(self._serve(verifier)) as events:
+                async with aclosing(self._stay(verifier)) as events:
                     async for event in events:
                         if isinstance(event, verifier_pb2.Opened):
                             self._seat.begun = opened = True
-                            self._stages.enter("gateway.first_token")
+                            session.stages.enter("gateway.first_token")
                         else:
                             deadline, moves = time.monotonic() + _PATIENCE_SECONDS, 0
-                            self._stages.enter("gateway.stream")
+                            session.stages.enter("gateway.stream")
                         yield event
-            except _StoppingError:
+            except StoppingError:
                 log.info("verifier is being stopped, moving the session", **self._at(verifier))
                 deadline = time.monotonic() + _PATIENCE_SECONDS
-                for event in self._transcript.catch_up(
-                    await self._owned.claim(deadline), durable=self._owned.durable
+                for event in session.transcript.catch_up(
+                    await session.owned.claim(deadline), durable=session.owned.durable
                 ):
                     yield event
             except (grpc.aio.AioRpcError, verifier_call.SilentError, FencedError) as error:
@@ -168,16 +163,27 @@ class Following:
                     continue
                 moves += 1
                 record = await self._taken_from(verifier, error, deadline, opened=opened)
-                for event in self._transcript.catch_up(record, durable=self._owned.durable):
+                for event in session.transcript.catch_up(record, durable=session.owned.durable):
                     self._seat.begun = True
                     yield event
-                if not self._transcript.ended:
+                if not session.transcript.ended:
                     await asyncio.sleep(min(_MOVE_SECONDS * (moves - 1), _LONGEST_MOVE_SECONDS))
+
+    def _stay(self, verifier: Pod) -> AsyncGenerator[Heard, None]:
+        return stay(
+            self._session,
+            verifier,
+            self._fleet,
+            self._seat,
+            self._failed,
+            silence_seconds=self._silence_seconds,
+            check_seconds=self._check_seconds,
+        )
 
     def _say_route(self) -> None:
         choice = self._seat.choice
         if choice is not None:
-            self._stages.current.set_attributes(
+            self._session.stages.current.set_attributes(
                 {
                     spans.VERIFIER: choice.verifier.address,
                     spans.REASON: str(choice.reason),
@@ -187,7 +193,7 @@ class Following:
             )
             log.debug(
                 "verifier chosen",
-                session=self._owned.key.session_id,
+                session=self._session.owned.key.session_id,
                 verifier=choice.verifier.address,
                 why=choice.reason,
                 held_tokens=choice.held_tokens,
@@ -201,17 +207,17 @@ class Following:
 
         Raises `RequestError` if the session cannot go on.
         """
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._session.deadline is not None and time.monotonic() >= self._session.deadline:
             raise RequestError(TIMEOUT, "the request's time is over") from error
         if verifier_call.is_fenced(error):
-            return await self._owned.ended_elsewhere(error)
+            return await self._session.owned.ended_elsewhere(error)
         if (refusal := verifier_call.refusal(error)) is not None:
             raise refusal from error
         log.warning("verifier lost, moving the session", **self._at(verifier), why=verifier_call.why(error))
         metrics.MOVES.inc()
-        self._stages.enter("gateway.move")
+        self._session.stages.enter("gateway.move")
         moved = {spans.VERIFIER: verifier.address, spans.REASON: verifier_call.why(error)}
-        self._stages.parent.add_event("moved", moved)
+        self._session.stages.parent.add_event("moved", moved)
         self._failed.add(verifier.address)
         if isinstance(error, verifier_call.SilentError):
             # The verifier may only be slow: be more patient from now on.
@@ -219,90 +225,12 @@ class Following:
         if verifier_call.is_gone(error):
             verifier.lost("call failed")
         died = opened and not verifier.draining and verifier_call.is_death(error)
-        if died and self._suspicion.died():
-            log.error("verifiers die of a session, it is ended", session=self._owned.key.session_id)
-            await self._owned.abandon()
+        if died and self._session.suspicion.died():
+            log.error("verifiers die of a session, it is ended", session=self._session.owned.key.session_id)
+            await self._session.owned.abandon()
             raise RequestError(INTERNAL, "verifiers die of this session; it goes no further") from error
-        return await self._owned.claim(deadline)
-
-    async def _serve(self, verifier: Pod) -> AsyncGenerator[_Heard, None]:
-        """Read the session's tokens from one verifier.
-
-        Raises a `CallError` if the call fails, and `_StoppingError` if the session has a better place.
-        """
-        call = verifier_call.open_session(
-            verifier,
-            self._owned.record(),
-            self._trace,
-            self._deadline,
-            plain=not self._wanted.speculation,
-        )
-        speculation = self._speculation(verifier)
-        speculating: asyncio.Task[None] | None = None
-        try:
-            async for response in verifier_call.heard(call, self._silence_seconds):
-                kind = response.WhichOneof("event")
-                if kind == "opened":
-                    if self._wanted.speculation:
-                        speculating = asyncio.create_task(speculation.run())
-                    yield response.opened
-                elif kind == "tokens":
-                    await self._owned.heard(response.tokens.position, response.tokens.token_ids)
-                    speculation.stepped(response.tokens.accepted)
-                    told = self._take(response.tokens)
-                    self._remember(verifier)
-                    for event in told:
-                        yield event
-                elif kind == "drafter_aside":
-                    speculation.put_aside(response.drafter_aside.seconds)
-                elif kind == "finished":
-                    reason = wire.finish_reason_from_proto(response.finished.reason)
-                    await self._owned.heard(self._transcript.position, (), reason)
-                    told = self._transcript.end(reason)
-                    self._remember(verifier)
-                    for event in told:
-                        yield event
-                if self._transcript.ended:
-                    return
-                if verifier.draining and self._seat.has_another(self._text, self._failed):
-                    raise _StoppingError
-            raise RequestError(INTERNAL, "the verifier ended the session without saying why")
-        finally:
-            call.cancel()
-            self._seat.leave_verifier()
-            if speculating is not None:
-                await cancel_and_wait(speculating)
+        return await self._session.owned.claim(deadline)
 
     def _at(self, verifier: Pod) -> dict[str, str]:
         """What a line of the log says of where the session is."""
-        return {"session": self._owned.key.session_id, "verifier": verifier.address}
-
-    def _speculation(self, verifier: Pod) -> Speculation:
-        return Speculation(
-            self._fleet,
-            self._owned.key,
-            self._wanted.sampling,
-            self._caller.tenant,
-            verifier.address,
-            self._transcript.ids,
-            self._check_seconds,
-            self._stages.parent,
-        )
-
-    def _remember(self, verifier: Pod) -> None:
-        """Before the client hears of the text's end: a chat's next turn begins with all of it."""
-        if self._transcript.ended:
-            self._text.grown(self._transcript.ids())
-            verifier.texts.send(self._text)
-
-    def _take(self, tokens: verifier_pb2.CommittedTokens) -> list[Told]:
-        before = self._transcript.position
-        told = self._transcript.take(
-            tokens.position,
-            tokens.token_ids,
-            accepted=tokens.accepted,
-            drafted=tokens.drafted,
-            durable=tokens.durable,
-        )
-        self._suspicion.got_on(self._transcript.position - before)
-        return told
+        return {"session": self._session.owned.key.session_id, "verifier": verifier.address}

@@ -15,7 +15,7 @@ from gateway.admission import AdmissionControl
 from gateway.caller import Caller
 from gateway.detokenize import Detokenizer
 from gateway.errors import UNAVAILABLE, UNKNOWN_SESSION, RequestError
-from gateway.events import Chunk, Event, Started
+from gateway.events import Chunk, Event, Finished, Started
 from gateway.fleet import Fleet
 from gateway.generation import Asked, Generation
 from gateway.places import Places
@@ -200,7 +200,11 @@ class Sessions:
                             place.generated = max(0, told - known)
                         else:
                             stages.enter("gateway.finish")
-                            span.set_attribute(spans.FINISH_REASON, str(event.reason))
-                            span.set_attribute(spans.COMMITTED_TOKENS, event.receipt.committed_tokens)
-                            span.set_attribute(spans.ACCEPTANCE_LENGTH, event.receipt.acceptance_length)
+                            _say_end(span, event)
                         yield event
+
+
+def _say_end(span: Span, end: Finished) -> None:
+    span.set_attribute(spans.FINISH_REASON, str(end.reason))
+    span.set_attribute(spans.COMMITTED_TOKENS, end.receipt.committed_tokens)
+    span.set_attribute(spans.ACCEPTANCE_LENGTH, end.receipt.acceptance_length)
