@@ -17,7 +17,7 @@ from verifier_svc.delivery import Delivery
 from verifier_svc.draft_rpc import DraftRpc
 from verifier_svc.drafters import DrafterStreams
 from verifier_svc.forecast import forecast
-from verifier_svc.identity import describe
+from verifier_svc.identity import ServedModel, describe
 from verifier_svc.open_rpc import OpenRpc
 from verifier_svc.prefix_rpc import PrefixRpc
 from verifier_svc.scheduler import StepLimits
@@ -42,13 +42,7 @@ class Verifier:
         on_failure: Callable[[], None],
     ) -> None:
         """`thread` runs the engine. `on_failure` is called when no session can go on here."""
-        self.served = describe(
-            engine,
-            model=settings.model,
-            model_name=settings.model_name,
-            port=settings.port,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        self.served = _described(settings, engine)
         self._store = store
         self.committer = Committer(
             store,
@@ -114,6 +108,16 @@ class Verifier:
         """Take no new session from now on."""
         with self._table.lock:
             self._table.draining = True
+
+
+def _described(settings: VerifierSettings, engine: Engine) -> ServedModel:
+    return describe(
+        engine,
+        model=settings.model,
+        model_name=settings.model_name,
+        port=settings.port,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def _control(settings: VerifierSettings, table: SessionTable) -> DraftControl:
