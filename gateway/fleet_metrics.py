@@ -16,7 +16,7 @@ class State(StrEnum):
 
     # It gets sessions.
     UP = "up"
-    # It lets its sessions end.
+    # It is being stopped: it gets no more sessions.
     DRAINING = "draining"
     # It serves another model, or has another tokenizer.
     MISFIT = "misfit"
@@ -28,6 +28,9 @@ class State(StrEnum):
 
 def state_of(pod: Pod) -> State:
     """What this gateway can do with the pod now."""
+    if pod.endpoint.going:
+        # That it answers no more is to be expected.
+        return State.DRAINING
     status = pod.status
     if status is not None and getattr(status, "stalled", False):
         return State.STALLED

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gateway import fleet_metrics
-from gateway.discovery import Endpoints
+from gateway.discovery import Endpoint, Endpoints
 from gateway.fleet import Fleet
 from gateway.fleet_metrics import State
 from paceline.v1 import drafter_pb2, verifier_pb2
@@ -48,4 +48,17 @@ async def test_one_that_fits_no_more_or_answers_no_more_is_told_apart() -> None:
     assert (count("verifier", State.MISFIT), count("drafter", State.UP)) == (1, 1)
     verifier.lost("gone")
     assert (count("verifier", State.MISFIT), count("verifier", State.DOWN)) == (0, 1)
+    await fleet.close()
+
+
+async def test_one_that_is_being_stopped_is_not_missed_when_it_answers_no_more() -> None:
+    fleet = Fleet(1.0)
+    fleet.update(Endpoints.at(("127.0.0.1:1",)))
+    fleet_metrics.export(fleet)
+    verifier = fleet.verifiers["127.0.0.1:1"]
+    verifier.heard(verifier_pb2.VerifierStatusResponse())
+    fleet.update(Endpoints((Endpoint("127.0.0.1:1", going=True),)))
+    assert (count("verifier", State.UP), count("verifier", State.DRAINING)) == (0, 1)
+    verifier.lost("gone")
+    assert (count("verifier", State.DRAINING), count("verifier", State.DOWN)) == (1, 0)
     await fleet.close()
