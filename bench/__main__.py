@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
+from bench.measurement import carry_out
+from bench.options import concurrency_option, model_options, plot_option, question_options
 from bench.peers import ARMS
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from bench.results import Document
-    from bench.system import Progress
-
-_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-_OUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
-_F = TypeVar("_F", bound=Callable[..., Any])
-# One-minute load above which a machine is not idle.
-_QUIET_LOAD = 0.5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
@@ -32,162 +17,9 @@ def command() -> None:
     """Tools that measure; each imports what it needs when it runs."""
 
 
-def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    """Several options as one decorator, in this order."""
-
-    def decorate(function: _F) -> _F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-_model_options = _options(
-    click.option("--json", "out_path", type=_OUT_FILE, help="Write everything measured into this file."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
-        default="bfloat16",
-        show_default=True,
-        help="Number type, the same in all arms.",
-    ),
-    click.option(
-        "--model", help="A folder, a Hugging Face id or a packaged model; the default when missing."
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help="CPU threads, the same in all arms. [default: the usable cores]",
-    ),
-)
-_question_options = _options(
-    click.option(
-        "--dataset", type=_FILE, required=True, help="Spec-Bench questions, one JSON object a line."
-    ),
-    click.option(
-        "--prompts",
-        type=click.IntRange(1),
-        default=24,
-        show_default=True,
-        help="How many, spread evenly over the six tasks.",
-    ),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(1),
-        default=128,
-        show_default=True,
-        help="Most tokens of each answer.",
-    ),
-)
-_plot_option = click.option("--plot", type=_OUT_FILE, help="Draw it as a PNG file (needs matplotlib).")
-
-
-def _concurrency_option(*default: int) -> Callable[[_F], _F]:
-    return click.option(
-        "--concurrency",
-        multiple=True,
-        type=click.IntRange(1),
-        default=default,
-        show_default=True,
-        help="Sessions at once. Repeatable.",
-    )
-
-
-def _measure(
-    measure: Callable[..., Coroutine[Any, Any, Document]],
-    settings: Mapping[str, Any],
-    *,
-    out_path: Path | None,
-    dtype: str,
-    model: str | None,
-    threads: int | None,
-    dataset: Path | None = None,
-    prompts: int = 0,
-    max_tokens: int = 1,
-    table: Callable[[Document], Table] | None = None,
-    plot: Path | None = None,
-    draw: Callable[[Document, Path], None] | None = None,
-) -> Document:
-    """Plan, `measure(plan, progress, **settings)`, write, draw, print. Returns the document."""
-    from bench import plots, results
-    from bench.dataset import DatasetError, choose
-    from bench.system import BenchError, Plan, run
-    from paceline.cli.console import cache_folder, err, out, redis_url
-    from paceline.cli.model import resolve
-    from paceline.service.machine import usable_cores
-
-    for path in (out_path, plot):
-        if path is not None and not os.access(path.parent, os.W_OK):
-            raise click.ClickException(f"cannot write into the folder {path.parent}")
-    try:
-        if plot is not None:
-            plots.require()
-        questions = choose(dataset, prompts) if dataset else []
-    except (BenchError, DatasetError) as error:
-        raise click.ClickException(str(error)) from error
-    found = resolve(model)
-    # Threads that wait for one another collapse when others take their cores, some arms' more than others'.
-    load_before = results.load_average()
-    if load_before > _QUIET_LOAD:
-        err.print(f"warning: load {load_before:.1f}: something else runs here, so the figures mean nothing")
-    logs = cache_folder() / "logs" / f"bench-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    threads = threads or usable_cores()
-    plan = Plan(found, questions, max_tokens, dtype, threads, redis_url(), logs)
-    try:
-        with _shown_progress() as progress:
-            document = run(measure(plan, progress, **settings), plan)
-    except BenchError as error:
-        raise click.ClickException(str(error)) from error
-    load = {"load_before": load_before, "load_after": results.load_average()}
-    document["machine"] = results.machine()
-    data = {"dataset": str(dataset)} if dataset else {}
-    document["config"] = {**data, **results.config(plan), **settings, **load}
-    try:
-        if out_path is not None:
-            results.write(document, out_path)
-        if plot is not None and draw is not None:
-            draw(document, plot)
-    except OSError as error:
-        raise click.ClickException(f"cannot write: {error}") from error
-    for path in filter(None, (out_path, plot)):
-        err.print(f"written to {path}")
-    if table is None:
-        out.print_json(data=document)
-    else:
-        out.print(table(document))
-    return document
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Progress]:
-    """A bar that is drawn only when it is told of progress: a thread of its own would take time from what is
-    measured. Lines, where nobody watches.
-    """
-    from rich import progress as bars
-
-    from paceline.cli.console import err
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    with bars.Progress(*columns, console=err, auto_refresh=False) as bar:
-        shown = bar.add_task("starting", total=None)
-
-        def progress(what: str, done: int = 0, of: int | None = None) -> None:
-            if not err.is_terminal:
-                err.print(time.strftime("%H:%M:%S"), what)
-            bar.update(shown, description=f"{what:<30}", completed=done, total=of, refresh=True)
-
-        yield progress
-
-
 @command.command()
-@_question_options
-@_model_options
+@question_options
+@model_options
 def decode(**options: Any) -> None:
     """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
 
@@ -196,13 +28,13 @@ def decode(**options: Any) -> None:
     """
     from bench.decode import measure, table
 
-    _measure(measure, {}, table=table, **options)
+    carry_out(measure, {}, table=table, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
-@_concurrency_option(1, 16)
+@question_options
+@model_options
+@concurrency_option(1, 16)
 def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     """Whether texts are the same with and without drafters, alone and many at once.
 
@@ -211,15 +43,15 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     """
     from bench.exact import measure, table
 
-    document = _measure(measure, {"concurrencies": concurrency}, table=table, **options)
+    document = carry_out(measure, {"concurrencies": concurrency}, table=table, **options)
     if document["identical"]["identical"] < document["identical"]["of"]:
         raise SystemExit(1)
 
 
 @command.command()
-@_question_options
-@_model_options
-@_concurrency_option(1, 2, 4, 8, 16, 32)
+@question_options
+@model_options
+@concurrency_option(1, 2, 4, 8, 16, 32)
 @click.option(
     "--arrivals",
     "arrival",
@@ -244,7 +76,7 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
     help="Seconds of each window of an arm.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Windows per arm.")
-@_plot_option
+@plot_option
 def load(
     arrival: str,
     concurrency: tuple[int, ...],
@@ -262,26 +94,26 @@ def load(
 
     points = {"rates": rate} if arrival == "poisson" else {"concurrencies": concurrency}
     settings = {"arrival": arrival, **points, "window_s": window, "rounds": rounds}
-    _measure(measure, settings, table=table, draw=speed_up, **options)
+    carry_out(measure, settings, table=table, draw=speed_up, **options)
 
 
 @command.command()
-@_model_options
+@model_options
 @click.option(
     "--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times that each step is timed."
 )
-@_plot_option
+@plot_option
 def steps(rounds: int, **options: Any) -> None:
     """Time of the engine's forward alone: 1 to 256 rows of one session, 1 to 8 rows of up to 32."""
     from bench.plots import step_cost
     from bench.steps import measure, table
 
-    _measure(measure, {"rounds": rounds}, table=table, draw=step_cost, **options)
+    carry_out(measure, {"rounds": rounds}, table=table, draw=step_cost, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
+@question_options
+@model_options
 @click.option(
     "--sessions", type=click.IntRange(1), default=8, show_default=True, help="Sessions that decode meanwhile."
 )
@@ -299,13 +131,13 @@ def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) 
 
     settings = {"sessions": sessions, "prompt_tokens": prompt_tokens, "speculation": speculation}
     options["prompts"] = max(options["prompts"], sessions)
-    _measure(measure, settings, **options)
+    carry_out(measure, settings, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
-@_concurrency_option(1, 8, 16)
+@question_options
+@model_options
+@concurrency_option(1, 8, 16)
 @click.option(
     "--arm",
     multiple=True,
@@ -323,12 +155,12 @@ def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) ->
 
     prompts_at = {many: max(many, options["prompts"]) for many in sorted(set(concurrency))}
     options["prompts"] = sum(prompts_at.values())
-    _measure(measure, {"arms": arm, "prompts_at": prompts_at}, table=table, **options)
+    carry_out(measure, {"arms": arm, "prompts_at": prompts_at}, table=table, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
+@question_options
+@model_options
 @click.option(
     "--batch",
     multiple=True,
@@ -348,13 +180,13 @@ def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
     """Speed of one engine with and without padding of drafts and keys, by batch size."""
     from bench.padding import measure, table
 
-    _measure(measure, {"batches": batch, "rounds": rounds}, table=table, **options)
+    carry_out(measure, {"batches": batch, "rounds": rounds}, table=table, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
-@_concurrency_option(1, 8)
+@question_options
+@model_options
+@concurrency_option(1, 8)
 @click.option(
     "--window",
     type=click.FloatRange(1),
@@ -368,19 +200,19 @@ def tracing(concurrency: tuple[int, ...], window: float, rounds: int, **options:
     from bench.tracing import measure, table
 
     settings = {"concurrencies": concurrency, "window_s": window, "rounds": rounds}
-    _measure(measure, settings, table=table, **options)
+    carry_out(measure, settings, table=table, **options)
 
 
 @command.command()
-@_question_options
-@_model_options
-@_plot_option
+@question_options
+@model_options
+@plot_option
 def trace(**options: Any) -> None:
     """The trace of one request: where its time went."""
     from bench.plots import trace as draw
     from bench.trace import measure, table
 
-    _measure(measure, {}, table=table, draw=draw, **options)
+    carry_out(measure, {}, table=table, draw=draw, **options)
 
 
 def _hand_on(name: str, help_text: str) -> None:
