@@ -15,6 +15,7 @@ from paceline.net.roles import Role
 from paceline.net.rpc import channel, start_server
 from paceline.net.tls import Identity, PemFiles
 from tests.certificates import Authority, Secret
+from tests.unit.gateway.scaling.fleets import FakeDrafter
 from tests.unit.gateway.scaling.test_autoscaler import World, drafting, idle
 
 Stub = externalscaler_pb2_grpc.ExternalScalerStub
@@ -71,6 +72,13 @@ async def test_the_hpa_wants_what_is_recommended(world: World, stub: Stub) -> No
     assert await value(stub, DRAFTERS) == 1
 
 
+def working_hard(world: World) -> None:
+    drafting(world)
+    for pod in world.fleet.drafters.values():
+        assert isinstance(pod, FakeDrafter)
+        pod.goes_on(9.0, busy=1.0, sessions=4)
+
+
 async def test_a_stream_pushes_each_change_once(world: World, stub: Stub) -> None:
     world.runs(1, lambda: idle(world))
     call = stub.StreamIsActive(DRAFTERS)
@@ -81,6 +89,10 @@ async def test_a_stream_pushes_each_change_once(world: World, stub: Stub) -> Non
     world.queued = 200
     world.runs(10, lambda: drafting(world))
     world.queued = 0
+    # More drafters are, too: their number is told by the metric, and is no news for the stream.
+    world.fleet.drafters["d"] = FakeDrafter()
+    world.runs(10, lambda: working_hard(world))
+    assert await value(stub, DRAFTERS) > 1
     world.runs(60, lambda: idle(world))
     assert not (await call.read()).result
     call.cancel()
