@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.tree import TokenTree
 
@@ -41,7 +41,7 @@ class DrafterCalibration:
             seen, accepted = self._seen[level][place], self._accepted[level][place]
             mean = (_PRIOR * math.exp(log_prob) + accepted) / (_PRIOR + seen)
             log_probs.append(math.log(min(1.0, max(mean, _LEAST))))
-        return TokenTree(tree.tokens, tree.parents, tuple(log_probs))
+        return replace(tree, log_probs=tuple(log_probs))
 
     def observe(self, tree: TokenTree, path: Sequence[int]) -> None:
         """Learn from a verified tree (with the drafter's own confidences) and its accepted nodes."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paceline.engine import noise
+from paceline import noise
 from paceline.engine.ranking import highest
 from paceline.sampling import SamplingParams
 

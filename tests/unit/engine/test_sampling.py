@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from paceline.engine import noise
+from paceline import noise
 from paceline.engine.sampling import kept_tokens, targets
 from paceline.sampling import SamplingParams
 

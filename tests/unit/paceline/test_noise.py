@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.engine import noise
+from paceline import noise
 
 WORDS = st.integers(0, 2**64 - 1)
 POSITIONS = st.integers(0, 2**31)
