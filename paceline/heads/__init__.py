@@ -1,0 +1,1 @@
+"""Trained drafting heads: definitions and inference. Arrays in, arrays out."""

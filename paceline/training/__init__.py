@@ -1,0 +1,1 @@
+"""Training drafters: texts that the target wrote, its states, heads, small models."""
