@@ -32,12 +32,14 @@ class TokenTree:
     """Candidate continuations after a root that is not in the arrays.
 
     `parents[i] < i`; -1 is the root. Siblings carry different tokens. `log_probs[i]` is the drafter's
-    confidence in node i given its parent: finite, at most 0, and used for ranking only.
+    confidence in node i given its parent: finite, at most 0, and used for ranking only. `sources[i]` is
+    the number of the drafting method that node i comes from; empty where all come from number 0.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
+    sources: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,6 +72,7 @@ class TokenTree:
             tokens=tuple(self.tokens[node] for node in nodes),
             parents=tuple(place[self.parents[node]] for node in nodes),
             log_probs=tuple(self.log_probs[node] for node in nodes),
+            sources=tuple(self.sources[node] for node in nodes) if self.sources else (),
         )
 
     def subtree(self, node: int) -> TokenTree:
@@ -86,6 +89,7 @@ class TokenTree:
             tokens=tuple(self.tokens[index] for index in kept),
             parents=tuple(place[self.parents[index]] for index in kept),
             log_probs=tuple(self.log_probs[index] for index in kept),
+            sources=tuple(self.sources[index] for index in kept) if self.sources else (),
         )
 
     def reroot(self, committed: Sequence[int]) -> TokenTree:
@@ -129,7 +133,7 @@ class TokenTree:
         return order
 
 
-def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -> None:
+def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int, num_sources: int = 1) -> None:
     """Raise `TreeError` if the tree breaks a rule. O(nodes)."""
     count = len(tree.tokens)
     if len(tree.parents) != count or len(tree.log_probs) != count:
@@ -137,6 +141,15 @@ def check(tree: TokenTree, *, vocab_size: int, max_nodes: int, max_depth: int) -
             TreeFault.MALFORMED,
             f"token, parent and log_prob must be equally long, got {count}, {len(tree.parents)} "
             f"and {len(tree.log_probs)}",
+        )
+    if tree.sources and len(tree.sources) != count:
+        raise TreeError(
+            TreeFault.MALFORMED,
+            f"source must be empty or as long as token, got {len(tree.sources)} of {count}",
+        )
+    if tree.sources and not 0 <= min(tree.sources) <= max(tree.sources) < max(1, num_sources):
+        raise TreeError(
+            TreeFault.MALFORMED, f"source {max(tree.sources)} is not one of the {num_sources} that were named"
         )
     if count > max_nodes:
         raise too_many_nodes(count, max_nodes)

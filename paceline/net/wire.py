@@ -103,7 +103,9 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
 
 def tree_from_proto(message: tree_pb2.TokenTree) -> tuple[SessionKey, int, TokenTree]:
     """Key, base length and tree, unchecked: see `tree.check`."""
-    tree = TokenTree(tuple(message.token), tuple(message.parent), tuple(message.log_prob))
+    tree = TokenTree(
+        tuple(message.token), tuple(message.parent), tuple(message.log_prob), tuple(message.source)
+    )
     return key_from_proto(message.key), message.base_length, tree
 
 
@@ -115,6 +117,7 @@ def tree_to_proto(key: SessionKey, base_length: int, tree: TokenTree) -> tree_pb
         token=tree.tokens,
         parent=tree.parents,
         log_prob=tree.log_probs,
+        source=tree.sources,
     )
 
 

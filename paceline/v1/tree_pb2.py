@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from paceline.v1 import session_pb2 as paceline_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16paceline/v1/tree.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\"w\n\tTokenTree\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x03(\r\x12\x0e\n\x06parent\x18\x04 \x03(\x11\x12\x10\n\x08log_prob\x18\x05 \x03(\x02\"Q\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x11\n\trow_token\x18\x01 \x03(\r\x12\x0f\n\x07top_ids\x18\x02 \x03(\r\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\nrow_parent\x18\x04 \x03(\x11\"\xcb\x01\n\x07Verdict\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x11\n\tcommitted\x18\x03 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x0f\n\x07\x64rafted\x18\x05 \x01(\r\x12\x14\n\x0c\x64raft_budget\x18\x06 \x01(\r\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x07 \x01(\x0b\x32\x15.paceline.v1.Feedback\x12\x10\n\x08\x66inished\x18\x08 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16paceline/v1/tree.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\"\x87\x01\n\tTokenTree\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x03(\r\x12\x0e\n\x06parent\x18\x04 \x03(\x11\x12\x10\n\x08log_prob\x18\x05 \x03(\x02\x12\x0e\n\x06source\x18\x06 \x03(\r\"Q\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x11\n\trow_token\x18\x01 \x03(\r\x12\x0f\n\x07top_ids\x18\x02 \x03(\r\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\nrow_parent\x18\x04 \x03(\x11\"\xcb\x01\n\x07Verdict\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x11\n\tcommitted\x18\x03 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x0f\n\x07\x64rafted\x18\x05 \x01(\r\x12\x14\n\x0c\x64raft_budget\x18\x06 \x01(\r\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x07 \x01(\x0b\x32\x15.paceline.v1.Feedback\x12\x10\n\x08\x66inished\x18\x08 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.tree_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENTREE']._serialized_start=66
-  _globals['_TOKENTREE']._serialized_end=185
-  _globals['_FEEDBACK']._serialized_start=187
-  _globals['_FEEDBACK']._serialized_end=268
-  _globals['_VERDICT']._serialized_start=271
-  _globals['_VERDICT']._serialized_end=474
+  _globals['_TOKENTREE']._serialized_start=67
+  _globals['_TOKENTREE']._serialized_end=202
+  _globals['_FEEDBACK']._serialized_start=204
+  _globals['_FEEDBACK']._serialized_end=285
+  _globals['_VERDICT']._serialized_start=288
+  _globals['_VERDICT']._serialized_end=491
 # @@protoc_insertion_point(module_scope)

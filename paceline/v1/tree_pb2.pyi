@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TokenTree(_message.Message):
-    __slots__ = ("key", "base_length", "token", "parent", "log_prob")
+    __slots__ = ("key", "base_length", "token", "parent", "log_prob", "source")
     KEY_FIELD_NUMBER: _ClassVar[int]
     BASE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROB_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     base_length: int
     token: _containers.RepeatedScalarFieldContainer[int]
     parent: _containers.RepeatedScalarFieldContainer[int]
     log_prob: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., base_length: _Optional[int] = ..., token: _Optional[_Iterable[int]] = ..., parent: _Optional[_Iterable[int]] = ..., log_prob: _Optional[_Iterable[float]] = ...) -> None: ...
+    source: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., base_length: _Optional[int] = ..., token: _Optional[_Iterable[int]] = ..., parent: _Optional[_Iterable[int]] = ..., log_prob: _Optional[_Iterable[float]] = ..., source: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Feedback(_message.Message):
     __slots__ = ("row_token", "top_ids", "top_k", "row_parent")

@@ -105,62 +105,108 @@ class Finished(_message.Message):
     def __init__(self, reason: _Optional[_Union[_session_pb2.FinishReason, str]] = ..., receipt: _Optional[_Union[_session_pb2.Receipt, _Mapping]] = ...) -> None: ...
 
 class DraftRequest(_message.Message):
-    __slots__ = ("hello", "joins", "leaves", "trees")
+    __slots__ = ("hello", "joins", "leaves", "trees", "features_taken")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     JOINS_FIELD_NUMBER: _ClassVar[int]
     LEAVES_FIELD_NUMBER: _ClassVar[int]
     TREES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_TAKEN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     joins: _containers.RepeatedCompositeFieldContainer[Join]
     leaves: _containers.RepeatedScalarFieldContainer[str]
     trees: _containers.RepeatedCompositeFieldContainer[_tree_pb2.TokenTree]
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., joins: _Optional[_Iterable[_Union[Join, _Mapping]]] = ..., leaves: _Optional[_Iterable[str]] = ..., trees: _Optional[_Iterable[_Union[_tree_pb2.TokenTree, _Mapping]]] = ...) -> None: ...
+    features_taken: int
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., joins: _Optional[_Iterable[_Union[Join, _Mapping]]] = ..., leaves: _Optional[_Iterable[str]] = ..., trees: _Optional[_Iterable[_Union[_tree_pb2.TokenTree, _Mapping]]] = ..., features_taken: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "drafter_id", "vocab_fingerprint", "feedback_top_k")
+    __slots__ = ("protocol_version", "drafter_id", "vocab_fingerprint", "feedback_top_k", "features", "sources")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_ID_FIELD_NUMBER: _ClassVar[int]
     VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     drafter_id: str
     vocab_fingerprint: str
     feedback_top_k: int
-    def __init__(self, protocol_version: _Optional[int] = ..., drafter_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., feedback_top_k: _Optional[int] = ...) -> None: ...
+    features: _containers.RepeatedCompositeFieldContainer[FeatureRequest]
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol_version: _Optional[int] = ..., drafter_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., feedback_top_k: _Optional[int] = ..., features: _Optional[_Iterable[_Union[FeatureRequest, _Mapping]]] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FeatureRequest(_message.Message):
+    __slots__ = ("layers", "window_bytes", "weights_fingerprint")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    window_bytes: int
+    weights_fingerprint: str
+    def __init__(self, layers: _Optional[_Iterable[int]] = ..., window_bytes: _Optional[int] = ..., weights_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("key", "known_length")
+    __slots__ = ("key", "known_length", "features_from")
     KEY_FIELD_NUMBER: _ClassVar[int]
     KNOWN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FROM_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     known_length: int
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., known_length: _Optional[int] = ...) -> None: ...
+    features_from: int
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., known_length: _Optional[int] = ..., features_from: _Optional[int] = ...) -> None: ...
 
 class DraftResponse(_message.Message):
-    __slots__ = ("welcome", "verdicts", "errors")
+    __slots__ = ("welcome", "verdicts", "errors", "features")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     verdicts: _containers.RepeatedCompositeFieldContainer[_tree_pb2.Verdict]
     errors: _containers.RepeatedCompositeFieldContainer[SessionError]
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[_tree_pb2.Verdict, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[SessionError, _Mapping]]] = ...) -> None: ...
+    features: _containers.RepeatedCompositeFieldContainer[FeatureChunk]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[_tree_pb2.Verdict, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[SessionError, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[FeatureChunk, _Mapping]]] = ...) -> None: ...
+
+class FeatureChunk(_message.Message):
+    __slots__ = ("key", "position", "count", "states")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    key: _session_pb2.SessionKey
+    position: int
+    count: int
+    states: bytes
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., position: _Optional[int] = ..., count: _Optional[int] = ..., states: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_tree_nodes", "max_tree_depth")
+    __slots__ = ("verifier_id", "model_id", "vocab_fingerprint", "vocab_size", "max_tree_nodes", "max_tree_depth", "features", "weights_fingerprint")
     VERIFIER_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VOCAB_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_TREE_NODES_FIELD_NUMBER: _ClassVar[int]
     MAX_TREE_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     verifier_id: str
     model_id: str
     vocab_fingerprint: str
     vocab_size: int
     max_tree_nodes: int
     max_tree_depth: int
-    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_tree_nodes: _Optional[int] = ..., max_tree_depth: _Optional[int] = ...) -> None: ...
+    features: FeatureGrant
+    weights_fingerprint: str
+    def __init__(self, verifier_id: _Optional[str] = ..., model_id: _Optional[str] = ..., vocab_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_tree_nodes: _Optional[int] = ..., max_tree_depth: _Optional[int] = ..., features: _Optional[_Union[FeatureGrant, _Mapping]] = ..., weights_fingerprint: _Optional[str] = ...) -> None: ...
+
+class FeatureGrant(_message.Message):
+    __slots__ = ("layers", "width", "dtype")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    width: int
+    dtype: str
+    def __init__(self, layers: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class SessionError(_message.Message):
     __slots__ = ("session_id", "code", "message")
