@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
@@ -27,6 +27,33 @@ class DrafterSettings(ServiceSettings):
         DEFAULT_POOL, description="Name of the drafters that are like this one and are scaled with it."
     )
     method: str = Field("lookup+recycling", description="Sources of drafts, joined by +: lookup, recycling.")
+    device: str = Field(
+        "auto",
+        description="Where methods that compute do so: auto, cpu, cuda or cuda:N; auto takes a GPU where "
+        "there is one. A process takes one GPU; several GPUs take several drafters.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Number type in which methods compute; auto takes that of their weights."
+    )
+    model: str = Field(
+        "",
+        description="Folder or Hugging Face id of the target model, for methods that use parts of it, such "
+        "as its embedding.",
+    )
+    draft_model: str = Field(
+        "", description="Folder or Hugging Face id of the draft model, which has the target's vocabulary."
+    )
+    heads: Path | None = Field(
+        None,
+        description="Folder of trained heads (*.safetensors, as `paceline train` writes them), beside those "
+        "that come with Paceline.",
+    )
+    memory_bytes: int = Field(
+        2 << 30,
+        ge=1 << 20,
+        description="Bytes of keys, values and hidden states that each method keeps of sessions. A session "
+        "that finds no room is drafted for from its text.",
+    )
     tables: Path | None = Field(
         None,
         description="Folder of tables to start with, one file per vocabulary (`paceline bench tables` writes "

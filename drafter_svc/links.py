@@ -145,5 +145,7 @@ class Links:
     def _runner_for(self, target: Target) -> Runner:
         known = self._runners.get(target)
         if known is None:
-            known = self._runners[target] = Runner(self._factory.create(target), self.load)
+            known = self._runners[target] = Runner(
+                self._factory.create(target), self.load, computes=self._factory.computes
+            )
         return known

@@ -28,11 +28,11 @@ class Runner:
     the event loop. A method that computes has one thread, so its calls never overlap and keep their order.
     """
 
-    def __init__(self, method: Method, load: Load | None = None) -> None:
-        """`load`: where the method's time is counted."""
+    def __init__(self, method: Method, load: Load | None = None, *, computes: bool = False) -> None:
+        """`load`: where the method's time is counted. `computes`: see `MethodFactory`."""
         self._method = method
         self._load = load or Load()
-        self._thread = ThreadPoolExecutor(1, f"method {method.name}") if method.computes else None
+        self._thread = ThreadPoolExecutor(1, f"method {method.name}") if computes else None
         # Session ids whose `observe` raised. Only touched where the method is called.
         self._faulty: set[str] = set()
         self._queue: list[tuple[Callable[[], list[Ask]], asyncio.Future[Drafts]]] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drafter_svc.hypothesis import Hypothesis, Lesson
-from drafter_svc.methods.base import Ask, TeachableMethod
+from drafter_svc.methods.base import Ask, Method, TeachableMethod
 from paceline.tree import TokenTree
 
 
@@ -20,7 +20,7 @@ class _Present:
     sessions: int = 0
 
 
-class Tenants:
+class Tenants(Method):
     """A method made of one method per tenant, all of which begin alike.
 
     A tenant's method is kept after its last session, for the `most` tenants that left last. Any other tenant
@@ -30,7 +30,6 @@ class Tenants:
     def __init__(self, first: TeachableMethod, most: int) -> None:
         """`first` is how every tenant's method begins; it drafts for nobody itself."""
         self.name = first.name
-        self.computes = first.computes
         self._first = first
         self._most = most
         self._present: dict[str, _Present] = {}

@@ -1,4 +1,8 @@
-"""What a drafting method is: what it needs, what it is asked, what it can be taught; and its sources."""
+"""What a drafting method is: what it needs, what it is told and asked, what it can be taught; its sources.
+
+`drafter_svc.methods` holds the methods that draft from the text itself. Any other is found by an entry point
+of the group `paceline.drafting`: a function that takes `DrafterSettings` and returns a `MethodFactory`.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,67 @@ from numpy.typing import NDArray
 from drafter_svc.hypothesis import Hypothesis, Lesson
 from paceline.tree import TokenTree
 
+NO_TREE = TokenTree()
+# Bytes of a number of each type that hidden states travel in.
+STATE_BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWant:
+    """Hidden states that a method drafts from, of the model with these weights.
+
+    `layers`: 0 is the embedding's output, i the output of decoder layer i, up to the last layer's before the
+    final norm; ascending. `weights_fingerprint` is as in `Target`; empty wants them of any model.
+    """
+
+    layers: tuple[int, ...]
+    weights_fingerprint: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a method needs from verifiers besides committed ids. The Hello asks for it.
 
     `feedback_top_k` is the number of the target's top ids per verified row; 0 asks for no feedback.
+    `vocab_fingerprint` is of the vocabulary that its ids belong to; empty where it fits any. `features`: one
+    want for each model that it knows, because the Hello is said before the model is known.
     """
 
     feedback_top_k: int = 0
+    vocab_fingerprint: str = ""
+    features: tuple[FeatureWant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGrant:
+    """Hidden states that a verifier sends: of these layers, `width` numbers each, of type `dtype`.
+
+    The layers may be more than one method wants: several share them. `dtype` is a key of `STATE_BYTES`.
+    """
+
+    layers: tuple[int, ...]
+    width: int
+    dtype: str
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of the states of one position."""
+        return len(self.layers) * self.width * STATE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model that a verifier serves, from its Welcome."""
+    """The model that a verifier serves, from its Welcome.
+
+    `weights_fingerprint` is the hash of its configuration and weights; empty where the verifier does not know
+    it. `features` is None where no hidden states were granted.
+    """
 
     model_id: str
     vocab_fingerprint: str
     vocab_size: int
+    weights_fingerprint: str = ""
+    features: FeatureGrant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +85,64 @@ class Ask:
 
     `session.ids` may grow while a method computes on its own thread; ids past `length` belong to a later ask.
     `session.sampling` holds temperature and seed for a method that knows the target's noise.
+    `sent` is the tree that the method drafted before for the same `length`, empty for the first: the answer
+    is a larger tree, which a method that keeps its work grows below that one.
     """
 
     session: Hypothesis
     length: int
     nodes: int
     depth: int
+    sent: TokenTree = NO_TREE
 
 
 class Method(Protocol):
     """Drafts trees for many sessions of one target.
 
-    All calls come from one thread, in order: the event loop's, or, if `computes`, the method's own.
-    No ids should make a call raise. If one does, the sessions it was made for are left (see `Runner`).
+    All calls but `lacks_from` come from one thread, in order: the event loop's, or, if the factory says that
+    the method computes, one that all computing methods share. No ids should make a call raise. If one does,
+    the method drafts no more for the sessions that it was made for (see `Runner`). What has a default here
+    may be left out by a class that derives from this one.
     """
 
     name: str
-    # Whether calls take longer than the event loop may be held up.
-    computes: bool
+
+    def attach(self, session: Hypothesis) -> None:
+        """Draft for a session from now on, until `forget`. Called once, before any other call about it."""
+        return
+
+    def lacks_from(self, session: Hypothesis) -> int | None:
+        """First position whose hidden states it lacks; 0 for a session that it does not know (yet).
+
+        None: it wants none for this session now, because it has no room. A number smaller than before says
+        that it has lost states: they are sent again. Called on any thread, so it only looks up.
+        """
+        return None
+
+    def take_states(self, session: Hypothesis, position: int, states: memoryview) -> None:
+        """Take in the target's hidden states of consecutive committed positions, from `position` on.
+
+        `states` are the bytes of [count, layers, width] numbers, little-endian, as `Target.features` says;
+        valid for this call only. `position` is what `lacks_from` returns; afterwards that is `position` +
+        count, unless there was no room. The ids of these positions are known by then, and at least one more.
+        """
+        return
 
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
-        """One tree for each ask, in the same order, likeliest path first. A tree may be empty."""
+        """One tree for each ask, in the same order, likeliest path first. A tree may be empty.
+
+        The asks are of all sessions, at all verifiers, that wait. A method with `Needs.features` is asked for
+        a session once it has the states of all positions before `length` - 1; the last id has none yet.
+        """
         ...
 
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Take in a verdict. `session.ids` already hold `lesson.committed`, from `lesson.start` on."""
-        ...
+        return
 
     def settle(self) -> None:
         """Finish what `observe` put off. Called after the trees have been sent."""
-        ...
+        return
 
     def forget(self, session_id: str) -> None:
         """Drop what is kept for one session. Unknown sessions are fine."""
@@ -107,14 +182,26 @@ class TeachableMethod(Method, Teachable, Protocol):
         ...
 
 
+class UnfitError(ValueError):
+    """A method cannot draft for a target; the message says why, for people."""
+
+
 class MethodFactory(Protocol):
-    """A drafting method as configured. The process makes it once, before its first Hello."""
+    """A drafting method as configured. The process makes it once, before its first Hello.
+
+    `name` is also what its nodes' source is called on the wire: 1 to 32 of a-z 0-9 _ -.
+    """
 
     name: str
     needs: Needs
+    # Whether calls take longer than the event loop may be held up.
+    computes: bool
 
     def create(self, target: Target) -> Method:
-        """The method for one target, for the sessions of all verifiers that serve it."""
+        """The method for one target, for the sessions of all verifiers that serve it.
+
+        Called where the method is, so it may load weights. Raises `UnfitError`; the others draft without it.
+        """
         ...
 
 

@@ -16,13 +16,14 @@ from bench import tables
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.factory import TeachableFactory
-from drafter_svc.hypothesis import Hypothesis, Lesson
+from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from drafter_svc.methods.base import Ask, Method, MethodFactory, Needs, Target
 from drafter_svc.service import Drafter
 from paceline.net import rpc, wire
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
+from paceline.training.texts import Writing
 from paceline.tree import TokenTree, TreeError, check
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.waiting import wait_until
@@ -241,9 +242,7 @@ async def test_tables_are_known_from_the_first_token(tmp_path: Path, known: bool
     if known:
         method = methods.create("lookup+recycling", VOCAB)
         top_ids = [(token, *range(1, TOP_K)) for token in text[2:]]
-        tables.learn(
-            method, 0, tables.Writing(tuple(text[:2]), SamplingParams(max_tokens=58), text[2:], top_ids)
-        )
+        tables.learn(method, 0, Writing(tuple(text[:2]), SamplingParams(max_tokens=58), text[2:], top_ids))
         methods.tables.save(method, tmp_path, "f")
     script = ScriptedVerifier({"s": Play(text, known=2)})
     async with verifier(script) as server, drafter(tables=tmp_path) as (stub, _):
@@ -346,11 +345,10 @@ async def test_a_method_that_needs_no_feedback_asks_for_none() -> None:
     assert script.hellos[0].feedback_top_k == 0
 
 
-class SlowMethod:
+class SlowMethod(Method):
     """Computes a chain of the scripted text's ids, once the test lets it."""
 
     name = "slow"
-    computes = True
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -367,14 +365,13 @@ class SlowMethod:
         ids = TEXT[ask.length : ask.length + min(4, ask.nodes)]
         return TokenTree(tuple(ids), tuple(range(-1, len(ids) - 1)), (-0.1,) * len(ids))
 
-    def observe(self, session: Hypothesis, lesson: Lesson) -> None: ...
-    def settle(self) -> None: ...
     def forget(self, session_id: str) -> None: ...
 
 
 class SlowFactory:
     name = "slow"
     needs = Needs(feedback_top_k=3)
+    computes = True
 
     def __init__(self) -> None:
         self.method = SlowMethod()

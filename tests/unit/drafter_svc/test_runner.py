@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from drafter_svc.hypothesis import Hypothesis, Lesson
-from drafter_svc.methods.base import Ask
+from drafter_svc.methods.base import Ask, Method
 from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
 from drafter_svc.runner import Runner
 from paceline.sampling import SamplingParams
@@ -30,13 +30,12 @@ def ask(session_id: str) -> Ask:
     return Ask(session(session_id), 2, 8, 4)
 
 
-class Recorder:
+class Recorder(Method):
     """A method that notes its calls, and raises for sessions whose names say so."""
 
     name = "recorder"
 
-    def __init__(self, *, computes: bool) -> None:
-        self.computes = computes
+    def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads: set[int] = set()
         self.batches: list[list[str]] = []
@@ -68,8 +67,8 @@ class Recorder:
 
 @asynccontextmanager
 async def computing() -> AsyncIterator[tuple[Recorder, Runner]]:
-    method = Recorder(computes=True)
-    runner = Runner(method)
+    method = Recorder()
+    runner = Runner(method, computes=True)
     try:
         yield method, runner
     finally:
@@ -78,7 +77,7 @@ async def computing() -> AsyncIterator[tuple[Recorder, Runner]]:
 
 
 def test_a_method_that_does_not_compute_is_called_at_once_where_it_is_asked() -> None:
-    method = Recorder(computes=False)
+    method = Recorder()
     runner = Runner(method)
     runner.observe(session("a"), LESSON)
     asked = ask("a")
@@ -130,8 +129,8 @@ async def test_all_that_wait_while_a_batch_runs_make_the_next_batch() -> None:
 
 @pytest.mark.parametrize("computes", [False, True])
 async def test_a_fault_costs_its_session_only(computes: bool) -> None:
-    method = Recorder(computes=computes)
-    runner = Runner(method)
+    method = Recorder()
+    runner = Runner(method, computes=computes)
     runner.observe(session("bad observe"), LESSON)
     runner.settle()
     asks = [ask("a"), ask("bad draft"), ask("bad observe"), ask("b")]
@@ -146,7 +145,7 @@ async def test_a_fault_costs_its_session_only(computes: bool) -> None:
 
 
 async def test_a_method_that_answers_with_too_few_trees_is_at_fault() -> None:
-    method = Recorder(computes=False)
+    method = Recorder()
     method.draft = lambda asks: [TREE]  # type: ignore[method-assign]
     drafts = Runner(method).draft_now([ask("a"), ask("b")])
     assert [tree for _, tree in drafts] == [TREE, TREE]
@@ -157,7 +156,7 @@ async def test_a_method_that_answers_with_too_few_trees_is_at_fault() -> None:
 
 def test_a_session_at_fault_is_left_and_one_that_is_gone_gets_no_tree() -> None:
     rounds = Rounds(Counters())
-    runner = Runner(Recorder(computes=False))
+    runner = Runner(Recorder())
     rounds.welcome(runner, TreeLimits(vocab_size=9, nodes=8, depth=4))
     for name in ("a", "bad draft", "gone"):
         rounds.attach(session(name))
