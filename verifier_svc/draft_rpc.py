@@ -56,7 +56,10 @@ class DraftRpc:
         hello = first.hello
         self._check_hello(hello)
         self._standings.named(peer, hello.drafter_id)
-        stream = self._streams.open(peer, hello.drafter_id, hello.feedback_top_k, self._drafts.ledger())
+        ledger = self._drafts.ledger(sources=len(hello.sources))
+        stream = self._streams.open(
+            peer, hello.drafter_id, hello.feedback_top_k, ledger, sources=hello.sources
+        )
         reading = asyncio.create_task(self._intake.read(first, request_iterator, stream))
         try:
             yield verifier_pb2.DraftResponse(welcome=self._welcome())
@@ -87,6 +90,7 @@ class DraftRpc:
             feedback_top_k=hello.feedback_top_k,
             vocab_fingerprint=hello.vocab_fingerprint,
             served_fingerprint=self._served.vocab_fingerprint,
+            sources=hello.sources,
         )
 
     def _check_standing(self, peer: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,7 +22,7 @@ MAX_TOLD = 256
 
 @dataclass(slots=True)
 class DrafterStream:
-    """One open Draft call. Lives on the event loop, save `feedback_top_k`, which never changes."""
+    """One open Draft call. On the event loop, save `feedback_top_k` and `sources`, which never change."""
 
     stream_id: int
     # The peer name (`paceline.net.peers`), and the name that the drafter gives itself, which proves nothing.
@@ -29,6 +30,8 @@ class DrafterStream:
     drafter_id: str
     feedback_top_k: int
     ledger: Ledger
+    # Names of what its nodes may come from, by their numbers in trees; one empty name where it gave none.
+    sources: tuple[str, ...] = ("",)
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,9 +86,12 @@ class DrafterStreams:
         self._streams: dict[int, DrafterStream] = {}
         self._next_id = 1
 
-    def open(self, peer: str, drafter_id: str, feedback_top_k: int, ledger: Ledger) -> DrafterStream:
-        """Register a new stream."""
-        stream = DrafterStream(self._next_id, peer, drafter_id, feedback_top_k, ledger)
+    def open(
+        self, peer: str, drafter_id: str, feedback_top_k: int, ledger: Ledger, sources: Sequence[str] = ()
+    ) -> DrafterStream:
+        """Register a new stream. `sources`: as in Hello."""
+        named = tuple(sources) or ("",)
+        stream = DrafterStream(self._next_id, peer, drafter_id, feedback_top_k, ledger, named)
         self._next_id += 1
         self._streams[stream.stream_id] = stream
         return stream

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# Trees or joins that may answer a verdict: a better tree may follow the first.
-ANSWERS_PER_VERDICT = 2
+# Trees or joins of each source that may answer a verdict: a larger tree may follow the first.
+ANSWERS_PER_SOURCE = 2
 # Joins for each session: a gateway that loses track of one may attach its drafter a second time.
 _JOINS_PER_SESSION = 2
 # Sessions that a drafter may hold from an earlier connection: at least, and in multiples of the most.
@@ -19,17 +19,19 @@ _KNOWN_BEFORE, _TIMES_KNOWN_BEFORE = 1024, 4
 
 
 class Ledger:
-    """One stream's ledger. `opened()` returns the number of sessions ever opened here."""
+    """One stream's ledger, for `sources` of trees. `opened()`: number of sessions ever opened here."""
 
     def __init__(
         self,
         *,
         max_sessions: int,
         opened: Callable[[], int],
+        sources: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_sessions = max_sessions
         self._opened = opened
+        self._answers_per_verdict = ANSWERS_PER_SOURCE * max(1, sources)
         self._opened_before = opened()
         self._clock = clock
         self._began_at = clock()
@@ -39,7 +41,7 @@ class Ledger:
 
     def told(self, verdicts: int) -> None:
         """`verdicts` that may be answered are on their way down."""
-        self._answers += ANSWERS_PER_VERDICT * verdicts
+        self._answers += self._answers_per_verdict * verdicts
 
     def tree(self) -> bool:
         """Count a tree; returns whether it has a cause."""

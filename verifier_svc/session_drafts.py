@@ -22,7 +22,7 @@ log = telemetry.logger(__name__)
 
 # About the event loop's time that one refused or needless thing takes, in seconds.
 ITEM_SECONDS = 50e-6
-# Trees of a session that are taken in for one step without counting as work that nobody asked for.
+# Trees of a session and source that are taken in for one step without counting as work that nobody asked for.
 _TREES_PER_STEP = 4
 
 
@@ -68,10 +68,10 @@ class SessionDrafts:
         self._standings = standings
         self._on_aside = on_aside
 
-    def ledger(self) -> Ledger:
-        """The ledger of a new stream."""
+    def ledger(self, *, sources: int = 1) -> Ledger:
+        """The ledger of a new stream, whose nodes come from so many sources."""
         table = self._table
-        return Ledger(max_sessions=table.max_sessions, opened=lambda: table.opened)
+        return Ledger(max_sessions=table.max_sessions, opened=lambda: table.opened, sources=sources)
 
     def unasked(self, stream: DrafterStream, what: str) -> None:
         """Count a thing that nothing the drafter was told can have caused."""
@@ -121,7 +121,7 @@ class SessionDrafts:
             raise DraftRejectedError(
                 verifier_pb2.SESSION_ERROR_CODE_UNASKED, "more trees than verdicts and joins ask for"
             )
-        nodes = max(len(message.token), len(message.parent), len(message.log_prob))
+        nodes = max(len(message.token), len(message.parent), len(message.log_prob), len(message.source))
         if nodes > self.bounds.max_nodes:
             raise tree.too_many_nodes(nodes, self.bounds.max_nodes)
         _, _, drafted = wire.tree_from_proto(message)
@@ -130,12 +130,14 @@ class SessionDrafts:
             vocab_size=self.bounds.vocab_size,
             max_nodes=self.bounds.max_nodes,
             max_depth=self.bounds.max_depth,
+            num_sources=len(stream.sources),
         )
         self._standings.tree(stream.peer, sound=True)
         with self._table.lock:
             session = self._joined_session(key, base, stream)
             self._control.came(session, base, drafted)
-            return ITEM_SECONDS if session.drafting.trees_offered > _TREES_PER_STEP else 0.0
+            few = _TREES_PER_STEP * len(stream.sources)
+            return ITEM_SECONDS if session.drafting.trees_offered > few else 0.0
 
     def leave(self, session_id: str, stream: DrafterStream) -> float:
         """The stream's drafter drafts for a session no more."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1
 MAX_FEEDBACK_TOP_K = 32
 MAX_DRAFTER_ID = 128
+MAX_SOURCES = 16
+SOURCE = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,12 @@ def check_hello(
     feedback_top_k: int,
     vocab_fingerprint: str,
     served_fingerprint: str,
+    sources: Sequence[str] = (),
 ) -> None:
     """Raise `HandshakeError` unless the drafter may speak to this verifier.
 
-    An empty fingerprint belongs to a drafter that only copies ids it was given: it fits any model.
+    An empty fingerprint belongs to a drafter that only copies ids it was given: it fits any model. `sources`
+    are the names of what its nodes come from; none is one source without a name.
     """
     if protocol_version != PROTOCOL_VERSION:
         raise HandshakeError(
@@ -73,3 +78,8 @@ def check_hello(
             f"the drafter's vocabulary {vocab_fingerprint} is not the target's {served_fingerprint}; "
             "its model must use the target's tokenizer"
         )
+    if len(sources) > MAX_SOURCES or len(set(sources)) != len(sources):
+        raise HandshakeError(f"sources must be at most {MAX_SOURCES} different names, got {len(sources)}")
+    for source in sources:
+        if not SOURCE.fullmatch(source):
+            raise HandshakeError("each of sources must be 1 to 32 characters of a-z 0-9 _ -")

@@ -41,16 +41,31 @@ class World:
         self.one, self.two = (
             self.streams.open(name, name, 0, self.drafts.ledger()) for name in ("one", "two")
         )
+        self.named = self.streams.open(
+            "named", "named", 0, self.drafts.ledger(sources=2), sources=["text", "eagle"]
+        )
 
     def join(self, stream: DrafterStream, *, known: int = 4, epoch: int = 2, session_id: str = "s") -> float:
         key = session_pb2.SessionKey(session_id=session_id, epoch=epoch)
         return self.drafts.join(verifier_pb2.Join(key=key, known_length=known), stream)
 
-    def tree(self, stream: DrafterStream, *, base: int = 4, tokens: tuple[int, ...] = (7,)) -> float:
+    def tree(
+        self,
+        stream: DrafterStream,
+        *,
+        base: int = 4,
+        tokens: tuple[int, ...] = (7,),
+        sources: tuple[int, ...] = (),
+    ) -> float:
         key = session_pb2.SessionKey(session_id="s", epoch=2)
         parents = range(-1, len(tokens) - 1)
         chain = tree_pb2.TokenTree(
-            key=key, base_length=base, token=tokens, parent=parents, log_prob=[-0.1] * len(tokens)
+            key=key,
+            base_length=base,
+            token=tokens,
+            parent=parents,
+            log_prob=[-0.1] * len(tokens),
+            source=sources,
         )
         return self.drafts.tree(chain, stream)
 
@@ -126,6 +141,24 @@ def test_more_trees_than_were_asked_for_are_rejected(world: World) -> None:
         world.tree(world.one)
     with pytest.raises(DraftRejectedError, match="more trees than"):
         world.tree(world.one)
+
+
+def test_each_source_may_answer_a_verdict_twice(world: World) -> None:
+    world.join(world.named)
+    for source in (0, 1, 0, 1, 1):
+        world.tree(world.named, sources=(source,))
+    with pytest.raises(DraftRejectedError, match="more trees than"):
+        world.tree(world.named, sources=(0,))
+
+
+@pytest.mark.parametrize("sources", [(2,), (0, 0)], ids=["unnamed", "too many"])
+def test_a_node_comes_from_a_source_that_was_named(world: World, sources: tuple[int, ...]) -> None:
+    world.join(world.named)
+    with pytest.raises(TreeError, match="source"):
+        world.tree(world.named, sources=sources)
+    world.join(world.one)
+    with pytest.raises(TreeError, match="source"):
+        world.tree(world.one, sources=(1,))
 
 
 def test_many_trees_for_one_step_are_work_that_nobody_asked_for(world: World) -> None:

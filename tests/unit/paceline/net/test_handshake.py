@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from paceline.net.handshake import (
     MAX_DRAFTER_ID,
     MAX_FEEDBACK_TOP_K,
+    MAX_SOURCES,
     PROTOCOL_VERSION,
     HandshakeError,
     check_hello,
@@ -31,6 +32,10 @@ def test_a_drafter_of_the_same_release_and_vocabulary_may_speak() -> None:
     check_hello(**FITTING)  # type: ignore[arg-type]
 
 
+def test_a_drafter_may_name_its_sources() -> None:
+    check_hello(**FITTING, sources=[f"s-{number}_" for number in range(MAX_SOURCES)])  # type: ignore[arg-type]
+
+
 def test_a_drafter_that_only_copies_ids_fits_any_vocabulary() -> None:
     check_hello(**{**FITTING, "vocab_fingerprint": ""})  # type: ignore[arg-type]
 
@@ -44,6 +49,15 @@ def test_a_drafter_that_only_copies_ids_fits_any_vocabulary() -> None:
         ("drafter_id", "x" * (MAX_DRAFTER_ID + 1), "got 129"),
         ("feedback_top_k", MAX_FEEDBACK_TOP_K + 1, "at most 32, got 33"),
         ("vocab_fingerprint", "bb", "vocabulary bb is not the target's aa"),
+        (
+            "sources",
+            [f"s{number}" for number in range(MAX_SOURCES + 1)],
+            "different names, got 17",
+        ),
+        ("sources", ["text", "text"], "at most 16 different names"),
+        ("sources", ["text", ""], "1 to 32 characters of a-z 0-9 _ -"),
+        ("sources", ["x" * 33], "1 to 32 characters of a-z 0-9 _ -"),
+        ("sources", ["Text\n"], "1 to 32 characters of a-z 0-9 _ -"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_named(field: str, value: object, message: str) -> None:
