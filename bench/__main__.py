@@ -187,19 +187,12 @@ def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
 @question_options
 @model_options
 @concurrency_option(1, 8)
-@click.option(
-    "--window",
-    type=click.FloatRange(1),
-    default=10.0,
-    show_default=True,
-    help="Seconds of each window of a fleet.",
-)
-@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Windows per fleet.")
-def tracing(concurrency: tuple[int, ...], window: float, rounds: int, **options: Any) -> None:
-    """Throughput with every request traced, with none sampled and without tracing, in turns."""
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Turns of each fleet.")
+def tracing(concurrency: tuple[int, ...], rounds: int, **options: Any) -> None:
+    """What tracing costs: every request traced, none sampled and no tracing, in turns."""
     from bench.tracing import measure, table
 
-    settings = {"concurrencies": concurrency, "window_s": window, "rounds": rounds}
+    settings = {"concurrencies": concurrency, "rounds": rounds}
     carry_out(measure, settings, table=table, **options)
 
 

@@ -52,11 +52,11 @@ class Answered:
 
 async def measure(plan: Plan, progress: Progress) -> Document:
     """Start everything, measure, stop everything. Raises what `system` and the arms raise."""
-    async with transformers_arm(plan, progress) as reference, system(plan, progress) as client:
+    async with transformers_arm(plan, progress) as reference, system(plan, progress) as running:
         arms: dict[str, Arm] = {
             TRANSFORMERS: reference,
-            PLAIN: PacelineArm(client, plan, speculation=False),
-            SPECULATIVE: PacelineArm(client, plan, speculation=True),
+            PLAIN: PacelineArm(running.client, plan, speculation=False),
+            SPECULATIVE: PacelineArm(running.client, plan, speculation=True),
         }
         return report(await take_turns(arms, plan.questions, plan.max_tokens, progress))
 

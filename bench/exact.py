@@ -30,7 +30,7 @@ async def measure(plan: Plan, progress: Progress, *, concurrencies: Sequence[int
         reference: Arm | None = None
         if plan.dtype == "float32":
             reference = await stack.enter_async_context(transformers_arm(plan, progress))
-        client = await stack.enter_async_context(system(plan, progress))
+        client = (await stack.enter_async_context(system(plan, progress))).client
         for temperature in TEMPERATURES:
             plain, speculative = (
                 PacelineArm(client, plan, speculation=on, temperature=temperature) for on in (False, True)

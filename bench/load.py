@@ -40,14 +40,14 @@ async def measure(
     key, points = ("rate", rates) if arrival == POISSON else ("concurrency", concurrencies)
     rows: list[dict[str, Any]] = []
     done, of = 0, len(points) * rounds * 2
-    async with system(plan, progress) as client:
+    async with system(plan, progress) as running:
 
         async def window(arm: str, point: float, number: int) -> Window:
             questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
 
             def ask() -> AsyncGenerator[tuple[float, int]]:
                 text = next(questions).text
-                return arrivals(client, plan.generation(text, speculation=arm == SPECULATIVE))
+                return arrivals(running.client, plan.generation(text, speculation=arm == SPECULATIVE))
 
             if arrival == POISSON:
                 return await poisson(ask, point, window_s, seed=number)

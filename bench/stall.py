@@ -30,7 +30,8 @@ async def measure(
         return plan.generation(text, speculation=speculation, temperature=_TEMPERATURE, max_tokens=max_tokens)
 
     seen: list[list[float]] = [[] for _ in range(sessions)]
-    async with system(plan, progress) as client:
+    async with system(plan, progress) as running:
+        client = running.client
         progress(f"{sessions} sessions decode")
         readers = [
             asyncio.create_task(_read(client, request(question.text), times))

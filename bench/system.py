@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from psutil import Process
+
 from bench.dataset import Question
 from paceline.client import ChatMessage, GatewayClient, GatewayError, Generation
 from paceline.local import redis_server
@@ -87,10 +89,22 @@ def run(measurement: Coroutine[Any, Any, Measured], plan: Plan) -> Measured:
         raise BenchError(f"{_first(known)}\nlogs: {plan.logs}") from group
 
 
+@dataclass(frozen=True, slots=True)
+class RunningSystem:
+    """A fleet that serves, and a client of its gateway."""
+
+    client: GatewayClient
+    fleet: LocalFleet
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Processor time that each service has taken since it started, by its name."""
+        return {name: sum(Process(pid).cpu_times()[:2]) for name, pid in self.fleet.pids.items()}
+
+
 @asynccontextmanager
 async def system(
     plan: Plan, progress: Progress, *, variables: Mapping[str, str] | None = None
-) -> AsyncIterator[GatewayClient]:
+) -> AsyncIterator[RunningSystem]:
     """Redis, a verifier, a drafter and the gateway, running; stopped when the block is left.
 
     `variables`: of the environment, for all services beside our own.
@@ -112,7 +126,7 @@ async def system(
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         started = fleet.pids
-        yield await stack.enter_async_context(GatewayClient(addresses.grpc))
+        yield RunningSystem(await stack.enter_async_context(GatewayClient(addresses.grpc)), fleet)
         if ended := sorted(started.keys() - fleet.pids.keys()):
             raise BenchError(f"ended during the run: {', '.join(ended)}")
 

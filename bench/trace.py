@@ -31,8 +31,8 @@ async def measure(plan: Plan, progress: Progress) -> Document:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
-        async with system(plan, progress, variables=variables) as client:
-            arm = PacelineArm(client, plan, speculation=True)
+        async with system(plan, progress, variables=variables) as running:
+            arm = PacelineArm(running.client, plan, speculation=True)
             for question in plan.questions[:_EARLIER]:
                 await arm.answer(question.text, plan.max_tokens)
             progress("the request")

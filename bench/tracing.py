@@ -1,31 +1,49 @@
-"""What tracing costs: fleets in turns, that send every trace, that sample none, that have no tracing."""
+"""What tracing costs: fleets in turns, that send every trace, that sample none, that have no tracing.
+
+All do the same work, so that processor time can be compared: of rates alone, a percent is lost in noise.
+"""
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import statistics
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 from rich import box
 from rich.table import Table
 
-from bench.arms import arrivals
-from bench.results import Document, quantile
-from bench.system import Plan, Progress, system
-from bench.windows import Window, closed
-from paceline.client import GatewayClient
+from bench.arms import PLAIN, SPECULATIVE, PacelineArm
+from bench.dataset import Question
+from bench.results import Document
+from bench.system import Plan, Progress, RunningSystem, system
 from paceline.local.plan import HOST
 
 OFF, ON, UNSAMPLED = ARMS = ("off", "on", "unsampled")
 NOTE = (
-    "Tokens per second of all sessions over those of the fleet without tracing, by round: `on` sends every "
-    "trace (OpenTelemetry's default), `unsampled` samples none. The sink of the spans runs here, too."
+    "Processor time per token of all services, and tokens per second, over those of the fleet without "
+    "tracing that answers the same questions in the same round: `on` sends every trace (OpenTelemetry's "
+    "default), `unsampled` samples none. The sink of the spans runs here, too."
 )
+
+
+# Questions of a round, where there are fewer sessions.
+_LEAST_QUESTIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one fleet took for a round's questions."""
+
+    tokens: int
+    seconds: float
+    # Of all its services' processes.
+    processor_seconds: float
 
 
 class _Sink:
@@ -55,12 +73,11 @@ class _Sink:
             server.stop(None)
 
 
-async def measure(
-    plan: Plan, progress: Progress, *, window_s: float, rounds: int, concurrencies: Sequence[int]
-) -> Document:
-    """Rates of the three fleets, and their ratios, at each concurrency. Raises what `system` raises."""
+async def measure(plan: Plan, progress: Progress, *, rounds: int, concurrencies: Sequence[int]) -> Document:
+    """What the three fleets took, and ratios, at each concurrency. Raises what `system` raises."""
     rows: list[dict[str, Any]] = []
-    done, of = 0, len(concurrencies) * rounds * len(ARMS)
+    modes = (PLAIN, SPECULATIVE)
+    done, of = 0, len(concurrencies) * len(modes) * rounds * len(ARMS)
     with _Sink.running() as sink:
         sent = {
             OFF: {"OTEL_SDK_DISABLED": "true"},
@@ -71,58 +88,108 @@ async def measure(
             },
         }
         async with AsyncExitStack() as fleets:
-            clients = {
+            systems = {
                 arm: await fleets.enter_async_context(
                     system(replace(plan, logs=plan.logs / arm), progress, variables=variables)
                 )
                 for arm, variables in sent.items()
             }
-
-            async def window(client: GatewayClient, concurrency: int, number: int) -> Window:
-                questions = itertools.cycle(plan.questions[number % len(plan.questions) :])
-
-                def ask() -> AsyncGenerator[tuple[float, int]]:
-                    return arrivals(client, plan.generation(next(questions).text, speculation=True))
-
-                return await closed(ask, concurrency, window_s)
-
             for concurrency in concurrencies:
-                windows: dict[str, list[Window]] = {arm: [] for arm in ARMS}
-                for number in range(rounds):
-                    # All read the same questions; who begins changes from round to round.
-                    first = number % len(ARMS)
-                    for arm in (*ARMS[first:], *ARMS[:first]):
-                        progress(f"{concurrency} sessions: {arm}", done, of)
-                        windows[arm].append(await window(clients[arm], concurrency, number))
-                        done += 1
-                rows.append({"concurrency": concurrency, **_row(windows)})
+                for mode in modes:
+                    turns: dict[str, list[Turn]] = {arm: [] for arm in ARMS}
+                    for number in range(rounds):
+                        questions = _questions(plan, max(concurrency, _LEAST_QUESTIONS), number)
+                        # Who begins changes from round to round.
+                        first = number % len(ARMS)
+                        for arm in (*ARMS[first:], *ARMS[:first]):
+                            progress(f"{concurrency} sessions, {mode}: {arm}", done, of)
+                            turns[arm].append(
+                                await _turn(
+                                    systems[arm],
+                                    plan,
+                                    questions,
+                                    concurrency,
+                                    speculation=mode == SPECULATIVE,
+                                )
+                            )
+                            done += 1
+                    rows.append({"concurrency": concurrency, "mode": mode, **_row(turns)})
         sent_bytes = sink.bytes
     return {"rows": rows, "bytes_sent": sent_bytes, "note": NOTE}
 
 
 def table(document: Mapping[str, Any]) -> Table:
-    """A row for each concurrency."""
+    """A row for each concurrency and mode."""
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in ("sessions", *(f"{arm}\ntok/s" for arm in ARMS), "on/off\nmedian", "unsampled/off\nmedian"):
+    headers = ("on/off\nprocessor", "unsampled/off\nprocessor", "on/off\ntok/s", "unsampled/off\ntok/s")
+    for header in ("sessions", "", *(f"{arm}\nms/token" for arm in ARMS), *headers):
         made.add_column(header, justify="right")
     for row in document["rows"]:
-        rates = (f"{row[arm]['tokens_per_second']:.1f}" for arm in ARMS)
-        ratios = (f"{row[f'{arm}_over_off']:.3f}x" for arm in (ON, UNSAMPLED))
-        made.add_row(str(row["concurrency"]), *rates, *ratios)
+        times = (f"{row[arm]['processor_ms_per_token']:.3f}" for arm in ARMS)
+        ratios = (
+            f"{row[f'{arm}_over_off'][what]['median']:.3f}x"
+            for what in ("processor", "rate")
+            for arm in (ON, UNSAMPLED)
+        )
+        made.add_row(str(row["concurrency"]), row["mode"], *times, *ratios)
     return made
 
 
-def _row(windows: Mapping[str, Sequence[Window]]) -> dict[str, Any]:
+def _questions(plan: Plan, count: int, number: int) -> list[Question]:
+    return [plan.questions[(number * count + index) % len(plan.questions)] for index in range(count)]
+
+
+async def _turn(
+    running: RunningSystem,
+    plan: Plan,
+    questions: Sequence[Question],
+    concurrency: int,
+    *,
+    speculation: bool,
+) -> Turn:
+    arm = PacelineArm(running.client, plan, speculation=speculation)
+    waiting = iter(questions)
+    tokens = 0
+
+    async def session() -> None:
+        nonlocal tokens
+        for question in waiting:
+            tokens += (await arm.answer(question.text, plan.max_tokens)).tokens
+
+    began, before = time.perf_counter(), sum(running.processor_seconds().values())
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(session())
+    after = sum(running.processor_seconds().values())
+    return Turn(tokens, time.perf_counter() - began, after - before)
+
+
+def _row(turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for arm in (ON, UNSAMPLED):
-        pairs = zip(windows[arm], windows[OFF], strict=True)
-        ratios = [one.rate / other.rate for one, other in pairs if other.rate]
-        made[f"{arm}_over_off"] = round(statistics.median(ratios), 4) if ratios else 0.0
-        made[f"{arm}_over_off_by_round"] = [round(ratio, 3) for ratio in ratios]
-    for arm, seen in windows.items():
+    for arm, taken in turns.items():
+        tokens = sum(turn.tokens for turn in taken)
         made[arm] = {
-            "tokens_per_second": round(statistics.mean(window.rate for window in seen), 1),
-            "seconds_per_token_median": quantile([gap for window in seen for gap in window.gaps], 0.5),
-            "seconds_per_token_p99": quantile([gap for window in seen for gap in window.gaps], 0.99),
+            "tokens_per_second": round(tokens / sum(turn.seconds for turn in taken), 1),
+            "processor_ms_per_token": round(1e3 * sum(turn.processor_seconds for turn in taken) / tokens, 4),
+        }
+    for arm in (ON, UNSAMPLED):
+        pairs = list(zip(turns[arm], turns[OFF], strict=True))
+        made[f"{arm}_over_off"] = {
+            "processor": _spread(
+                [
+                    (one.processor_seconds / one.tokens) / (other.processor_seconds / other.tokens)
+                    for one, other in pairs
+                ]
+            ),
+            "rate": _spread(
+                [(one.tokens / one.seconds) / (other.tokens / other.seconds) for one, other in pairs]
+            ),
         }
     return made
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, Any]:
+    return {
+        "median": round(statistics.median(ratios), 4),
+        "by_round": [round(ratio, 3) for ratio in ratios],
+    }
