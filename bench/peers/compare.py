@@ -97,8 +97,8 @@ async def measure(
                 contestants.append(await stack.enter_async_context(peer))
             except (MissingError, BenchError, ServiceDiedError) as error:
                 missing[name] = str(error)
-        client = await stack.enter_async_context(system(plan, progress))
-        contestants += [own for own in _own(client, plan) if own.name in arms]
+        running = await stack.enter_async_context(system(plan, progress))
+        contestants += [own for own in _own(running.client, plan) if own.name in arms]
         tallies = await compete(contestants, shares(plan.questions, prompts_at), plan.max_tokens, progress)
     return report(tallies, missing)
 
