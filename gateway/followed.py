@@ -10,6 +10,7 @@ from gateway.ownership import Ownership
 from gateway.routing.texts import RoutedText
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
+from paceline.net.wire import sources_from_proto
 from paceline.service import spans
 from paceline.v1 import verifier_pb2
 
@@ -38,6 +39,7 @@ class Followed:
             accepted=tokens.accepted,
             drafted=tokens.drafted,
             durable=tokens.durable,
+            sources=sources_from_proto(tokens.sources),
         )
         self.suspicion.got_on(self.transcript.position - before)
         return told

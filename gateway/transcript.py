@@ -9,7 +9,7 @@ from gateway.detokenize import Detokenizer, StopStrings
 from gateway.errors import INTERNAL, RequestError
 from gateway.events import Chunk, Finished
 from gateway.generation import Generation
-from paceline.session import FinishReason, Receipt
+from paceline.session import FinishReason, Receipt, SourceTokens, add_up
 from paceline.store import SessionRecord
 
 Told = Chunk | Finished
@@ -50,39 +50,48 @@ class Transcript:
         return [*self._wanted.prompt_ids, *self._committed]
 
     def take(
-        self, position: int, token_ids: Sequence[int], *, accepted: int, drafted: int, durable: bool
+        self,
+        position: int,
+        token_ids: Sequence[int],
+        *,
+        accepted: int,
+        drafted: int,
+        durable: bool,
+        sources: Sequence[SourceTokens] = (),
     ) -> list[Told]:
         """The chunks of one step's tokens. Drafted tokens and the target's own come in chunks of their own.
 
         `accepted`: how many of the tokens, the first ones, a drafter guessed; `drafted`: tree nodes that were
-        verified. Tokens that are known already, as after a move, are skipped. Raises `RequestError` for gaps.
+        verified; `sources`: both by source. Tokens that are known already, as after a move, are skipped.
+        Raises `RequestError` for gaps.
         """
         known = self.position - position
         if known < 0:
             raise RequestError(INTERNAL, f"the verifier left out positions {self.position} to {position - 1}")
         fresh = tuple(token_ids[known:])
-        if not fresh:
+        if not fresh or self._ended:
             return []
         accepted = min(len(fresh), max(0, accepted - known))
-        self._receipt = replace(
-            self._receipt,
-            steps=self._receipt.steps + 1,
-            drafted_tokens=self._receipt.drafted_tokens + drafted,
-            drafted_steps=self._receipt.drafted_steps + (drafted > 0),
-        )
-        told: list[Told] = []
+        chunks: list[Chunk] = []
         for part, guessed in ((fresh[:accepted], accepted), (fresh[accepted:], 0)):
-            if part and not self._ended:
-                chunk = self._chunk(part, guessed, durable=durable)
-                self._receipt = replace(
-                    self._receipt,
-                    committed_tokens=self._receipt.committed_tokens + len(chunk.token_ids),
-                    accepted_tokens=self._receipt.accepted_tokens + chunk.accepted,
-                )
-                told.append(chunk)
-                if self._stops.matched:
-                    told.append(self._finish(FinishReason.STOP))
-        return told
+            if part and not self._stops.matched:
+                chunks.append(self._chunk(part, guessed, durable=durable))
+        self._count(chunks, drafted, sources)
+        return [*chunks, self._finish(FinishReason.STOP)] if self._stops.matched else list(chunks)
+
+    def _count(self, chunks: Sequence[Chunk], drafted: int, sources: Sequence[SourceTokens]) -> None:
+        """Add a step's chunks to the receipt."""
+        accepted = sum(chunk.accepted for chunk in chunks)
+        # The client is told of no token behind a stop string.
+        told = (replace(each, accepted_tokens=min(each.accepted_tokens, accepted)) for each in sources)
+        self._receipt = Receipt(
+            steps=self._receipt.steps + 1,
+            committed_tokens=self._receipt.committed_tokens + sum(len(chunk.token_ids) for chunk in chunks),
+            drafted_tokens=self._receipt.drafted_tokens + drafted,
+            accepted_tokens=self._receipt.accepted_tokens + accepted,
+            drafted_steps=self._receipt.drafted_steps + (drafted > 0),
+            sources=add_up((*self._receipt.sources, *told)),
+        )
 
     def catch_up(self, record: SessionRecord, *, durable: bool) -> list[Told]:
         """What the record has beyond what the client was sent, and `Finished` if the session has ended.

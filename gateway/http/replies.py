@@ -78,6 +78,10 @@ class Reply:
             "acceptance_length": round(receipt.acceptance_length, 3),
             "drafted_tokens": receipt.drafted_tokens,
             "accepted_tokens": receipt.accepted_tokens,
+            "sources": {
+                each.name: {"drafted_tokens": each.drafted_tokens, "accepted_tokens": each.accepted_tokens}
+                for each in receipt.sources
+            },
             "durable": self.durable,
         }
 

@@ -44,6 +44,10 @@ class Measured:
             "steps": receipt.steps,
             "drafted_tokens": receipt.drafted_tokens,
             "accepted_tokens": receipt.accepted_tokens,
+            "sources": {
+                each.name: {"drafted_tokens": each.drafted_tokens, "accepted_tokens": each.accepted_tokens}
+                for each in receipt.sources
+            },
         }
 
     def summary(self) -> str:
@@ -53,11 +57,18 @@ class Measured:
             f"{count} tokens in {self.seconds:.2f} s",
             f"{self.tokens_per_second:.1f} tokens/s",
             f"acceptance length {receipt.acceptance_length:.2f}",
-            f"{receipt.accepted_tokens} of {count} tokens drafted",
+            f"{receipt.accepted_tokens} of {count} tokens drafted{self._by_source()}",
             f"finish: {self.reason.value}",
             f"seed {self.started.seed}",
         ]
         return " | ".join(parts)
+
+    def _by_source(self) -> str:
+        """How many of the drafted tokens each source proposed; nothing where only one did."""
+        told = [
+            f"{each.name} {each.accepted_tokens}" for each in self.receipt.sources if each.accepted_tokens
+        ]
+        return f" ({', '.join(told)})" if len(told) > 1 else ""
 
 
 class Recorder:

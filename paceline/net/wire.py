@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from paceline.sampling import MAX_STOP_IDS, SamplingError, SamplingParams
-from paceline.session import FinishReason, Receipt, SessionKey
+from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from paceline.tree import TokenTree, TreeFault
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
 from paceline.verdict import Feedback, Verdict
@@ -185,6 +185,7 @@ def receipt_from_proto(message: session_pb2.Receipt) -> Receipt:
         message.drafted_tokens,
         message.accepted_tokens,
         message.drafted_steps,
+        sources_from_proto(message.sources),
     )
 
 
@@ -196,7 +197,23 @@ def receipt_to_proto(receipt: Receipt) -> session_pb2.Receipt:
         drafted_tokens=receipt.drafted_tokens,
         accepted_tokens=receipt.accepted_tokens,
         drafted_steps=receipt.drafted_steps,
+        sources=sources_to_proto(receipt.sources),
     )
+
+
+def sources_from_proto(messages: Iterable[session_pb2.SourceTokens]) -> tuple[SourceTokens, ...]:
+    """What came of each source's nodes."""
+    return tuple(SourceTokens(each.source, each.drafted_tokens, each.accepted_tokens) for each in messages)
+
+
+def sources_to_proto(sources: Iterable[SourceTokens]) -> list[session_pb2.SourceTokens]:
+    """The messages of what came of each source's nodes."""
+    return [
+        session_pb2.SourceTokens(
+            source=each.source, drafted_tokens=each.drafted_tokens, accepted_tokens=each.accepted_tokens
+        )
+        for each in sources
+    ]
 
 
 def finish_reason_from_proto(value: session_pb2.FinishReason) -> FinishReason:

@@ -83,18 +83,20 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class CommittedTokens(_message.Message):
-    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted")
+    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted", "sources")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     position: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted: int
     durable: bool
     drafted: int
-    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[_session_pb2.SourceTokens]
+    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[_session_pb2.SourceTokens, _Mapping]]] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "receipt")

@@ -15,7 +15,7 @@ from gateway.events import Chunk, Finished
 from gateway.generation import Form, Generation
 from gateway.transcript import Told, Transcript
 from paceline.sampling import SamplingParams
-from paceline.session import FinishReason, SessionKey
+from paceline.session import FinishReason, SessionKey, SourceTokens
 from paceline.store import SessionRecord
 
 PROMPT = (1, 2, 3)
@@ -54,8 +54,14 @@ def record(asked: Generation, ids: Sequence[int], reason: FinishReason | None = 
     )
 
 
-def step(to: Transcript, position: int, ids: Sequence[int], accepted: int = 0) -> list[Told]:
-    return to.take(position, ids, accepted=accepted, drafted=accepted, durable=True)
+def step(
+    to: Transcript,
+    position: int,
+    ids: Sequence[int],
+    accepted: int = 0,
+    sources: Sequence[SourceTokens] = (),
+) -> list[Told]:
+    return to.take(position, ids, accepted=accepted, drafted=accepted, durable=True, sources=sources)
 
 
 def text_of(told: Sequence[Told]) -> str:
@@ -137,6 +143,18 @@ def test_each_chunk_is_a_drafters_or_the_targets_own() -> None:
     (done,) = made.end(FinishReason.LENGTH)
     assert isinstance(done, Finished)
     assert (done.receipt.steps, done.receipt.accepted_tokens, done.receipt.acceptance_length) == (2, 3, 2.5)
+
+
+def test_a_receipt_adds_up_what_verifiers_say_of_sources() -> None:
+    made = transcript(wanted(stops=["bc"]))
+    step(made, 3, (1, 1, 1), 2, [SourceTokens("text", 4, 1), SourceTokens("eagle", 6, 2)])
+    # Another verifier goes on, whose drafter has other sources, and names them in its own order.
+    step(made, 6, (1,), 0, [SourceTokens("eagle", 2, 0), SourceTokens("text", 1, 0)])
+    # What comes behind a stop string is not told, so it was not accepted either.
+    (*_, done) = step(made, 7, (1, 2, 3, 1, 1), 4, [SourceTokens("text", 5, 4)])
+    assert isinstance(done, Finished)
+    assert done.receipt.accepted_tokens == 5
+    assert done.receipt.sources == (SourceTokens("text", 10, 4), SourceTokens("eagle", 8, 2))
 
 
 def test_a_gap_is_an_error_and_tells_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from paceline.cli.demo import Comparison, curl
 from paceline.cli.receipt import Measured, Recorder
 from paceline.client import Chunk, Finished, Started
 from paceline.local.plan import NotOurHostError, PortTakenError, choose_addresses
-from paceline.session import FinishReason, Receipt
+from paceline.session import FinishReason, Receipt, SourceTokens
 
 STARTED = Started("s", "tiny", 3, 0)
 
@@ -41,6 +42,19 @@ def test_texts_are_really_compared(one: Measured, other: Measured, identical: bo
 def test_speed_up_is_a_ratio_of_times() -> None:
     assert Comparison(measured(1, seconds=2.0), measured(1, seconds=5.0)).speed_up == 2.5
     assert measured(1, 2, 3, seconds=1.5).tokens_per_second == 2.0
+
+
+def test_what_sources_brought_is_told_where_there_are_several() -> None:
+    text, eagle = SourceTokens("text", 20, 3), SourceTokens("eagle", 10, 5)
+    told = replace(measured(1, 2), receipt=Receipt(accepted_tokens=6, sources=(eagle, text)))
+    assert "6 of 2 tokens drafted (eagle 5, text 3)" in told.summary()
+    assert told.to_json()["sources"] == {
+        "eagle": {"drafted_tokens": 10, "accepted_tokens": 5},
+        "text": {"drafted_tokens": 20, "accepted_tokens": 3},
+    }
+    lone = replace(measured(1), receipt=Receipt(accepted_tokens=6, sources=(SourceTokens("", 20, 3),)))
+    assert "tokens drafted |" in lone.summary()
+    assert lone.to_json()["sources"] == {"unnamed": {"drafted_tokens": 20, "accepted_tokens": 3}}
 
 
 def test_a_recorder_shows_each_piece_with_its_origin() -> None:

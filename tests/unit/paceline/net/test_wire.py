@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from paceline.net import wire
 from paceline.sampling import MAX_STOP_IDS, SamplingParams
-from paceline.session import FinishReason, Receipt, SessionKey
+from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from paceline.tree import TokenTree, TreeFault
 from paceline.v1 import session_pb2, tree_pb2
 from paceline.verdict import Feedback, Verdict
@@ -91,7 +91,13 @@ def test_a_verdict_survives_the_wire(verdict: Verdict) -> None:
     assert wire.verdict_from_proto(message, vocab_size=VOCAB) == verdict
 
 
-@given(st.builds(Receipt, COUNT, COUNT, COUNT, COUNT, COUNT))
+@given(
+    st.builds(
+        Receipt,
+        *[COUNT] * 5,
+        sources=st.lists(st.builds(SourceTokens, st.text(max_size=3), COUNT, COUNT), max_size=3).map(tuple),
+    )
+)
 def test_a_receipt_survives_the_wire(receipt: Receipt) -> None:
     assert wire.receipt_from_proto(wire.receipt_to_proto(receipt)) == receipt
 
