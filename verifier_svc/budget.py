@@ -15,7 +15,8 @@ from itertools import accumulate
 
 from paceline.tree import TokenTree
 from verifier_svc.cost import StepCost
-from verifier_svc.survival import DrafterCalibration
+from verifier_svc.merge import MergedTree, Node
+from verifier_svc.survival import DrafterRecord
 
 # A session that should not draft drafts PROBE_NODES nodes once in PROBE_STEPS steps, so that its acceptance
 # stays known.
@@ -30,6 +31,8 @@ LEARNING_SHARE = 0.1
 # wait for their first token up to four times (three quarters).
 PROMPT_STRETCH, MOST_STRETCH = 2.0, 4.0
 LEAST_PROMPT_ROWS = 16
+# Log of the least survival of a node that is verified though nothing is to be learned of it.
+_LEAST_SURVIVAL = math.log(0.004)
 # Share of a new tree in the mean survivals.
 _WEIGHT = 0.05
 # A drafter is asked for this many times the nodes that will be taken: they compete with other sessions'.
@@ -43,32 +46,44 @@ class DraftBudget:
         self.cost = cost
         self._draft_rows = draft_rows
         self._max_nodes = max_nodes
-        self._drafters: dict[int, DrafterCalibration] = {}
+        self._drafters: dict[int, DrafterRecord] = {}
         # Nodes of all sessions in the last step, and the tokens that each session was expected to get.
         self._allotted = 0
         self._expected_tokens = 1.0
+        self._row_tokens = 0.0
         # Mean survival of a tree's best node, second best, and so on; optimistic before any tree was seen.
         self._curve = [0.7 * 0.9**rank for rank in range(max_nodes)]
 
-    def calibrated(self, stream_id: int, tree: TokenTree) -> TokenTree:
-        """`tree` with the drafter's confidences corrected by its record."""
-        return self._drafters.setdefault(stream_id, DrafterCalibration()).calibrated(tree)
+    def judged(self, stream_id: int, merged: MergedTree) -> TokenTree:
+        """A drafter's trees as one, each node with its probability by the drafter's record."""
+        if not merged.tokens:
+            return TokenTree()
+        return self._drafters.setdefault(stream_id, DrafterRecord()).judged(merged)
 
-    def observe(self, stream_id: int, tree: TokenTree, path: Sequence[int]) -> None:
-        """Learn from a verified tree and the path of it that was accepted."""
-        self._drafters.setdefault(stream_id, DrafterCalibration()).observe(tree, path)
+    def observe(
+        self, stream_id: int, nodes: Sequence[Node], parents: Sequence[int], path: Sequence[int]
+    ) -> None:
+        """Learn from verified nodes of a drafter, if it is still there, and the path that was accepted."""
+        if (record := self._drafters.get(stream_id)) is not None:
+            record.observe(nodes, parents, path)
 
     def forget(self, stream_id: int) -> None:
         """Drop what is known of a drafter that is gone."""
         self._drafters.pop(stream_id, None)
 
-    def allot(self, trees: Sequence[TokenTree], *, blocks: int) -> list[int]:
-        """How many nodes of each calibrated tree to verify; one tree, maybe empty, per decoding session.
+    def allot(self, trees: Sequence[TokenTree], *, blocks: int, probing: Sequence[bool] = ()) -> list[int]:
+        """How many nodes of each judged tree to verify; one tree, maybe empty, per decoding session.
 
-        A node's survival is at most its parent's, so the globally best nodes contain their parents.
+        A node's survival is at most its parent's, so the globally best nodes contain their parents. Nodes
+        that are next to impossible take no row, however cheap it is, but in sessions that are `probing`.
         """
         ranked = sorted(
-            ((survival, session) for session, tree in enumerate(trees) for survival in tree.survivals()),
+            (
+                (survival, session)
+                for session, tree in enumerate(trees)
+                for survival in tree.survivals()
+                if survival >= _LEAST_SURVIVAL or (probing and probing[session])
+            ),
             reverse=True,
         )
         self._learn_curve([tree for tree in trees if tree.tokens])
@@ -85,11 +100,17 @@ class DraftBudget:
         """The time that a step would have taken without its `nodes`, as a share of the time with them."""
         return self.cost.seconds(sessions, blocks) / self.cost.seconds(sessions + nodes, blocks)
 
+    @property
+    def row_tokens(self) -> float:
+        """What `node_tokens` was in the last step that had nodes."""
+        return self._row_tokens
+
     def node_tokens(self, sessions: int, nodes: int, *, blocks: int) -> float:
         """Tokens that plain decoding would have produced in the time of one of a step's `nodes`."""
         if not nodes:
             return 0.0
-        return (1 / self.plain_share(sessions, nodes, blocks=blocks) - 1) * sessions / nodes
+        self._row_tokens = (1 / self.plain_share(sessions, nodes, blocks=blocks) - 1) * sessions / nodes
+        return self._row_tokens
 
     def prompt_rows(self, sessions: int, *, blocks: int, prompts: int, prompt_blocks: int, most: int) -> int:
         """Rows of `prompts` that the next step may compute beside `sessions` that decode; at least a few.

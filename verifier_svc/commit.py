@@ -174,7 +174,14 @@ class Committer:
             if outcome.token_ids:
                 position = session.opened_length + session.emitted
                 session.events.put_nowait(
-                    Tokens(position, outcome.token_ids, outcome.accepted, durable, outcome.drafted)
+                    Tokens(
+                        position,
+                        outcome.token_ids,
+                        outcome.accepted,
+                        durable,
+                        outcome.drafted,
+                        outcome.sources,
+                    )
                 )
                 session.emitted += len(outcome.token_ids)
                 if not durable:

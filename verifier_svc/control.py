@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from paceline.tree import TokenTree
+from verifier_svc.asks import Answer
 from verifier_svc.budget import DraftBudget
 from verifier_svc.cost import StepCost
 from verifier_svc.isolation import Drawn
 from verifier_svc.learning import learn
+from verifier_svc.readiness import ready
 from verifier_svc.scheduler import Plan
 from verifier_svc.sessions import Session, SessionTable
-from verifier_svc.waiting import TreeWait
+from verifier_svc.waiting import Held, TreeWait
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """How long a step waited for trees; 0 where there was nothing to wait for."""
+
+    seconds: float = 0.0
+    # The time in which trees of single sessions were waited for, summed over sessions.
+    session_seconds: float = 0.0
 
 
 class DraftControl:
@@ -42,36 +55,50 @@ class DraftControl:
 
     def stepped(self, session: Session, *, nodes: int) -> None:
         """A step of the session is over; its drafter is asked for a tree of `nodes`, or for none if 0."""
-        session.drafting.awaited_since = 0.0
         session.drafting.wanted = self.wants_tree(session)
         if nodes:
             self._wait.asked(session)
 
-    def came(self, session: Session, base: int, tree: TokenTree) -> None:
-        """A tree that was checked came for the session; it hangs on the first `base` ids."""
-        self._wait.came(session, tree, base)
+    def came(self, session: Session, base: int, tree: TokenTree) -> list[Answer]:
+        """A tree that was checked came for the session; it hangs on the first `base` ids.
+
+        Returns what of it was asked for, by source.
+        """
+        answers = self._wait.came(session, tree, base)
         self._table.lock.notify_all()
+        return answers
 
     def forget(self, stream_id: int) -> None:
         """Drop what was learned of a drafter whose stream has ended."""
         self.budget.forget(stream_id)
+        self._wait.forget(stream_id)
 
-    def await_trees(self, stopping: Callable[[], bool]) -> float:
-        """Wait while trees are on their way and waiting for them pays; releases the lock meanwhile.
-
-        Returns the seconds that were waited; 0 where there was nothing to wait for.
-        """
+    def await_trees(self, stopping: Callable[[], bool]) -> Waited:
+        """Wait while trees are on their way and waiting for them pays; releases the lock meanwhile."""
         if not self._max_wait_seconds:
-            return 0.0
+            return Waited()
         waited = 0.0
         began = time.monotonic()
+        awaited = [session for session in self._table.running() if self._wait.awaited(session)]
         while not stopping():
-            seconds = self._wait.seconds(self._table.running(), limit=self._max_wait_seconds - waited)
+            limit = self._max_wait_seconds - waited
+            seconds = self._wait.seconds(self._table.running(), limit=limit, held=self._held)
             if seconds <= 0:
                 break
             self._table.lock.wait(timeout=seconds)
             waited = time.monotonic() - began
-        return waited
+        if not waited:
+            return Waited()
+        return Waited(waited, sum(self._wait.exposed(session, waited) for session in awaited))
+
+    def _held(self, session: Session) -> Held | None:
+        """What the session has for its next step, if any tree fits."""
+        there = ready(session, self.budget)
+        if not there.tree.tokens:
+            return None
+        row = self.budget.row_tokens
+        gain = sum(max(0.0, math.exp(survival) - row) for survival in there.tree.survivals())
+        return Held(gain, frozenset().union(*(offer.sources for offer in there.fitting)))
 
     def ask(self, sessions: Sequence[Session]) -> None:
         """Decide how many nodes each drafting session is asked for in the step that `sessions` take now."""
@@ -80,5 +107,5 @@ class DraftControl:
 
     def learn(self, planned: Plan, drawn: Drawn, seconds: float, *, block_size: int) -> None:
         """Refine the costs and the expected gains by a step that took `seconds`."""
-        accepted = [(row, len(decision.path)) for row, decision in drawn]
+        accepted = [(row, decision.path) for row, decision in drawn]
         learn(planned, accepted, seconds, block_size=block_size, budget=self.budget, wait=self._wait)

@@ -1,89 +1,97 @@
-"""A session's drafter: what it was told and asked for, and the newest tree that it sent."""
+"""A session's drafter: what it was told and asked for, and the trees that it sent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.tree import TokenTree
+from verifier_svc import offers
+from verifier_svc.asks import Answer, Asks
+from verifier_svc.merge import NOTHING, MergedTree
+from verifier_svc.offers import Offer
 
 # The mean gain that is assumed of a session's trees before any was verified, in tokens.
 HOPED_GAIN = 1.0
-# Requests for trees that are remembered for a session, to measure how long an answer takes.
-ASKED_TREES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What of a session's offers continues its text, merged and judged."""
+
+    # The offers, and the length of the text, that this was found for.
+    offers: tuple[Offer, ...]
+    length: int
+    # Those that fit, and the number of those that fit no more and of which no step has taken.
+    fitting: tuple[Offer, ...] = ()
+    late: int = 0
+    # One tree of all of them: who proposes which node, and how likely each is.
+    merged: MergedTree = NOTHING
+    tree: TokenTree = field(default_factory=TokenTree)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a tree fits of which no step has taken."""
+        return any(offer.fresh for offer in self.fitting)
+
+    @property
+    def in_time(self) -> frozenset[int]:
+        """Sources whose trees know all of the text."""
+        return frozenset().union(*(offer.sources for offer in self.fitting if offer.base == self.length))
 
 
 @dataclass(slots=True)
 class Drafting:
     """The drafter of one session. Guarded by the lock of the table of sessions."""
 
-    # Id of the drafter stream that has joined, 0 for none.
+    # Id of the drafter stream that has joined, 0 for none; names of its sources, by their numbers in trees.
     stream_id: int = 0
+    sources: tuple[str, ...] = ("",)
     # Length of the text, in tokens, that the drafter has been told.
     told_length: int = 0
-    # The newest tree that has come, and the length that it hangs on.
-    tree: TokenTree | None = None
-    tree_base: int = 0
-    # Trees that have come since a step took one.
+    # The trees that have come and may still be of use.
+    offers: tuple[Offer, ...] = ()
+    ready: Ready = Ready((), 0)
+    # Trees that have come since a step took of them.
     trees_offered: int = 0
     # Whether a tree for the next step is expected to pay.
     wanted: bool = False
-    # When the tree that is awaited now was asked for; 0 when none is.
-    awaited_since: float = 0.0
-    # When the last trees were asked for, by the length that they are to hang on.
-    asked_at: dict[int, float] = field(default_factory=dict)
-    # Running mean of the tokens that a tree gained, less those that its rows cost.
+    asks: Asks = field(default_factory=Asks)
+    # Seconds from requests to the last tree that came for each, whichever drafter it was.
+    reply_seconds: float = 0.0
+    # Running mean of the tokens that trees gained in a step, less those that their rows cost; and the same of
+    # what would have been missing without a source.
     tree_gain: float = HOPED_GAIN
+    source_gains: dict[int, float] = field(default_factory=dict)
 
-    def join(self, stream_id: int, length: int) -> None:
+    def join(self, stream_id: int, length: int, sources: tuple[str, ...] = ("",)) -> None:
         """A stream's drafter is told the whole text, of `length`, and drafts from now on."""
         if self.stream_id != stream_id:
-            # It is another drafter's, and this one must not answer for it.
-            self.tree = None
-        self.stream_id = stream_id
+            # They are another drafter's, and this one must not answer for them.
+            self.drop_trees()
+            self.asks = Asks()
+            self.source_gains = {}
+        self.stream_id, self.sources = stream_id, sources
         self.told_length = length
 
     def leave(self) -> None:
         """The session goes on without a drafter."""
         self.stream_id = 0
-        self.awaited_since = 0.0
-        self.tree = None
+        self.asks = Asks()
+        self.drop_trees()
 
-    def asked(self, length: int, now: float) -> None:
-        """The drafter is asked for a tree on a text of `length`."""
-        self.awaited_since = self.asked_at[length] = now
-        if len(self.asked_at) > ASKED_TREES:
-            del self.asked_at[min(self.asked_at)]
-
-    def came(self, tree: TokenTree, base: int, *, length: int, now: float) -> float | None:
-        """A tree on the first `base` of the text's `length` tokens came, and replaces the one before it.
-
-        Returns the seconds since it was asked for; None when it was not, or too long ago.
-        """
-        self.tree, self.tree_base = tree, base
+    def came(self, tree: TokenTree, base: int, *, now: float) -> list[Answer]:
+        """A tree on the first `base` ids came. Returns what of it was asked for, by source."""
+        self.offers = offers.add(self.offers, base, tree)
         self.trees_offered += 1
-        if base == length:
-            self.awaited_since = 0.0
-        asked = self.asked_at.pop(base, None)
-        return None if asked is None else now - asked
+        answers = self.asks.answered(base, offers.sources_of(tree), now)
+        self.reply_seconds += sum(answer.longer for answer in answers)
+        return answers
 
-    def drop_tree(self) -> None:
-        """The waiting tree is of no use any more."""
-        self.tree = None
+    def drop_trees(self) -> None:
+        """The waiting trees are of no use any more."""
+        self.offers = ()
 
-    def take(self, token_ids: Sequence[int], *, max_depth: int) -> tuple[TokenTree, bool]:
-        """What the next step may verify of the waiting tree, and whether a tree was dropped as late.
-
-        The tree is re-rooted along what was committed since its base; nodes deeper than `max_depth` are left
-        out. It is used up either way. Nodes keep the drafter's order.
-        """
-        tree, self.tree, self.trees_offered = self.tree, None, 0
-        if tree is None or not tree.tokens:
-            return TokenTree(), False
-        fitting = tree.reroot(token_ids[self.tree_base :])
-        if not fitting.tokens:
-            return TokenTree(), True
-        depths = fitting.depths()
-        if max(depths) > max_depth:
-            fitting = fitting.select([node for node, depth in enumerate(depths) if depth <= max_depth])
-        return fitting, False
+    def take(self, kept: tuple[Offer, ...]) -> None:
+        """A step takes of these offers; the others fit no more. What it leaves may fit the next one."""
+        self.offers = tuple(replace(offer, fresh=False) for offer in kept)
+        self.trees_offered = 0

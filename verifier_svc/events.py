@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.session import FinishReason, Receipt
+from paceline.session import FinishReason, Receipt, SourceTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class StepOutcome:
     receipt: Receipt | None = None
     # Tree nodes verified.
     drafted: int = 0
+    # Both by source.
+    sources: tuple[SourceTokens, ...] = ()
     fault: str | None = None
 
 
@@ -32,6 +34,7 @@ class Tokens:
     accepted: int
     durable: bool
     drafted: int = 0
+    sources: tuple[SourceTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ def export(loop: StepLoop) -> None:
     metrics.WANTED_TREES.read = lambda: loop.load.wanted_trees
     metrics.MISSING_TREES.read = lambda: loop.load.missing_trees
     metrics.EXPOSED_DRAFT_SECONDS.read = lambda: loop.load.exposed_seconds
+    metrics.EXPOSED_REPLY_SECONDS.read = lambda: loop.load.exposed_reply_seconds
     metrics.ENGINE_SILENT_SECONDS.set_function(lambda: _silent_seconds(loop))
 
 

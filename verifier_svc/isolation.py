@@ -15,6 +15,7 @@ from paceline.engine.blocks import BlockTask
 from paceline.engine.verify import Decision
 from paceline.service import telemetry
 from paceline.tree import TokenTree
+from verifier_svc.offers import Offer
 from verifier_svc.scheduler import Plan, PlannedRows
 from verifier_svc.sessions import Session
 
@@ -61,19 +62,19 @@ def plan_apart(
 ) -> Planned:
     """A plan for all sessions that can be planned; call with the table's lock held.
 
-    `plan_tree` plans one session's waiting tree and nothing else. Raises what `plan` raises for the sessions
+    `plan_tree` plans one session's waiting trees and nothing else. Raises what `plan` raises for the sessions
     that can be planned alone: then no session in particular is to blame.
     """
-    waiting = [(session, session.drafting.tree) for session in sessions if session.drafting.tree is not None]
+    waiting = [(session, session.drafting.offers) for session in sessions if session.drafting.offers]
     try:
         return Planned(plan(sessions))
     except Exception as error:
         log.warning("a step cannot be planned; once more without trees", error=type(error).__name__)
     harmful = [
-        session.drafting.stream_id for session, tree in waiting if _is_harmful(session, tree, plan_tree)
+        session.drafting.stream_id for session, trees in waiting if _is_harmful(session, trees, plan_tree)
     ]
     for session in sessions:
-        session.drafting.drop_tree()
+        session.drafting.drop_trees()
     try:
         return Planned(plan(sessions), harmful=harmful)
     except Exception as error:
@@ -91,8 +92,8 @@ def plan_apart(
     return Planned(replace(planned, block_tasks=[*block_tasks, *planned.block_tasks]), faults, harmful)
 
 
-def _is_harmful(session: Session, tree: TokenTree, plan_tree: Callable[[Session], None]) -> bool:
-    session.drafting.tree = tree
+def _is_harmful(session: Session, trees: tuple[Offer, ...], plan_tree: Callable[[Session], None]) -> bool:
+    session.drafting.offers = trees
     try:
         plan_tree(session)
     except Exception:
@@ -125,6 +126,7 @@ def compute_apart(
             row,
             segment=replace(row.segment, tree_tokens=(), tree_parents=()),
             tree=TokenTree(),
+            nodes=(),
             offered=False,
         )
         for row in rows

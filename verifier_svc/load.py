@@ -32,6 +32,8 @@ class Load:
     missing_trees: int = 0
     # Time in which steps waited for trees instead of computing.
     exposed_seconds: float = 0.0
+    # Time in which single sessions' trees were waited for, summed over sessions.
+    exposed_reply_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -14,6 +14,12 @@ ACCEPTED_TOKENS = Counter("paceline:spec_decode_num_accepted_tokens", "Tree node
 ACCEPTED_PER_POS = Counter(
     "paceline:spec_decode_num_accepted_tokens_per_pos", "Tree nodes accepted at each depth", ["position"]
 )
+SOURCE_DRAFT_TOKENS = Counter(
+    "paceline:source_draft_tokens", "Tree nodes verified, by the sources that proposed them", ["source"]
+)
+SOURCE_ACCEPTED_TOKENS = Counter(
+    "paceline:source_accepted_tokens", "Tree nodes accepted, by the sources that proposed them", ["source"]
+)
 COMMITTED = Counter(
     "paceline:committed_tokens", "Tokens committed: drafted, or the target's own draws", ["origin"]
 )
@@ -49,6 +55,18 @@ WANTED_TREES = ReadCounter(
 MISSING_TREES = ReadCounter("paceline:missing_trees", "Of these, steps that had no tree in time")
 EXPOSED_DRAFT_SECONDS = ReadCounter(
     "paceline:exposed_draft_seconds", "Seconds in which steps waited for trees instead of computing"
+)
+EXPOSED_REPLY_SECONDS = ReadCounter(
+    "paceline:exposed_reply_seconds", "Seconds in which sessions waited with their step for their trees"
+)
+REPLY_SECONDS = Counter(
+    "paceline:reply_seconds", "Seconds from requests for sessions' trees to the last tree that came for each"
+)
+SOURCE_REPLY_SECONDS = Histogram(
+    "paceline:source_reply_seconds",
+    "Seconds from a request for a session's tree to a source's answer: draft time and round trip",
+    ["source"],
+    buckets=(0.001, 0.002, *SECONDS_BUCKETS),
 )
 UNASKED = Counter("paceline:unasked", "What drafters sent and nothing had asked for", ["what"])
 begin(UNASKED, ("tree", "join", "leave", "message"))

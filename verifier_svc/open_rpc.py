@@ -73,7 +73,8 @@ class OpenRpc:
                     event = await events.get()
                     if isinstance(event, Finished) and trace is not None:
                         # Before the gateway hears of it and ends the span above.
-                        trace.end(event.receipt, event.reason)
+                        drafting = session.drafting
+                        trace.end(event.receipt, event.reason, reply_seconds=drafting.reply_seconds)
                     yield response_for(event)
                     if isinstance(event, Finished):
                         return
@@ -81,7 +82,7 @@ class OpenRpc:
                 self._let_go(session)
                 self._committer.close(key)
                 if trace is not None:
-                    trace.end(session.receipt())
+                    trace.end(session.receipt(), reply_seconds=session.drafting.reply_seconds)
 
     def _end_earlier_owner(self, key: SessionKey) -> None:
         """End what an owner with a lower epoch left open here; call with the lock held."""
@@ -162,6 +163,7 @@ def response_for(event: Event) -> verifier_pb2.OpenResponse:
                     accepted=event.accepted,
                     durable=event.durable,
                     drafted=event.drafted,
+                    sources=wire.sources_to_proto(event.sources),
                 )
             )
         case Finished():

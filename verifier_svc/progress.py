@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockAllocator
 from paceline.engine.verify import Decision
-from paceline.session import FinishReason, SessionKey
+from paceline.session import FinishReason, SessionKey, SourceTokens, add_up
 from paceline.verdict import Feedback, Verdict
-from verifier_svc import metrics
+from verifier_svc import metrics, sources
 from verifier_svc.control import DraftControl
 from verifier_svc.divergence import DivergenceCheck
 from verifier_svc.events import StepOutcome
@@ -78,7 +79,7 @@ class Progress:
             session.finish_reason = reason
         self._allocator.keep(session.blocks, session.token_ids, session.num_computed)
         self._allocator.release(session.blocks)
-        session.drafting.drop_tree()
+        session.drafting.drop_trees()
         self._table.remove(session)
         self._table.lock.notify_all()
 
@@ -94,16 +95,19 @@ class Progress:
         drafted = len(row.tree)
         if session.drafting.wanted:
             self.load.wanted(offered=row.offered)
+        told: tuple[SourceTokens, ...] = ()
         if drafted:
-            self._control.budget.observe(session.drafting.stream_id, row.tree, decision.path)
+            self._control.budget.observe(row.stream_id, row.nodes, row.tree.parents, decision.path)
+            told = sources.counts(row.nodes, decision.path[:accepted], row.sources)
+            session.source_tokens = add_up((*session.source_tokens, *told))
             session.drafted_steps += 1
             session.drafted_tokens += drafted
             session.accepted_tokens += accepted
-        self._count(drafted, accepted, len(tokens))
+        self._count(drafted, accepted, len(tokens), told)
         if finish is not None:
             self.retire(session, finish)
         receipt = session.receipt() if finish is not None else None
-        outcome = StepOutcome(tuple(tokens), accepted, finish, receipt, drafted)
+        outcome = StepOutcome(tuple(tokens), accepted, finish, receipt, drafted, told)
         return self._told(row, decision, outcome, base=base)
 
     def _told(self, row: PlannedRows, decision: Decision, outcome: StepOutcome, *, base: int) -> SessionStep:
@@ -142,7 +146,7 @@ class Progress:
             self._allocator.keep(session.blocks, session.token_ids, full)
         session.num_computed = positions
 
-    def _count(self, drafted: int, accepted: int, committed: int) -> None:
+    def _count(self, drafted: int, accepted: int, committed: int, by_source: Sequence[SourceTokens]) -> None:
         self.totals = Totals(
             self.totals.session_steps + 1,
             self.totals.drafted_tokens + drafted,
@@ -158,6 +162,10 @@ class Progress:
             metrics.ACCEPTED_TOKENS.inc(accepted)
             for depth in range(accepted):
                 metrics.ACCEPTED_PER_POS.labels(position=depth).inc()
+        for each in by_source:
+            label = sources.LABELS.of(each.source)
+            metrics.SOURCE_DRAFT_TOKENS.labels(source=label).inc(each.drafted_tokens)
+            metrics.SOURCE_ACCEPTED_TOKENS.labels(source=label).inc(each.accepted_tokens)
 
 
 def _final_tokens(

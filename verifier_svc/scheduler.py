@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paceline.engine.blocks import BlockAllocator, BlockTask, OutOfBlocksError
 from paceline.engine.rows import Segment
 from paceline.tree import TokenTree
-from verifier_svc.budget import DraftBudget
+from verifier_svc.budget import PROBE_STEPS, DraftBudget
+from verifier_svc.merge import Node
+from verifier_svc.readiness import ready
 from verifier_svc.sessions import Session
 
 
@@ -19,10 +21,14 @@ class PlannedRows:
     session: Session
     segment: Segment
     tree: TokenTree
-    # Whether a tree was there to take nodes of, though maybe none was taken.
+    # Whether a tree had come since the last step to take nodes of, though maybe none was taken.
     offered: bool
-    # The drafter stream that the tree came from, 0 for none.
+    # The drafter stream that the tree came from, 0 for none, and the names of its sources.
     stream_id: int = 0
+    sources: tuple[str, ...] = ()
+    # Who proposed each of the tree's nodes, and the sources whose trees knew all of the text.
+    nodes: tuple[Node, ...] = ()
+    in_time: frozenset[int] = frozenset()
 
     @property
     def of_decoding(self) -> bool:
@@ -84,11 +90,10 @@ def plan(
         if not session.decoding:
             prefill_left -= run_stop - session.num_computed
         taking_part.append((session, run_stop))
-    trees, late = _trees([session for session, _ in taking_part if session.decoding], limits, budget)
+    taken, late = _take([session for session, _ in taking_part if session.decoding], limits, budget)
     rows = [
-        PlannedRows(session, _segment(session, run_stop, tree), tree, offered, session.drafting.stream_id)
+        _rows(session, run_stop, taken.get(session.key.session_id, _Taken()))
         for session, run_stop in taking_part
-        for tree, offered in [trees.get(session.key.session_id, (TokenTree(), False))]
     ]
     return Plan(rows, preempted, late, allocator.take_tasks(), queried, found)
 
@@ -96,7 +101,7 @@ def plan(
 def plan_tree(session: Session, limits: StepLimits, budget: DraftBudget) -> None:
     """Plan the session's waiting tree alone, to see whether that raises; uses the tree up."""
     if session.decoding:
-        _trees([session], limits, budget)
+        _take([session], limits, budget)
 
 
 def _prompt_rows(sessions: Sequence[Session], limits: StepLimits, budget: DraftBudget) -> int:
@@ -113,26 +118,55 @@ def _prompt_rows(sessions: Sequence[Session], limits: StepLimits, budget: DraftB
     )
 
 
-def _trees(
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a session's step verifies of its trees; the other fields as in `PlannedRows`."""
+
+    tree: TokenTree = field(default_factory=TokenTree)
+    nodes: tuple[Node, ...] = ()
+    offered: bool = False
+    in_time: frozenset[int] = frozenset()
+
+
+def _take(
     decoding: Sequence[Session], limits: StepLimits, budget: DraftBudget
-) -> tuple[dict[str, tuple[TokenTree, bool]], int]:
-    """By session id, the tree to verify and whether one was there; and the number of late trees."""
-    late = 0
-    offered: list[TokenTree] = []
-    calibrated: list[TokenTree] = []
-    for session in decoding:
-        tree, dropped = session.drafting.take(session.token_ids, max_depth=session.max_draft_depth)
-        late += dropped
-        if not _slots_for_nodes(session, limits):
-            tree = TokenTree()
-        offered.append(tree)
-        calibrated.append(budget.calibrated(session.drafting.stream_id, tree))
-    counts = budget.allot(calibrated, blocks=sum(len(session.blocks) for session in decoding))
-    trees: dict[str, tuple[TokenTree, bool]] = {}
-    for session, tree, ranked, count in zip(decoding, offered, calibrated, counts, strict=True):
-        nodes = ranked.best_nodes(min(count, _slots_for_nodes(session, limits)))
-        trees[session.key.session_id] = tree.select(nodes), bool(tree.tokens)
-    return trees, late
+) -> tuple[dict[str, _Taken], int]:
+    """What each session verifies, by its id; and the number of late trees."""
+    waiting = [ready(session, budget) for session in decoding]
+    trees = [
+        each.tree if _slots_for_nodes(session, limits) else TokenTree()
+        for session, each in zip(decoding, waiting, strict=True)
+    ]
+    counts = budget.allot(
+        trees,
+        blocks=sum(len(session.blocks) for session in decoding),
+        probing=[session.steps % PROBE_STEPS == 0 for session in decoding],
+    )
+    taken: dict[str, _Taken] = {}
+    for session, each, tree, count in zip(decoding, waiting, trees, counts, strict=True):
+        most = min(count, _slots_for_nodes(session, limits), limits.max_tree_nodes)
+        nodes = tree.best_nodes(most)
+        taken[session.key.session_id] = _Taken(
+            tree.select(nodes),
+            tuple(each.merged.nodes[node] for node in nodes),
+            each.fresh and bool(tree.tokens),
+            each.in_time,
+        )
+        session.drafting.take(each.fitting)
+    return taken, sum(each.late for each in waiting)
+
+
+def _rows(session: Session, run_stop: int, taken: _Taken) -> PlannedRows:
+    return PlannedRows(
+        session,
+        _segment(session, run_stop, taken.tree),
+        taken.tree,
+        taken.offered,
+        session.drafting.stream_id,
+        session.drafting.sources,
+        taken.nodes,
+        taken.in_time,
+    )
 
 
 def _slots_for_nodes(session: Session, limits: StepLimits) -> int:
@@ -172,7 +206,7 @@ def _make_room(
             allocator.keep(youngest.blocks, youngest.token_ids, youngest.num_computed)
             allocator.release(youngest.blocks)
             youngest.num_computed = 0
-            youngest.drafting.drop_tree()
+            youngest.drafting.drop_trees()
             preempted.append(youngest)
         else:
             return True

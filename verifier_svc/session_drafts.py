@@ -9,9 +9,10 @@ from paceline import tree
 from paceline.net import wire
 from paceline.service import telemetry
 from paceline.session import SessionKey
+from paceline.tree import TokenTree
 from paceline.v1 import tree_pb2, verifier_pb2
 from paceline.verdict import Verdict
-from verifier_svc import metrics
+from verifier_svc import metrics, sources
 from verifier_svc.control import DraftControl
 from verifier_svc.drafters import DrafterStream, DrafterStreams
 from verifier_svc.ledger import Ledger
@@ -96,7 +97,7 @@ class SessionDrafts:
                 before = self._streams.get(session.drafting.stream_id)
                 if before is not None:
                     before.dismiss(key, session.length)
-            session.drafting.join(stream.stream_id, session.length)
+            session.drafting.join(stream.stream_id, session.length, stream.sources)
             verdict = Verdict(
                 key=key,
                 base_length=known,
@@ -135,7 +136,7 @@ class SessionDrafts:
         self._standings.tree(stream.peer, sound=True)
         with self._table.lock:
             session = self._joined_session(key, base, stream)
-            self._control.came(session, base, drafted)
+            self._came(session, base, drafted, stream)
             few = _TREES_PER_STEP * len(stream.sources)
             return ITEM_SECONDS if session.drafting.trees_offered > few else 0.0
 
@@ -166,6 +167,12 @@ class SessionDrafts:
         if seconds := self._standings.seconds_aside(stream.peer):
             for session in held:
                 self._on_aside(session.key, seconds)
+
+    def _came(self, session: Session, base: int, drafted: TokenTree, stream: DrafterStream) -> None:
+        for answer in self._control.came(session, base, drafted):
+            label = sources.LABELS.of(stream.sources[answer.source])
+            metrics.SOURCE_REPLY_SECONDS.labels(source=label).observe(answer.seconds)
+            metrics.REPLY_SECONDS.inc(answer.longer)
 
     def _open_session(self, key: SessionKey) -> Session:
         """The open session of that key; it may end as soon as the lock is let go."""

@@ -142,8 +142,13 @@ class SessionTrace:
                     },
                 )
 
-    def end(self, receipt: Receipt, reason: FinishReason | None = None) -> None:
-        """The session is over here, and its span too if it has finished for a `reason`. Idempotent."""
+    def end(
+        self, receipt: Receipt, reason: FinishReason | None = None, *, reply_seconds: float = 0.0
+    ) -> None:
+        """The session is over here, and its span too if it has finished for a `reason`. Idempotent.
+
+        `reply_seconds`: how long its drafters took to answer, draft time and round trip together.
+        """
         if self._ended:
             return
         self._ended, now = True, time.time_ns()
@@ -162,8 +167,12 @@ class SessionTrace:
                 spans.WAIT_SECONDS: self._wait_ns / 1e9,
                 spans.FORWARD_SECONDS: self._forward_ns / 1e9,
                 spans.COMMIT_SECONDS: self._commit_ns / 1e9,
+                spans.REPLY_SECONDS: reply_seconds,
             }
         )
+        if reply_seconds:
+            # Other sessions' trees may have been waited for longer than its own took.
+            self._span.set_attribute(spans.EXPOSED_SHARE, min(1.0, self._wait_ns / 1e9 / reply_seconds))
         if reason is not None:
             self._span.set_attribute(spans.FINISH_REASON, str(reason))
             self._span.end(now)

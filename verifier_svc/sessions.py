@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from paceline.sampling import SamplingParams
-from paceline.session import FinishReason, Receipt, SessionKey
+from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from verifier_svc.drafting import Drafting
 from verifier_svc.session_trace import SessionTrace
 
@@ -53,6 +53,7 @@ class Session:
     drafted_steps: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    source_tokens: tuple[SourceTokens, ...] = ()
     # Length when it was opened.
     opened_length: int = 0
     # None unless its trace is recorded.
@@ -81,6 +82,7 @@ class Session:
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
             drafted_steps=self.drafted_steps,
+            sources=self.source_tokens,
         )
 
 

@@ -141,7 +141,9 @@ class StepLoop:
                 self.beat_at = time.monotonic()
                 times = StepTimes(self._steps + 1, began=time.time_ns())
                 with harmless("waiting for trees"):
-                    self.load.exposed_seconds += self._control.await_trees(lambda: self._stopping)
+                    waited = self._control.await_trees(lambda: self._stopping)
+                    self.load.exposed_seconds += waited.seconds
+                    self.load.exposed_reply_seconds += waited.session_seconds
                 times.waited = time.time_ns()
                 sessions = self.table.running()
                 apart = plan_apart(sessions, self._plan, self._plan_tree)
@@ -181,6 +183,10 @@ class StepLoop:
         with self.table.lock:
             self._end_faulty(computed.faults)
             self._blame(computed.harmful)
+            if not computed.as_planned:
+                # What is left of a tree that made the step fail would make the next one fail.
+                for row in planned.rows:
+                    row.session.drafting.drop_trees()
             steps, faults = self._progress.apply(computed)
             self._end_faulty(faults)
             if computed.as_planned:

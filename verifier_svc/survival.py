@@ -1,21 +1,29 @@
-"""How likely a drafted node is to be accepted: drafters' confidences, corrected by what came of them."""
+"""How likely a drafted node is to be accepted: its sources' confidences, corrected by what came of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from paceline.tree import TokenTree
+from verifier_svc.merge import MergedTree, Node, Proposal
 
 _BINS = 16
 _DEPTHS = 4
-# Observations that a drafter's own confidence counts as.
+# Observations that what is assumed before any counts as, and accepted nodes that count as expected and seen.
 _PRIOR = 8.0
+_WORTH_PRIOR = 4.0
 # Counts above this are halved, so that old observations fade.
 _FORGET = 400.0
 # The lowest probability, so that logarithms stay finite.
 _LEAST = 1e-6
+# Bounds between the levels by which nodes that concern several sources are counted.
+_LEVELS = (0.05, 0.15, 0.35, 0.65, 0.85)
+
+# Sources that propose a node, each with the level of its own probability; and those that propose others.
+_Company: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]
 
 
 def _bin(log_prob: float) -> int:
@@ -24,36 +32,89 @@ def _bin(log_prob: float) -> int:
 
 
 @dataclass(slots=True)
-class DrafterCalibration:
-    """One drafter's P(node accepted | parent accepted), by the node's confidence and depth.
+class _Count:
+    """Nodes whose parent was accepted, what was expected of them, and how many were accepted."""
 
-    Each bin, [depth 1, 2, 3, deeper][confidence], has the mean of a beta distribution.
+    seen: float = 0.0
+    expected: float = 0.0
+    accepted: float = 0.0
+
+    def add(self, expected: float, *, accepted: bool) -> None:
+        self.seen += 1
+        self.expected += expected
+        self.accepted += accepted
+        if self.seen > _FORGET:
+            self.seen /= 2
+            self.expected /= 2
+            self.accepted /= 2
+
+
+@dataclass(slots=True)
+class DrafterRecord:
+    """One drafter's P(node accepted | parent accepted).
+
+    Each source has a mean for each [depth 1, 2, 3, deeper][confidence], begun at its confidence times what
+    its confidences have been worth altogether: so a source that is always wrong is found out by its first few
+    nodes, whatever their bins. A node that several propose has the chance that one of them is right, times
+    what that was worth where the same sources proposed a node, were as sure of it, and the same ones proposed
+    others in its place: so it is known whether they know the same, and whom to believe where they differ.
     """
 
-    _seen: list[list[float]] = field(default_factory=lambda: [[0.0] * _BINS for _ in range(_DEPTHS)])
-    _accepted: list[list[float]] = field(default_factory=lambda: [[0.0] * _BINS for _ in range(_DEPTHS)])
+    _bins: dict[tuple[int, int, int], _Count] = field(default_factory=dict)
+    _sources: dict[int, _Count] = field(default_factory=dict)
+    _companies: dict[_Company, _Count] = field(default_factory=dict)
 
-    def calibrated(self, tree: TokenTree) -> TokenTree:
-        """`tree` with corrected confidences."""
-        log_probs: list[float] = []
-        for log_prob, depth in zip(tree.log_probs, tree.depths(), strict=True):
-            place, level = _bin(log_prob), min(depth, _DEPTHS) - 1
-            seen, accepted = self._seen[level][place], self._accepted[level][place]
-            mean = (_PRIOR * math.exp(log_prob) + accepted) / (_PRIOR + seen)
-            log_probs.append(math.log(min(1.0, max(mean, _LEAST))))
-        return replace(tree, log_probs=tuple(log_probs))
+    def judged(self, merged: MergedTree) -> TokenTree:
+        """The merged tree with probabilities in the place of its sources' confidences."""
+        chances = [self._chance(node) for node in merged.nodes]
+        sums: dict[int, float] = {}
+        for parent, chance in zip(merged.parents, chances, strict=True):
+            sums[parent] = sums.get(parent, 0.0) + chance
+        log_probs = (
+            math.log(max(_LEAST, chance / max(1.0, sums[parent])))
+            for parent, chance in zip(merged.parents, chances, strict=True)
+        )
+        return TokenTree(merged.tokens, merged.parents, tuple(log_probs))
 
-    def observe(self, tree: TokenTree, path: Sequence[int]) -> None:
-        """Learn from a verified tree (with the drafter's own confidences) and its accepted nodes."""
-        reached = {-1, *path}
-        accepted = set(path)
-        for node, (parent, depth) in enumerate(zip(tree.parents, tree.depths(), strict=True)):
+    def observe(self, nodes: Sequence[Node], parents: Sequence[int], path: Sequence[int]) -> None:
+        """Learn from verified nodes, their parents among them, and the path of them that was accepted."""
+        reached, accepted = {-1, *path}, set(path)
+        for index, (node, parent) in enumerate(zip(nodes, parents, strict=True)):
             # Below a rejected node nothing was learned.
-            if parent not in reached:
-                continue
-            place, level = _bin(tree.log_probs[node]), min(depth, _DEPTHS) - 1
-            self._seen[level][place] += 1
-            self._accepted[level][place] += node in accepted
-            if self._seen[level][place] > _FORGET:
-                self._seen[level][place] /= 2
-                self._accepted[level][place] /= 2
+            if parent in reached:
+                self._learn(node, accepted=index in accepted)
+
+    def _learn(self, node: Node, *, accepted: bool) -> None:
+        company, wrong = self._company(node)
+        self._companies.setdefault(company, _Count()).add(1.0 - wrong, accepted=accepted)
+        for proposal in node.proposals:
+            confidence = math.exp(proposal.log_prob)
+            self._sources.setdefault(proposal.source, _Count()).add(confidence, accepted=accepted)
+            self._bins.setdefault(_cell(proposal), _Count()).add(confidence, accepted=accepted)
+
+    def _chance(self, node: Node) -> float:
+        company, wrong = self._company(node)
+        return min(1.0, (1.0 - wrong) * _worth(self._companies.get(company)))
+
+    def _alone(self, proposal: Proposal) -> float:
+        """The probability of a node by one source's word."""
+        prior = math.exp(proposal.log_prob) * _worth(self._sources.get(proposal.source))
+        known = self._bins.get(_cell(proposal))
+        if known is None:
+            return min(1.0, prior)
+        return min(1.0, (_PRIOR * prior + known.accepted) / (_PRIOR + known.seen))
+
+    def _company(self, node: Node) -> tuple[_Company, float]:
+        """By what the node is counted, and the chance that all who propose it are wrong."""
+        alone = [(proposal.source, self._alone(proposal)) for proposal in node.proposals]
+        levels = sorted((source, sum(chance > bound for bound in _LEVELS)) for source, chance in alone)
+        return (tuple(levels), node.others), math.prod(1.0 - chance for _, chance in alone)
+
+
+def _cell(proposal: Proposal) -> tuple[int, int, int]:
+    return proposal.source, min(proposal.depth, _DEPTHS), _bin(proposal.log_prob)
+
+
+def _worth(count: _Count | None) -> float:
+    """How many times likelier such nodes were than was expected of them."""
+    return 1.0 if count is None else (count.accepted + _WORTH_PRIOR) / (count.expected + _WORTH_PRIOR)

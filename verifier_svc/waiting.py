@@ -1,44 +1,64 @@
 """Whether the next step waits for trees that are on their way, and how long.
 
 A step that starts now yields one token per session, plus what its trees gain; each second of waiting costs
-that rate. A drafter's delay is measured from the request for a tree, and from late trees too: an estimate
-from trees in time alone would stay too short for ever.
+that rate. A source's delay is measured from the request for a tree, and from late trees too: an estimate
+from trees in time alone would stay too short for ever. A session that has a tree is waited for where another
+source's tree, or a newer one of the same source, is expected to add enough.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from paceline.tree import TokenTree
+from verifier_svc.asks import Answer
 from verifier_svc.budget import PROBE_STEPS
 from verifier_svc.drafting import HOPED_GAIN
+from verifier_svc.replies import Replies
 from verifier_svc.sessions import Session
 
 # Mean delays after which a tree is overdue, and seconds after which its drafter is taken not to answer.
 PATIENCE = 3
 GIVE_UP_SECONDS = 0.25
-# Share of a new measurement in the means.
+# Share of a new measurement in the mean.
 _WEIGHT = 0.2
-# Least share of a new tree in a session's mean gain. Single trees' gains differ widely: with a shorter memory
-# three unlucky trees would look like a text that cannot be drafted.
+# Least share of a new tree in a session's mean gains. Single trees' gains differ widely: with a shorter
+# memory three unlucky trees would look like a text that cannot be drafted.
 _GAIN_WEIGHT = 0.03
 # Trees that the assumed gain counts as.
 _HOPED_TREES = 5
-# Longest delay that counts, in seconds.
-_LONGEST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A session whose tree is on its way."""
+    """A session's tree that is on its way."""
 
-    # Mean tokens that a tree of this session gains, less those that its rows cost; at least 0.
+    # Tokens that it is expected to gain, less those that its rows cost; at least 0.
     gain_tokens: float
     # Seconds until it is expected, and until it is overdue.
     expected_in: float
     overdue_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a session has for its next step."""
+
+    # Tokens that it is expected to gain, less those that its rows cost.
+    gain_tokens: float
+    # Sources that have nodes in it.
+    sources: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """What trees in time brought a session's step, less what their rows cost, in tokens."""
+
+    tokens: float
+    # What each of the sources alone brought of it: without it the others would have brought that much less.
+    by_source: Mapping[int, float]
 
 
 class TreeWait:
@@ -46,72 +66,111 @@ class TreeWait:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._reply_seconds = 0.005
+        self._replies = Replies()
         self._step_seconds = 0.05
 
     def asked(self, session: Session) -> None:
         """A tree on all of the session's ids is asked for now."""
-        session.drafting.asked(session.length, self._clock())
+        session.drafting.asks.ask(session.length, self._clock())
 
-    def came(self, session: Session, tree: TokenTree, base: int) -> None:
-        """A tree on the session's first `base` ids came in."""
-        seconds = session.drafting.came(tree, base, length=session.length, now=self._clock())
-        if seconds is not None:
-            reply = min(seconds, _LONGEST_SECONDS)
-            self._reply_seconds += _WEIGHT * (reply - self._reply_seconds)
+    def came(self, session: Session, tree: TokenTree, base: int) -> list[Answer]:
+        """A tree on the session's first `base` ids came in. Returns what of it was asked for, by source."""
+        answers = session.drafting.came(tree, base, now=self._clock())
+        for answer in answers:
+            self._replies.took(session.drafting.stream_id, answer.source, answer.seconds)
+        return answers
 
-    def verified(self, session: Session, gain: float) -> None:
-        """A tree of the session was verified; it gained `gain` tokens more than its rows cost."""
+    def forget(self, stream_id: int) -> None:
+        """Drop what was learned of a drafter whose stream has ended."""
+        self._replies.forget(stream_id)
+
+    def verified(self, session: Session, gained: Gained) -> None:
+        """Trees of the session were verified."""
+        drafting = session.drafting
         share = max(_GAIN_WEIGHT, 1 / (_HOPED_TREES + session.drafted_steps))
-        session.drafting.tree_gain += share * (gain - session.drafting.tree_gain)
+        drafting.tree_gain += share * (gained.tokens - drafting.tree_gain)
+        for source, tokens in gained.by_source.items():
+            before = drafting.source_gains.get(source, HOPED_GAIN)
+            drafting.source_gains[source] = before + share * (tokens - before)
 
     def stepped(self, seconds: float) -> None:
         """A step would have taken `seconds` without trees."""
         self._step_seconds += _WEIGHT * (seconds - self._step_seconds)
 
-    def seconds(self, running: Sequence[Session], *, limit: float) -> float:
+    def awaited(self, session: Session) -> bool:
+        """Whether a tree of the session is on its way."""
+        return next(self._on_their_way(session), None) is not None
+
+    def exposed(self, session: Session, waited: float) -> float:
+        """For how much of the last `waited` seconds trees of the session were waited for."""
+        ask = session.drafting.asks.on(session.length)
+        if ask is None or self.awaited(session):
+            return waited
+        return min(waited, max(0.0, waited - (self._clock() - ask.until)))
+
+    def seconds(
+        self,
+        running: Sequence[Session],
+        *,
+        limit: float,
+        held: Callable[[Session], Held | None] = lambda session: None,
+    ) -> float:
         """Seconds to wait for another tree before `running` sessions step; 0 to step now.
 
-        Nobody waits while a session has its prompt to compute.
+        `held`: what a session has already. Nobody waits while a session has its prompt to compute.
         """
         if any(not session.decoding for session in running):
             return 0.0
-        now = self._clock()
-        mean = self._reply_seconds
-        waits = [
-            (session, now - session.drafting.awaited_since)
-            for session in running
-            if session.drafting.awaited_since and session.drafting.stream_id
-        ]
+        awaited: list[Awaited] = []
+        ready_gain = 0.0
+        for session in running:
+            there = held(session)
+            ready_gain += 0.0 if there is None else max(0.0, there.gain_tokens)
+            awaited += self._awaited(session, there)
         return wait_seconds(
-            [
-                # A late tree is taken to be as far away as one that was just asked for.
-                Awaited(
-                    _gain_of_waiting(session),
-                    mean - waited if waited < mean else mean,
-                    PATIENCE * mean - waited,
-                )
-                for session, waited in waits
-                if waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
-            ],
-            ready_gain=sum(
-                max(0.0, session.drafting.tree_gain)
-                for session in running
-                if session.drafting.tree is not None
-            ),
+            awaited,
+            ready_gain=ready_gain,
             sessions=len(running),
             step_seconds=self._step_seconds,
             limit=limit,
         )
 
+    def _awaited(self, session: Session, held: Held | None) -> Iterator[Awaited]:
+        """What of the session's trees is on its way, in the order in which it is expected.
 
-def _gain_of_waiting(session: Session) -> float:
-    """Tokens that the session's next tree is expected to gain, less what its rows cost; at least 0.
+        Trees that nobody waits for come late and teach nothing. So once in `PROBE_STEPS` steps the gains are
+        assumed to be at least what they were at the beginning.
+        """
+        drafting = session.drafting
+        hoped = HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0
+        gains = {
+            source: max(0.0, hoped, drafting.source_gains.get(source, HOPED_GAIN))
+            for source in self._replies.of(drafting.stream_id)
+        }
+        whole = max(hoped, drafting.tree_gain)
+        on_their_way = sorted(self._on_their_way(session), key=lambda each: each[1])
+        for place, (source, expected_in, overdue_in) in enumerate(on_their_way):
+            gain = gains[source]
+            if held is not None and source in held.sources:
+                # A newer tree of a source whose earlier one still fits.
+                gain = max(0.0, whole - held.gain_tokens)
+            elif held is None and place == 0:
+                gain = max(gain, whole - sum(gains.values()) + gain)
+            yield Awaited(gain * drafting.asks.rate(source), expected_in, overdue_in)
 
-    Trees that nobody waits for come late and teach nothing. So once in `PROBE_STEPS` steps the gain is
-    assumed to be what it was at the beginning.
-    """
-    return max(0.0, session.drafting.tree_gain, HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0)
+    def _on_their_way(self, session: Session) -> Iterator[tuple[int, float, float]]:
+        """Sources that have not answered the last request: seconds until each is expected, and is overdue.
+
+        A late tree is taken to be as far away as one that was just asked for.
+        """
+        drafting = session.drafting
+        ask = drafting.asks.on(session.length)
+        if ask is None or not drafting.stream_id:
+            return
+        waited = self._clock() - ask.since
+        for source, mean in self._replies.of(drafting.stream_id).items():
+            if source not in ask.answered and waited < min(PATIENCE * mean, GIVE_UP_SECONDS):
+                yield source, mean - waited if waited < mean else mean, PATIENCE * mean - waited
 
 
 def wait_seconds(

@@ -48,6 +48,10 @@ DRAFTED_STEPS = "paceline.drafted_steps"
 WAIT_SECONDS = "paceline.seconds.wait_for_trees"
 FORWARD_SECONDS = "paceline.seconds.forward"
 COMMIT_SECONDS = "paceline.seconds.commit"
+# Draft time and round trip: from requests for trees to the last tree that came for each; and the share of it
+# in which steps waited instead of computing.
+REPLY_SECONDS = "paceline.seconds.reply"
+EXPOSED_SHARE = "paceline.exposed_share"
 TREES = "paceline.trees"
 DRAFT_SECONDS = "paceline.seconds.draft"
 # Nodes that a tree was asked to have.

@@ -18,7 +18,6 @@ from verifier_svc.budget import (
     DraftBudget,
 )
 from verifier_svc.cost import EDGES, StepCost
-from verifier_svc.survival import DrafterCalibration
 
 
 def _chain(*confidences: float) -> TokenTree:
@@ -41,6 +40,12 @@ def test_where_rows_are_free_all_nodes_are_verified() -> None:
 
 def test_where_every_row_costs_a_step_none_is() -> None:
     assert _budget(LINEAR).allot([_chain(0.99, 0.99), _chain(0.9)], blocks=2) == [0, 0]
+
+
+def test_what_is_next_to_impossible_takes_no_row_unless_it_is_probed() -> None:
+    impossible = [_chain(1e-4), _chain(0.9, 1e-4)]
+    assert _budget(FLAT).allot(impossible, blocks=2) == [0, 1]
+    assert _budget(FLAT).allot(impossible, blocks=2, probing=[True, False]) == [1, 1]
 
 
 def test_the_best_nodes_of_all_sessions_come_first() -> None:
@@ -188,24 +193,6 @@ def test_a_prompt_goes_beside_drafts_and_not_in_their_place() -> None:
     assert budget.prompt_rows(1, blocks=1, prompts=1, prompt_blocks=0, most=256) > plain
     budget.allot([TokenTree()], blocks=1)
     assert budget.prompt_rows(1, blocks=1, prompts=1, prompt_blocks=0, most=256) == plain
-
-
-def test_a_drafter_that_is_always_wrong_loses_its_word() -> None:
-    calibration = DrafterCalibration()
-    tree = _chain(0.9, 0.9)
-    for _ in range(100):
-        calibration.observe(tree, [])
-    first, second = (math.exp(p) for p in calibration.calibrated(tree).log_probs)
-    assert first < 0.1
-    # Nothing was learned of a node whose parent was rejected.
-    assert second == pytest.approx(0.9)
-
-
-def test_a_drafter_that_is_too_modest_is_believed_more() -> None:
-    calibration = DrafterCalibration()
-    for _ in range(1000):
-        calibration.observe(_chain(0.2), [0])
-    assert math.exp(calibration.calibrated(_chain(0.2)).log_probs[0]) > 0.9
 
 
 @given(rows=st.dictionaries(st.integers(1, 64), st.floats(0.001, 9), min_size=1), per_block=st.floats(0, 1))

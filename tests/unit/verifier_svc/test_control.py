@@ -9,7 +9,7 @@ import pytest
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
-from verifier_svc.control import DraftControl
+from verifier_svc.control import DraftControl, Waited
 from verifier_svc.cost import StepCost
 from verifier_svc.drafting import Drafting
 from verifier_svc.sessions import Session, SessionTable
@@ -68,7 +68,7 @@ def test_where_drafts_do_not_pay_a_session_is_asked_now_and_then(
 class Waits:
     """In the place of the lock's `wait`: notes that it is called, and what happens meanwhile happens."""
 
-    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         self.count = 0
         self._meanwhile = meanwhile
 
@@ -90,8 +90,28 @@ def test_a_step_waits_until_the_tree_comes(
         made.stepped(session, nodes=NODES)
         waited = made.await_trees(lambda: False)
     assert waits.count == 1
-    assert waited > 0
-    assert session.drafting.tree == TREE
+    assert waited.seconds > 0
+    assert 0 <= waited.session_seconds <= waited.seconds
+    assert [offer.tree for offer in session.drafting.offers] == [TREE]
+
+
+def test_a_step_does_not_wait_where_a_tree_that_was_pushed_fits(
+    table: SessionTable, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = control(table)
+    waits = Waits()
+    monkeypatch.setattr(table.lock, "wait", waits)
+    with table.lock:
+        made.stepped(session, nodes=NODES)
+        # On a shorter text: it came while the step ran, and goes on as the text did.
+        pushed = TokenTree((4, 5, 6, 7), (-1, 0, 1, 2), (-0.01,) * 4)
+        made.came(session, 3, pushed)
+        assert made.await_trees(lambda: False) == Waited()
+        assert waits.count == 0
+        session.drafting.drop_trees()
+        made.came(session, 3, TokenTree((9, 5, 6, 7), (-1, 0, 1, 2), (-0.01,) * 4))
+        made.await_trees(lambda: waits.count == 1)
+    assert waits.count == 1, "one that does not fit holds nobody back from waiting"
 
 
 def test_nobody_waits_where_no_tree_was_asked_for_or_waiting_is_off(
@@ -103,7 +123,7 @@ def test_nobody_waits_where_no_tree_was_asked_for_or_waiting_is_off(
         with table.lock:
             made.stepped(session, nodes=nodes)
             # Exactly: an idle verifier whose every round counted a little would seem to do nothing but wait.
-            assert made.await_trees(lambda: False) == 0
+            assert made.await_trees(lambda: False) == Waited()
     assert waits.count == 0
 
 

@@ -54,7 +54,12 @@ async def world() -> World:
     delivery = Delivery(committer, drafts, streams, standings, on_failure=lambda: failures.append("engine"))
     stream = streams.open("peer", "drafter", 0, drafts.ledger())
     session = Session(
-        KEY, 3, [1, 2, 3], SamplingParams(max_tokens=9), 12, drafting=Drafting(stream.stream_id, 3)
+        KEY,
+        3,
+        [1, 2, 3],
+        SamplingParams(max_tokens=9),
+        12,
+        drafting=Drafting(stream.stream_id, told_length=3),
     )
     table.add(session)
     return World(committer, streams, standings, table, delivery, stream, session, failures)

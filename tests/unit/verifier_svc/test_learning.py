@@ -12,10 +12,10 @@ from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from verifier_svc.budget import DraftBudget
 from verifier_svc.cost import StepCost
-from verifier_svc.learning import learn
+from verifier_svc.learning import gained, learn
 from verifier_svc.scheduler import Plan, StepLimits, plan
 from verifier_svc.sessions import Session
-from verifier_svc.waiting import TreeWait
+from verifier_svc.waiting import Gained, TreeWait
 
 LIMITS = StepLimits(block_size=8, prefill_rows=16, max_tree_nodes=4)
 # Two nodes beside a root make a step half as long again.
@@ -28,15 +28,15 @@ class Told(TreeWait):
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[float] = []
-        self.gains: list[float] = []
+        self.gains: list[Gained] = []
 
     def stepped(self, seconds: float) -> None:
         self.steps.append(seconds)
         super().stepped(seconds)
 
-    def verified(self, session: Session, gain: float) -> None:
-        self.gains.append(gain)
-        super().verified(session, gain)
+    def verified(self, session: Session, gained: Gained) -> None:
+        self.gains.append(gained)
+        super().verified(session, gained)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def _planned(budget: DraftBudget, *sessions: Session, tree: TokenTree | None = N
         if session.num_computed:
             allocator.extend(session.blocks, 1)
         if tree is not None:
-            session.drafting.came(tree, session.length, length=session.length, now=0.0)
+            session.drafting.came(tree, session.length, now=0.0)
     return plan(sessions, allocator, LIMITS, budget)
 
 
@@ -72,7 +72,7 @@ def _chain(*confidences: float) -> TokenTree:
 
 def _learn(planned: Plan, accepted: int, seconds: float, budget: DraftBudget) -> Told:
     told = Told()
-    drew = [(row, accepted) for row in planned.rows if row.segment.wants_logits]
+    drew = [(row, range(accepted)) for row in planned.rows if row.segment.wants_logits]
     learn(planned, drew, seconds, block_size=LIMITS.block_size, budget=budget, wait=told)
     return told
 
@@ -82,14 +82,39 @@ def test_what_a_tree_brought_is_less_what_its_rows_cost(budget: DraftBudget) -> 
     assert len(planned.rows[0].tree) == 2
     told = _learn(planned, 2, 1.5, budget)
     # Two nodes took the time of half a token; without them the step would have taken 1.
-    assert told.gains == [pytest.approx(1.5)]
+    (gained,) = told.gains
+    assert gained.tokens == pytest.approx(1.5)
+    assert gained.by_source == {0: pytest.approx(1.5)}
     assert told.steps == [pytest.approx(1.0)]
 
 
 def test_a_tree_of_which_no_node_is_worth_its_row_brought_nothing(budget: DraftBudget) -> None:
     planned = _planned(budget, _session(3, decoding=True), tree=_chain(0.01))
     assert not planned.rows[0].tree
-    assert _learn(planned, 0, 1.0, budget).gains == [0.0]
+    assert _learn(planned, 0, 1.0, budget).gains == [Gained(0.0, {0: 0.0})]
+
+
+def test_a_source_brought_what_the_others_would_have_missed(budget: DraftBudget) -> None:
+    session = _session(3, decoding=True)
+    text = TokenTree((1, 2), (-1, 0), (-0.01,) * 2, (0, 0))
+    head = TokenTree((1, 2, 3), (-1, 0, 1), (-0.01,) * 3, (1, 1, 1))
+    late = TokenTree((1, 1), (-1, 0), (-0.01,) * 2, (2, 2))
+    session.drafting.came(text, 4, now=0.0)
+    session.drafting.came(late, 3, now=0.0)
+    budget.cost = StepCost({1: 1.0, 16: 1.0}, 0.0)
+    planned = _planned(budget, session, tree=head)
+    (row,) = planned.rows
+    path, parent = [], -1
+    for token in (1, 2, 3):
+        parent = next(
+            node
+            for node, (other, above) in enumerate(zip(row.tree.tokens, row.tree.parents, strict=True))
+            if (other, above) == (token, parent)
+        )
+        path.append(parent)
+    # Without the head the walk would have ended behind the text's two; without the text it would not.
+    assert gained(row, path, node_tokens=0.0) == Gained(3.0, {0: 0.0, 1: 1.0})
+    assert gained(row, path[:1], node_tokens=0.1).by_source == {0: 0.0, 1: pytest.approx(-0.1)}
 
 
 def test_without_a_tree_nothing_is_learned_of_trees(budget: DraftBudget) -> None:

@@ -16,6 +16,8 @@ from paceline.tree import TokenTree
 from verifier_svc.control import DraftControl
 from verifier_svc.drafting import Drafting
 from verifier_svc.isolation import Computed
+from verifier_svc.merge import merge
+from verifier_svc.offers import Part
 from verifier_svc.progress import Progress, SessionStep
 from verifier_svc.scheduler import PlannedRows
 from verifier_svc.sessions import Session, SessionTable
@@ -61,7 +63,15 @@ class World:
         session = self.session
         run = session.token_ids[session.num_computed :]
         segment = Segment(run, session.num_computed, tuple(session.blocks))
-        row = PlannedRows(session, segment, tree, bool(tree.tokens), session.drafting.stream_id)
+        row = PlannedRows(
+            session,
+            segment,
+            tree,
+            bool(tree.tokens),
+            session.drafting.stream_id,
+            session.drafting.sources,
+            merge([Part(tree, 0, fresh=True)]).nodes,
+        )
         decision = _decision(range(accepted), bonus, top_k)
         with self.table.lock:
             (step,), faults = self.progress.apply(Computed([row], [(row, decision)]))
@@ -83,7 +93,9 @@ def test_accepted_nodes_and_the_targets_own_token_are_appended() -> None:
     assert (step.verdict.base_length, step.verdict.committed) == (3, (7, 8, 5))
     assert (step.verdict.draft_budget, step.stream_id) == (4, 1)
     assert world.checked.stepped_of == [(3, 2)]
-    assert world.session.drafting.awaited_since > 0.0
+    asked = world.session.drafting.asks.on(world.session.length)
+    assert asked is not None
+    assert asked.since > 0.0
     totals = world.progress.totals
     assert (totals.session_steps, totals.drafted_tokens, totals.accepted_tokens, totals.committed_tokens) == (
         1,

@@ -33,7 +33,7 @@ def _session(prompt: int, max_tokens: int, committed: int = 0) -> Session:
 
 
 def _came(session: Session, tree: TokenTree, base: int | None = None) -> None:
-    session.drafting.came(tree, session.length if base is None else base, length=session.length, now=0.0)
+    session.drafting.came(tree, session.length if base is None else base, now=0.0)
 
 
 def _budget() -> DraftBudget:
@@ -77,7 +77,7 @@ def _check(planned: Plan, allocator: BlockAllocator, sessions: list[Session]) ->
         assert row.tree.tokens == () or segment.wants_logits
     for session in planned.preempted:
         assert session.blocks == []
-        assert (session.num_computed, session.drafting.tree) == (0, None)
+        assert (session.num_computed, session.drafting.offers) == (0, ())
 
 
 @given(data=st.data())

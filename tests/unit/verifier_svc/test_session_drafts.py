@@ -91,7 +91,7 @@ def test_a_later_join_takes_the_session_over_and_the_first_drafter_is_told(world
     ((told,), _) = world.one.take()
     assert told.finished
     assert world.session.drafting.stream_id == world.two.stream_id
-    assert world.session.drafting.tree is None
+    assert world.session.drafting.offers == ()
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,14 @@ def test_a_join_that_cannot_be_taken_changes_nothing(
 def test_a_tree_waits_for_the_next_step(world: World) -> None:
     world.join(world.one)
     assert world.tree(world.one, tokens=(7, 8)) == 0.0
-    assert world.session.drafting.tree is not None
-    assert world.session.drafting.tree.tokens == (7, 8)
+    assert [offer.tree.tokens for offer in world.session.drafting.offers] == [(7, 8)]
 
 
 def test_a_tree_of_a_stream_that_has_not_joined_is_rejected(world: World) -> None:
     world.join(world.one)
     with pytest.raises(DraftRejectedError, match="has not joined"):
         world.tree(world.two)
-    assert world.session.drafting.tree is None
+    assert world.session.drafting.offers == ()
 
 
 @pytest.mark.parametrize("tokens", [(100,), (1, 2, 3), (1, 2, 3, 4, 5)], ids=["id", "depth", "nodes"])
@@ -131,7 +130,7 @@ def test_a_tree_keeps_to_its_bounds(world: World, tokens: tuple[int, ...]) -> No
     world.join(world.one)
     with pytest.raises(TreeError):
         world.tree(world.one, tokens=tokens)
-    assert world.session.drafting.tree is None
+    assert world.session.drafting.offers == ()
 
 
 def test_more_trees_than_were_asked_for_are_rejected(world: World) -> None:
@@ -182,7 +181,7 @@ def test_a_stream_ends_once_and_its_sessions_go_on_without_it(world: World) -> N
     world.tree(world.one)
     world.drafts.end(world.one)
     assert world.streams.get(world.one.stream_id) is None
-    assert (world.session.drafting.stream_id, world.session.drafting.tree) == (0, None)
+    assert (world.session.drafting.stream_id, world.session.drafting.offers) == (0, ())
     assert not world.aside
     world.join(world.two)
     world.drafts.end(world.one)

@@ -14,7 +14,17 @@ from paceline.tree import TokenTree
 from verifier_svc.budget import PROBE_STEPS
 from verifier_svc.drafting import Drafting
 from verifier_svc.sessions import Session
-from verifier_svc.waiting import GIVE_UP_SECONDS, PATIENCE, Awaited, TreeWait, wait_seconds
+from verifier_svc.waiting import (
+    GIVE_UP_SECONDS,
+    PATIENCE,
+    Awaited,
+    Gained,
+    Held,
+    TreeWait,
+    wait_seconds,
+)
+
+TREE = TokenTree((1,), (-1,), (0.0,))
 
 
 def _awaited(gain_tokens: float, expected_in: float) -> Awaited:
@@ -104,13 +114,13 @@ def _answers(wait: TreeWait, clock: _Clock, session: Session, seconds: float, *,
         session.token_ids.append(4)
         session.num_computed += 1
     clock.now += seconds
-    wait.came(session, TokenTree(), base)
-    session.drafting.take(session.token_ids, max_depth=1)
+    wait.came(session, TREE, base)
+    session.drafting.drop_trees()
 
 
 def _verified(wait: TreeWait, session: Session, gain: float) -> None:
     session.drafted_steps += 1
-    wait.verified(session, gain)
+    wait.verified(session, Gained(gain, {0: gain}))
 
 
 def test_a_drafter_is_waited_for_as_long_as_it_has_been_taking(
@@ -166,7 +176,7 @@ def test_a_late_tree_is_not_taken_to_come_at_once(wait: TreeWait, clock: _Clock,
     for _ in range(50):
         _answers(wait, clock, session, 0.01)
     for _ in range(200):
-        wait.verified(session, 0.1)
+        _verified(wait, session, 0.1)
         wait.stepped(0.05)
     wait.asked(session)
     assert wait.seconds([session], limit=1.0) == 0.0
@@ -179,13 +189,12 @@ def test_trees_that_are_there_make_waiting_dearer(wait: TreeWait, clock: _Clock,
     for _ in range(50):
         _answers(wait, clock, session, 0.01)
     for _ in range(200):
-        wait.verified(session, 0.5)
-        wait.verified(other, 3.0)
+        _verified(wait, session, 0.5)
         wait.stepped(0.05)
     wait.asked(session)
     assert wait.seconds([session, other], limit=1.0) > 0.0
-    other.drafting.tree = TokenTree((1,), (-1,), (0.0,))
-    assert wait.seconds([session, other], limit=1.0) == 0.0
+    held = {"b": Held(3.0, frozenset({0}))}
+    assert wait.seconds([session, other], limit=1.0, held=lambda each: held.get(each.key.session_id)) == 0.0
 
 
 def test_trees_that_bring_nothing_are_not_waited_for(wait: TreeWait, session: Session) -> None:
@@ -233,3 +242,153 @@ def test_trees_that_brought_nothing_are_hoped_for_now_and_then(wait: TreeWait, s
             _verified(wait, session, 2.0)
         session.steps += 1
         assert session.steps < 1000, "trees that bring something again are never waited for"
+
+
+TEXT, EAGLE = 0, 1
+
+
+def _both_answer(wait: TreeWait, clock: _Clock, session: Session, text: float, eagle: float) -> None:
+    """The text answers after so many seconds, and the head after so many."""
+    wait.asked(session)
+    began = clock.now
+    for source, seconds in sorted(((TEXT, text), (EAGLE, eagle)), key=lambda each: each[1]):
+        clock.now = began + seconds
+        wait.came(session, TokenTree((source,), (-1,), (0.0,), (source,)), session.length)
+    session.drafting.drop_trees()
+    session.token_ids.append(4)
+    session.num_computed += 1
+
+
+def _brought(wait: TreeWait, session: Session, whole: float, *, text: float, eagle: float) -> None:
+    session.drafted_steps += 1
+    wait.verified(session, Gained(whole, {TEXT: text, EAGLE: eagle}))
+
+
+@pytest.fixture
+def two(wait: TreeWait, clock: _Clock, session: Session) -> Session:
+    """A session whose drafter answers from the text after 1 ms and from its head after 10; steps take 50."""
+    for _ in range(50):
+        _both_answer(wait, clock, session, 0.001, 0.010)
+        wait.stepped(0.05)
+    wait.asked(session)
+    return session
+
+
+def _answer(wait: TreeWait, session: Session, source: int) -> None:
+    wait.came(session, TokenTree((9,), (-1,), (0.0,), (source,)), session.length)
+
+
+def _waits_with(wait: TreeWait, session: Session, gain_tokens: float) -> bool:
+    """Whether the session is waited for though it has a tree of the text that may bring so much."""
+    held = Held(gain_tokens, frozenset({TEXT}))
+    return wait.seconds([session], limit=1.0, held=lambda each: held) > 0.0
+
+
+def test_each_source_is_waited_for_as_long_as_it_takes(wait: TreeWait, clock: _Clock, two: Session) -> None:
+    for _ in range(100):
+        _brought(wait, two, 1.5, text=0.5, eagle=1.0)
+    assert wait.seconds([two], limit=1.0) == pytest.approx(PATIENCE * 0.010, rel=0.02)
+    clock.now += 0.001
+    _answer(wait, two, TEXT)
+    assert wait.seconds([two], limit=1.0) == pytest.approx(PATIENCE * 0.010 - 0.001, rel=0.02)
+    _answer(wait, two, EAGLE)
+    assert wait.seconds([two], limit=1.0) == 0.0, "nothing more is on its way"
+
+
+def test_a_source_that_adds_too_little_is_not_waited_for(wait: TreeWait, clock: _Clock, two: Session) -> None:
+    """10 ms of a step of 50 are a fifth of what it yields."""
+    for _ in range(200):
+        _brought(wait, two, 1.0, text=0.5, eagle=0.1)
+    assert wait.seconds([two], limit=1.0) == pytest.approx(PATIENCE * 0.001, rel=0.02), "the text is"
+    clock.now += 0.001
+    _answer(wait, two, TEXT)
+    held = Held(1.0, frozenset({TEXT}))
+    assert wait.seconds([two], limit=1.0, held=lambda session: held) == 0.0
+    for _ in range(200):
+        _brought(wait, two, 1.5, text=0.5, eagle=0.6)
+    assert wait.seconds([two], limit=1.0, held=lambda session: held) > 0.0
+
+
+def test_the_more_a_session_has_the_less_another_source_is_waited_for(
+    wait: TreeWait, clock: _Clock, two: Session
+) -> None:
+    for _ in range(200):
+        _brought(wait, two, 1.5, text=0.5, eagle=0.5)
+    clock.now += 0.001
+    _answer(wait, two, TEXT)
+    assert [_waits_with(wait, two, gain) for gain in (0.0, 0.5, 4.0)] == [True, True, False]
+
+
+def test_a_newer_tree_of_the_same_source_is_worth_what_it_adds(
+    wait: TreeWait, clock: _Clock, session: Session
+) -> None:
+    """What a drafter pushed while the step ran fits: drafting ahead."""
+    for _ in range(50):
+        _answers(wait, clock, session, 0.005)
+        wait.stepped(0.05)
+    for _ in range(200):
+        _verified(wait, session, 1.5)
+    wait.asked(session)
+    assert [_waits_with(wait, session, gain) for gain in (0.1, 1.4, 3.0)] == [True, False, False]
+
+
+def test_a_source_that_never_answered_is_not_waited_for(
+    wait: TreeWait, clock: _Clock, session: Session
+) -> None:
+    for _ in range(20):
+        wait.asked(session)
+        clock.now += 0.002
+        wait.came(session, TokenTree((9,), (-1,), (0.0,), (EAGLE,)), session.length)
+        session.drafting.drop_trees()
+        session.token_ids.append(4)
+        session.num_computed += 1
+    wait.asked(session)
+    _answer(wait, session, EAGLE)
+    assert wait.seconds([session], limit=1.0) == 0.0
+
+
+def test_a_source_that_has_lost_its_states_is_waited_for_no_longer(
+    wait: TreeWait, clock: _Clock, two: Session
+) -> None:
+    for _ in range(100):
+        _brought(wait, two, 1.5, text=0.5, eagle=1.0)
+    waited = []
+    for _ in range(60):
+        _answer(wait, two, TEXT)
+        two.drafting.drop_trees()
+        waited.append(wait.seconds([two], limit=1.0) > 0.0)
+        two.token_ids.append(4)
+        two.num_computed += 1
+        clock.now += 0.05
+        wait.asked(two)
+    assert waited[0]
+    assert not any(waited[30:])
+
+
+def test_drafters_have_reply_times_of_their_own(wait: TreeWait, clock: _Clock, session: Session) -> None:
+    other = replace(session, key=SessionKey("b", 1), token_ids=[1, 2, 3], drafting=Drafting(stream_id=2))
+    for _ in range(50):
+        _answers(wait, clock, session, 0.002)
+        _answers(wait, clock, other, 0.020)
+    wait.asked(session)
+    assert wait.seconds([session], limit=1.0) == pytest.approx(PATIENCE * 0.002, rel=0.02)
+    session.drafting.leave()
+    wait.asked(other)
+    assert wait.seconds([other], limit=1.0) == pytest.approx(PATIENCE * 0.020, rel=0.02)
+    wait.forget(2)
+    assert wait.seconds([other], limit=1.0) < PATIENCE * 0.020, "nothing is known of a stream that has ended"
+
+
+def test_what_a_session_waited_for_ends_with_its_last_tree(
+    wait: TreeWait, clock: _Clock, two: Session
+) -> None:
+    assert wait.awaited(two)
+    clock.now += 0.002
+    _answer(wait, two, TEXT)
+    assert wait.exposed(two, 0.002) == pytest.approx(0.002), "the head's is still on its way"
+    clock.now += 0.008
+    _answer(wait, two, EAGLE)
+    assert not wait.awaited(two)
+    clock.now += 0.005
+    # Another session's tree was waited for, for 5 ms more.
+    assert wait.exposed(two, 0.015) == pytest.approx(0.010)
