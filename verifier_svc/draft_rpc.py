@@ -53,8 +53,13 @@ class DraftRpc:
             raise RefusedError(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message must hold `hello`", field="hello"
             )
-        hello = first.hello
-        self._check_hello(hello)
+        hello = wire.hello_from_proto(first.hello)
+        handshake.check_hello(
+            hello,
+            vocab_fingerprint=self._served.vocab_fingerprint,
+            weights_fingerprint=self._served.weights_fingerprint,
+            num_layers=self._served.num_layers,
+        )
         self._standings.named(peer, hello.drafter_id)
         ledger = self._drafts.ledger(sources=len(hello.sources))
         stream = self._streams.open(
@@ -83,16 +88,6 @@ class DraftRpc:
             reading.cancel()
             self._drafts.end(stream)
 
-    def _check_hello(self, hello: verifier_pb2.Hello) -> None:
-        handshake.check_hello(
-            protocol_version=hello.protocol_version,
-            drafter_id=hello.drafter_id,
-            feedback_top_k=hello.feedback_top_k,
-            vocab_fingerprint=hello.vocab_fingerprint,
-            served_fingerprint=self._served.vocab_fingerprint,
-            sources=hello.sources,
-        )
-
     def _check_standing(self, peer: str) -> None:
         reason = self._standings.reason_aside(peer)
         if reason is not None:
@@ -107,4 +102,5 @@ class DraftRpc:
             vocab_size=served.vocab_size,
             max_tree_nodes=bounds.max_nodes,
             max_tree_depth=bounds.max_depth,
+            weights_fingerprint=served.weights_fingerprint,
         )

@@ -23,6 +23,10 @@ class ServedModel:
     max_context: int
     block_size: int
     device: str
+    # Decoder layers.
+    num_layers: int = 0
+    # Hash of configuration and weights; empty where it is not known.
+    weights_fingerprint: str = ""
 
 
 def describe(
@@ -43,4 +47,5 @@ def describe(
         max_context=min(engine.shape.max_context, engine.kv_tokens),
         block_size=engine.block_size,
         device=f"{engine.device} {str(engine.dtype).removeprefix('torch.')}",
+        num_layers=engine.shape.layers,
     )

@@ -5,6 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from paceline.features import (
+    MAX_CHUNK_BYTES,
+    MAX_LAYERS,
+    MAX_REQUESTS,
+    STATE_BYTES,
+    FeatureChunk,
+    FeatureGrant,
+    FeatureRequest,
+)
+from paceline.net.handshake import MAX_SOURCES, Hello
 from paceline.sampling import MAX_STOP_IDS, SamplingError, SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from paceline.tree import TokenTree, TreeFault
@@ -98,6 +108,80 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
         max_tokens=sampling.max_tokens,
         stop_token_ids=sorted(sampling.stop_token_ids),
         stop_from=sampling.stop_from,
+    )
+
+
+def hello_from_proto(message: verifier_pb2.Hello) -> Hello:
+    """What a drafter says of itself, unchecked: see `handshake.check_hello`.
+
+    Of a drafter of version 1 what that version knew: no features, and no sources. Of what is repeated more
+    often than it may be, no more than shows that.
+    """
+    told = message.protocol_version > 1
+    return Hello(
+        protocol_version=message.protocol_version,
+        drafter_id=message.drafter_id,
+        vocab_fingerprint=message.vocab_fingerprint,
+        feedback_top_k=message.feedback_top_k,
+        features=tuple(
+            FeatureRequest(tuple(each.layers[: MAX_LAYERS + 1]), each.window_bytes, each.weights_fingerprint)
+            for each in (message.features[: MAX_REQUESTS + 1] if told else ())
+        ),
+        sources=tuple(message.sources[: MAX_SOURCES + 1]) if told else (),
+    )
+
+
+def hello_to_proto(hello: Hello) -> verifier_pb2.Hello:
+    """The message of a Hello."""
+    return verifier_pb2.Hello(
+        protocol_version=hello.protocol_version,
+        drafter_id=hello.drafter_id,
+        vocab_fingerprint=hello.vocab_fingerprint,
+        feedback_top_k=hello.feedback_top_k,
+        features=[
+            verifier_pb2.FeatureRequest(
+                layers=request.layers,
+                window_bytes=request.window_bytes,
+                weights_fingerprint=request.weights_fingerprint,
+            )
+            for request in hello.features
+        ],
+        sources=hello.sources,
+    )
+
+
+def grant_from_proto(message: verifier_pb2.FeatureGrant) -> FeatureGrant:
+    """Raises `WireError` for a grant of no layer, no width or an unknown type."""
+    if not message.layers or not message.width:
+        raise WireError("features", "a grant must name layers and a width")
+    if message.dtype not in STATE_BYTES:
+        raise WireError("features.dtype", f"{message.dtype[:32]!r} is not one of {', '.join(STATE_BYTES)}")
+    return FeatureGrant(tuple(message.layers), message.width, message.dtype)
+
+
+def grant_to_proto(grant: FeatureGrant) -> verifier_pb2.FeatureGrant:
+    """The message of a grant."""
+    return verifier_pb2.FeatureGrant(layers=grant.layers, width=grant.width, dtype=grant.dtype)
+
+
+def chunk_from_proto(message: verifier_pb2.FeatureChunk, grant: FeatureGrant) -> FeatureChunk:
+    """Raises `WireError` where the states are not those of `count` positions, as granted."""
+    if not message.count or len(message.states) != message.count * grant.position_bytes:
+        raise WireError(
+            "features.states",
+            f"{len(message.states)} bytes are not {message.count} positions of {grant.position_bytes}",
+        )
+    if len(message.states) > MAX_CHUNK_BYTES:
+        raise WireError(
+            "features.states", f"{len(message.states)} bytes, at most {MAX_CHUNK_BYTES} are taken"
+        )
+    return FeatureChunk(key_from_proto(message.key), message.position, message.count, message.states)
+
+
+def chunk_to_proto(chunk: FeatureChunk) -> verifier_pb2.FeatureChunk:
+    """The message of a chunk."""
+    return verifier_pb2.FeatureChunk(
+        key=key_to_proto(chunk.key), position=chunk.position, count=chunk.count, states=chunk.states
     )
 
 

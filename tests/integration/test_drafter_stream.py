@@ -21,6 +21,7 @@ from drafter_svc.links import Links
 from drafter_svc.methods.base import Ask, Method, MethodFactory, Needs, Target
 from drafter_svc.service import Drafter
 from paceline.net import rpc, wire
+from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.training.texts import Writing
@@ -227,7 +228,7 @@ async def test_a_session_is_drafted_to_its_end_and_forgotten() -> None:
         await wait_until(lambda: play.known == len(TEXT), "the text is committed")
         await wait_until(lambda: not links.sessions, "the session is forgotten")
         told = await status(stub)
-    assert script.hellos[0].protocol_version == 1
+    assert script.hellos[0].protocol_version == PROTOCOL_VERSION
     assert script.hellos[0].feedback_top_k == TOP_K
     assert play.accepted > play.steps
     assert told.verifiers == [server.address]

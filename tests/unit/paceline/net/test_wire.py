@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.features import MAX_CHUNK_BYTES, FeatureChunk, FeatureGrant, FeatureRequest
 from paceline.net import wire
+from paceline.net.handshake import Hello
 from paceline.sampling import MAX_STOP_IDS, SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from paceline.tree import TokenTree, TreeFault
-from paceline.v1 import session_pb2, tree_pb2
+from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
 from paceline.verdict import Feedback, Verdict
 
 VOCAB = 1000
@@ -65,6 +68,26 @@ VERDICTS = st.builds(
     draft_budget=COUNT,
     feedback=st.none() | FEEDBACKS,
     finished=st.booleans(),
+)
+
+
+REQUESTS = st.builds(
+    FeatureRequest, st.lists(COUNT, max_size=8).map(tuple), COUNT, st.text(max_size=40, alphabet="0a-Z")
+)
+HELLOS = st.builds(
+    Hello,
+    protocol_version=st.integers(2, 2**32 - 1),
+    drafter_id=st.text(max_size=9),
+    vocab_fingerprint=st.text(max_size=9),
+    feedback_top_k=COUNT,
+    features=st.lists(REQUESTS, max_size=8).map(tuple),
+    sources=st.lists(st.text(max_size=9), max_size=16).map(tuple),
+)
+GRANTS = st.builds(
+    FeatureGrant,
+    st.lists(COUNT, min_size=1, max_size=3).map(tuple),
+    st.integers(1, 40),
+    st.sampled_from(["bfloat16", "float16", "float32"]),
 )
 
 
@@ -210,3 +233,63 @@ def test_a_bad_verdict_is_refused_by_field(changes: dict[str, object], field: st
     with pytest.raises(wire.WireError) as caught:
         wire.verdict_from_proto(message, vocab_size=VOCAB)
     assert caught.value.field == field
+
+
+@given(HELLOS)
+def test_a_hello_survives_the_wire(hello: Hello) -> None:
+    message = verifier_pb2.Hello.FromString(wire.hello_to_proto(hello).SerializeToString())
+    assert wire.hello_from_proto(message) == hello
+
+
+@given(HELLOS)
+def test_a_drafter_of_version_1_asks_for_no_states_and_has_one_source(hello: Hello) -> None:
+    message = wire.hello_to_proto(replace(hello, protocol_version=1))
+    assert wire.hello_from_proto(message) == replace(hello, protocol_version=1, features=(), sources=())
+
+
+def test_of_a_hello_too_long_no_more_is_taken_than_shows_it() -> None:
+    request = verifier_pb2.FeatureRequest(layers=range(100_000))
+    hello = wire.hello_from_proto(
+        verifier_pb2.Hello(protocol_version=2, features=[request] * 50, sources=["x"] * 50)
+    )
+    assert (len(hello.features), len(hello.features[0].layers), len(hello.sources)) == (9, 9, 17)
+
+
+@given(GRANTS)
+def test_a_grant_survives_the_wire(grant: FeatureGrant) -> None:
+    message = verifier_pb2.FeatureGrant.FromString(wire.grant_to_proto(grant).SerializeToString())
+    assert wire.grant_from_proto(message) == grant
+
+
+@pytest.mark.parametrize(
+    "changed", [{"layers": ()}, {"width": 0}, {"dtype": "int8"}], ids=["layers", "width", "type"]
+)
+def test_a_grant_of_nothing_is_refused(changed: dict[str, object]) -> None:
+    grant = FeatureGrant((1, 2), 8, "bfloat16")
+    with pytest.raises(wire.WireError, match="features"):
+        wire.grant_from_proto(wire.grant_to_proto(replace(grant, **changed)))  # type: ignore[arg-type]
+
+
+@given(KEYS, GRANTS, COUNT, st.integers(1, 5), st.data())
+def test_a_chunk_survives_the_wire(
+    key: SessionKey, grant: FeatureGrant, position: int, count: int, data: st.DataObject
+) -> None:
+    size = count * grant.position_bytes
+    chunk = FeatureChunk(key, position, count, data.draw(st.binary(min_size=size, max_size=size)))
+    message = verifier_pb2.FeatureChunk.FromString(wire.chunk_to_proto(chunk).SerializeToString())
+    assert wire.chunk_from_proto(message, grant) == chunk
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 0), (1, 31), (2, 32), (32768, MAX_CHUNK_BYTES + 32)])
+def test_a_chunk_of_another_size_than_it_says_is_refused(count: int, size: int) -> None:
+    grant = FeatureGrant((1, 2), 8, "bfloat16")
+    message = wire.chunk_to_proto(FeatureChunk(SessionKey("s", 1), 0, count, bytes(size)))
+    with pytest.raises(wire.WireError, match=r"features\.states"):
+        wire.chunk_from_proto(message, grant)
+
+
+def test_a_chunk_larger_than_any_may_be_is_refused() -> None:
+    grant = FeatureGrant((1,), 1 << 16, "bfloat16")
+    message = wire.chunk_to_proto(FeatureChunk(SessionKey("s", 1), 0, 9, bytes(9 << 17)))
+    with pytest.raises(wire.WireError, match="at most 1048576"):
+        wire.chunk_from_proto(message, grant)
