@@ -20,7 +20,20 @@ def load(settings: DrafterSettings) -> Callable[[DrafterSettings], None]:
     return run
 
 
-command = service_command("drafter", DrafterSettings, load, help=__doc__ or "")
+def load_listing(settings: DrafterSettings) -> Callable[[DrafterSettings], None]:
+    """Import what lists methods."""
+    from drafter_svc.listing import show
+
+    return show
+
+
+methods = service_command(
+    "methods",
+    DrafterSettings,
+    load_listing,
+    help="List the ways of drafting: what each needs, and whether it can be used as set.",
+)
+command = service_command("drafter", DrafterSettings, load, help=__doc__ or "", beside=[methods])
 
 if __name__ == "__main__":
     command()

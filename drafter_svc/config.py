@@ -26,7 +26,16 @@ class DrafterSettings(ServiceSettings):
     pool: Annotated[str, AfterValidator(parse_pool)] = Field(
         DEFAULT_POOL, description="Name of the drafters that are like this one and are scaled with it."
     )
-    method: str = Field("lookup+recycling", description="Sources of drafts, joined by +: lookup, recycling.")
+    method: str = Field(
+        "lookup+recycling",
+        description="Ways of drafting, joined by +: lookup and recycling draft from the text itself, others "
+        "with models. `paceline drafter methods` lists those that are installed.",
+    )
+    draft_ahead: bool = Field(
+        True,
+        description="While a tree is verified, send a larger one on the same text: what of it fits the "
+        "verdict can be verified at once.",
+    )
     device: str = Field(
         "auto",
         description="Where methods that compute do so: auto, cpu, cuda or cuda:N; auto takes a GPU where "

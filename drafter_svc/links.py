@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
 from drafter_svc import metrics
 from drafter_svc.config import DrafterSettings
 from drafter_svc.draft_trace import DraftTrace
+from drafter_svc.hello import hello
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.load import Load
 from drafter_svc.methods.base import MethodFactory, Target
 from drafter_svc.rounds import Counters
 from drafter_svc.runner import Runner
 from drafter_svc.stream import VerifierLink
+from drafter_svc.thread_runner import ThreadRunner
 from paceline.net.rpc import RefusedError
 from paceline.net.tls import Identity
 from paceline.service import telemetry
@@ -26,24 +30,27 @@ _SWEEP_SECONDS = 5.0
 
 
 class Links:
-    """Owns one task per verifier, and one method per target, which serves all its verifiers' sessions."""
+    """Owns one task per verifier, and the methods of each target, which serve all its verifiers' sessions."""
 
     def __init__(
         self,
         drafter_id: str,
         settings: DrafterSettings,
         identity: Identity | None,
-        factory: MethodFactory,
+        factories: Sequence[MethodFactory],
     ) -> None:
+        """`factories` are of the sources, by their numbers; at least one."""
         self.counters = Counters()
         self.load = Load()
         self.draining = False
-        self._drafter_id = drafter_id
         self._settings = settings
         self._identity = identity
-        self._factory = factory
+        self._factories = tuple(factories)
+        self._hello = hello(drafter_id, factories)
+        # All methods that compute share one thread: they would only take turns at the same processor.
+        self._thread = ThreadPoolExecutor(1, "drafting methods")
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
-        self._runners: dict[Target, Runner] = {}
+        self._runners: dict[Target, tuple[Runner, ...]] = {}
         metrics.SESSIONS.set_function(lambda: self.sessions)
         metrics.BUSY_SECONDS.read = lambda: self.load.busy_seconds
 
@@ -107,8 +114,10 @@ class Links:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for runner in self._runners.values():
-            runner.close()
+        for runners in self._runners.values():
+            for runner in runners:
+                runner.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _holder(self, session_id: str) -> VerifierLink | None:
         return next((link for link, _ in self._links.values() if session_id in link.rounds), None)
@@ -123,11 +132,11 @@ class Links:
             )
         link = VerifierLink(
             address,
-            self._drafter_id,
             self._settings,
             self._identity,
-            self._factory.needs,
-            self._runner_for,
+            self._hello,
+            not self._factories[0].computes,
+            self._runners_for,
             self.counters,
             self.load,
         )
@@ -142,10 +151,13 @@ class Links:
             known[0].rounds.clear()
             del self._links[address]
 
-    def _runner_for(self, target: Target) -> Runner:
+    def _runners_for(self, target: Target) -> tuple[Runner, ...]:
         known = self._runners.get(target)
         if known is None:
-            known = self._runners[target] = Runner(
-                self._factory.create(target), self.load, computes=self._factory.computes
+            known = self._runners[target] = tuple(
+                ThreadRunner(factory, target, self._thread, self.load)
+                if factory.computes
+                else Runner(factory.create(target), self.load, factory.name)
+                for factory in self._factories
             )
         return known

@@ -1,112 +1,111 @@
-"""Calls a drafting method: on the event loop, or, if it computes, on one thread of its own."""
+"""Calls a drafting method on the event loop. What it raises costs the session that it was called for."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import ParamSpec, TypeAlias
 
+from drafter_svc import metrics
 from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.load import Load
-from drafter_svc.methods.base import Ask, Method
+from drafter_svc.methods.base import Ask, Method, Target
 from paceline.service import telemetry
-from paceline.tree import TokenTree
+from paceline.tree import TokenTree, check
 
 P = ParamSpec("P")
-# Each ask with its tree; None where the method raised for the session.
+# Each ask with its tree; None where the method drafts no more for the session.
 Drafts: TypeAlias = list[tuple[Ask, TokenTree | None]]
 
 log = telemetry.logger(__name__)
 
 
-class Runner:
-    """One method, called for the sessions of every verifier that serves its target.
+class Guard:
+    """One method, called where it is.
 
-    A call that raises costs its session only: the session's next draft is None. Public methods are called on
-    the event loop. A method that computes has one thread, so its calls never overlap and keep their order.
+    A call that raises costs its session only: the session's next draft is None, until it is forgotten.
     """
 
-    def __init__(self, method: Method, load: Load | None = None, *, computes: bool = False) -> None:
-        """`load`: where the method's time is counted. `computes`: see `MethodFactory`."""
-        self._method = method
-        self._load = load or Load()
-        self._thread = ThreadPoolExecutor(1, f"method {method.name}") if computes else None
-        # Session ids whose `observe` raised. Only touched where the method is called.
-        self._faulty: set[str] = set()
-        self._queue: list[tuple[Callable[[], list[Ask]], asyncio.Future[Drafts]]] = []
-        self._batching: asyncio.Task[None] | None = None
+    def __init__(
+        self, method: Method, load: Load, target: Target | None = None, *, takes_states: bool = False
+    ) -> None:
+        """`load`: where the method's time is counted. `target`: that of a method whose trees are checked.
 
-    @property
-    def computes(self) -> bool:
-        """Whether trees come from `draft`, later, and not from `draft_now`."""
-        return self._thread is not None
+        `takes_states`: whether it drafts from the target's hidden states, which were granted.
+        """
+        self.method = method
+        self._load = load
+        self._target = target
+        self._grant = target.features if target is not None and takes_states else None
+        # Session ids for which a call raised.
+        self._faulty: set[str] = set()
+
+    def attach(self, session: Hypothesis) -> None:
+        """See `Method.attach`."""
+        self._for(session, self.method.attach, session)
 
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """See `Method.observe`."""
-        self._call(self._observe, session, lesson)
+        self._for(session, self.method.observe, session, lesson)
+
+    def take_states(self, session: Hypothesis, position: int, states: memoryview) -> None:
+        """Give the method what it lacks of the states from `position` on; nothing after a gap."""
+        lacks = self.method.lacks_from(session)
+        if lacks is None or self._grant is None:
+            return
+        known = (lacks - position) * self._grant.position_bytes
+        if 0 <= known < len(states):
+            self._for(session, self.method.take_states, session, lacks, states[known:])
 
     def settle(self) -> None:
         """See `Method.settle`."""
-        self._call(self._guarded, self._method.settle)
+        self._guarded(self.method.settle)
 
     def forget(self, session_id: str) -> None:
         """See `Method.forget`."""
-        self._call(self._forget, session_id)
-
-    def draft_now(self, asks: Sequence[Ask]) -> Drafts:
-        """Draft on the event loop."""
-        return list(zip(asks, self._draft(asks), strict=True)) if asks else []
-
-    async def draft(self, asks: Callable[[], list[Ask]]) -> Drafts:
-        """Draft on the method's thread, in one batch with all others that wait for it.
-
-        `asks` is called when the batch begins, so that it asks for each session's latest ids.
-        """
-        waiting: asyncio.Future[Drafts] = asyncio.get_running_loop().create_future()
-        self._queue.append((asks, waiting))
-        if self._batching is None:
-            self._batching = asyncio.create_task(self._run_batches(), name="draft batches")
-        return await waiting
-
-    def close(self) -> None:
-        """Make no further calls. A call under way is not waited for."""
-        if self._batching is not None:
-            self._batching.cancel()
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _run_batches(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._queue:
-                queue, self._queue = self._queue, []
-                parts = [(asks(), waiting) for asks, waiting in queue if not waiting.done()]
-                batch = [ask for part, _ in parts for ask in part]
-                trees = iter(await loop.run_in_executor(self._thread, self._draft, batch))
-                for part, waiting in parts:
-                    drafts = list(zip(part, islice(trees, len(part)), strict=True))
-                    if not waiting.done():
-                        waiting.set_result(drafts)
-        finally:
-            self._batching = None
-
-    def _call(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        if self._thread is None:
-            function(*args, **kwargs)
-        else:
-            self._thread.submit(function, *args, **kwargs)
-
-    # What follows runs where the method is called.
-
-    def _observe(self, session: Hypothesis, lesson: Lesson) -> None:
-        if not self._guarded(self._method.observe, session, lesson):
-            self._faulty.add(session.key.session_id)
-
-    def _forget(self, session_id: str) -> None:
         self._faulty.discard(session_id)
-        self._guarded(self._method.forget, session_id)
+        self._guarded(self.method.forget, session_id)
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree | None]:
+        """The tree of each ask; None for sessions that the method raises for."""
+        drafted: dict[str, TokenTree | None] = {}
+        sound = []
+        for ask in asks:
+            session_id = ask.session.key.session_id
+            drafted[session_id] = None if session_id in self._faulty else TokenTree()
+            if session_id not in self._faulty and self._has_states(ask):
+                sound.append(ask)
+        try:
+            with self._load.working():
+                trees = self.method.draft(sound) if sound else []
+                for ask, tree in zip(sound, trees, strict=True):
+                    self._check(ask, tree)
+                    drafted[ask.session.key.session_id] = tree
+        except Exception:
+            if len(sound) > 1:
+                # One of them is at fault: draft for each alone, so that the others get their trees.
+                return [tree for ask in asks for tree in self.draft([ask])]
+            log.exception("drafting method failed", method=self.method.name)
+            for ask in sound:
+                self._faulty.add(ask.session.key.session_id)
+                drafted[ask.session.key.session_id] = None
+        return [drafted[ask.session.key.session_id] for ask in asks]
+
+    def _has_states(self, ask: Ask) -> bool:
+        """Whether the method has the states that it would draft from; it may have lost them."""
+        if self._grant is None:
+            return True
+        lacks = self.method.lacks_from(ask.session)
+        return lacks is not None and lacks >= ask.length - 1
+
+    def _check(self, ask: Ask, tree: TokenTree) -> None:
+        if self._target is not None:
+            check(tree, vocab_size=self._target.vocab_size, max_nodes=ask.nodes, max_depth=ask.depth)
+
+    def _for(
+        self, session: Hypothesis, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        if not self._guarded(function, *args, **kwargs):
+            self._faulty.add(session.key.session_id)
 
     def _guarded(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether the call returned; an exception is logged."""
@@ -114,21 +113,64 @@ class Runner:
             with self._load.working():
                 function(*args, **kwargs)
         except Exception:
-            log.exception("drafting method failed", method=self._method.name)
+            log.exception("drafting method failed", method=self.method.name)
             return False
         return True
 
-    def _draft(self, asks: Sequence[Ask]) -> list[TokenTree | None]:
-        """The tree of each ask; None for sessions that the method raises for."""
-        sound = [ask for ask in asks if ask.session.key.session_id not in self._faulty]
-        try:
-            with self._load.working():
-                trees = self._method.draft(sound) if sound else []
-            drafted = dict(zip((ask.session.key.session_id for ask in sound), trees, strict=True))
-        except Exception:
-            if len(sound) > 1:
-                # One of them is at fault: draft for each alone, so that the others get their trees.
-                return [tree for ask in asks for tree in self._draft([ask])]
-            log.exception("drafting method failed", method=self._method.name)
-            drafted = {}
-        return [drafted.get(ask.session.key.session_id) for ask in asks]
+
+class Runner:
+    """One method for the sessions of every verifier that serves its target. Used on the event loop.
+
+    This one calls the method there; `ThreadRunner` on a thread.
+    """
+
+    computes = False
+
+    def __init__(self, method: Method, load: Load | None = None, source: str = "text") -> None:
+        """`source`: see `MethodFactory.name`."""
+        self.source = source
+        # Why there is no method after all; empty while there is one, or will be.
+        self.absent = ""
+        self._guard: Guard | None = Guard(method, load or Load())
+        metrics.begin_source(source)
+
+    @property
+    def takes_states(self) -> bool:
+        """Whether the method gets hidden states."""
+        return False
+
+    def lacks_from(self, session: Hypothesis) -> int | None:
+        """See `Method.lacks_from`."""
+        return None
+
+    async def made(self) -> None:
+        """Wait until the method is there, or `absent` says why it is not."""
+
+    def attach(self, session: Hypothesis) -> None:
+        """See `Method.attach`."""
+        self._call(lambda guard: guard.attach(session))
+
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        """See `Method.observe`."""
+        self._call(lambda guard: guard.observe(session, lesson))
+
+    def settle(self) -> None:
+        """See `Method.settle`."""
+        self._call(lambda guard: guard.settle())
+
+    def forget(self, session_id: str) -> None:
+        """See `Method.forget`."""
+        self._call(lambda guard: guard.forget(session_id))
+
+    def draft_now(self, asks: Sequence[Ask]) -> Drafts:
+        """Draft on the event loop."""
+        if self._guard is None or not asks:
+            return []
+        return list(zip(asks, self._guard.draft(asks), strict=True))
+
+    def close(self) -> None:
+        """Make no further calls."""
+
+    def _call(self, call: Callable[[Guard], None]) -> None:
+        if self._guard is not None:
+            call(self._guard)

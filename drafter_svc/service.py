@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 
 from drafter_svc.config import DrafterSettings
-from drafter_svc.factory import TeachableFactory
+from drafter_svc.factory import factories
 from drafter_svc.links import Links
 from drafter_svc.methods import UnknownMethodError
-from drafter_svc.methods.base import MethodFactory
+from drafter_svc.methods.base import MethodFactory, UnfitError
 from drafter_svc.server import DrafterServicer
 from paceline.net import rpc
 from paceline.net.roles import Role
@@ -26,6 +27,8 @@ from paceline.v1 import drafter_pb2_grpc
 
 SERVICE = "paceline.v1.DrafterService"
 log = telemetry.logger(__name__)
+# How long a thread may keep the interpreter while another wants it.
+_SWITCH_SECONDS = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,13 @@ class Drafter:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: DrafterSettings, factory: MethodFactory) -> AsyncIterator[Drafter]:
+    async def running(
+        cls, settings: DrafterSettings, factories: Sequence[MethodFactory]
+    ) -> AsyncIterator[Drafter]:
         """Serve until the block is left, then drain within the grace period."""
         drafter_id = settings.drafter_id or f"{socket.gethostname()}-{os.getpid()}"
         identity = Identity.of_service(settings, Role.DRAFTER)
-        links = Links(drafter_id, settings, identity, factory)
+        links = Links(drafter_id, settings, identity, factories)
         servicer = DrafterServicer(drafter_id, settings, links)
 
         def add(server: grpc.aio.Server) -> None:
@@ -51,7 +56,7 @@ class Drafter:
             add, services=[SERVICE], host=settings.host, port=settings.port, identity=identity
         )
         sweep = asyncio.create_task(links.sweep(), name="drop idle sessions and links")
-        log.info("ready", address=server.address, drafter=drafter_id, method=factory.name)
+        log.info("ready", address=server.address, drafter=drafter_id, method=settings.method)
         try:
             yield cls(server.address, links)
         finally:
@@ -61,18 +66,21 @@ class Drafter:
             await server.stop(0)
 
 
-async def serve(settings: DrafterSettings, factory: MethodFactory, stop: asyncio.Event) -> None:
+async def serve(settings: DrafterSettings, factories: Sequence[MethodFactory], stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
-    async with Drafter.running(settings, factory):
+    async with Drafter.running(settings, factories):
         await stop.wait()
 
 
 def run(settings: DrafterSettings) -> None:
-    """Make the drafting method and serve. Raises `SettingsError` for an unknown method."""
+    """Make the drafting methods and serve. Raises `SettingsError` for one that cannot be used."""
     metrics.label(pool=settings.pool)
     telemetry.setup("drafter", settings)
     try:
-        factory = TeachableFactory(settings)
-    except UnknownMethodError as error:
+        made = factories(settings)
+    except (UnknownMethodError, UnfitError) as error:
         raise SettingsError(f"--method (PACELINE_DRAFTER_METHOD): {error}") from error
-    rpc.run_service(lambda stop: serve(settings, factory, stop))
+    if any(factory.computes for factory in made):
+        # By itself a thread that runs Python lets the event loop wait five milliseconds.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+    rpc.run_service(lambda stop: serve(settings, made, stop))

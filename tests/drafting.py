@@ -22,7 +22,7 @@ class DrivenRounds:
         self._limits = limits
 
     def welcome(self) -> Message:
-        return self._with_trees(self.rounds.welcome(self._runner, self._limits))
+        return self._with_trees(self.rounds.welcome([self._runner], self._limits))
 
     def attach(self, hypothesis: Hypothesis, trace: DraftTrace | None = None) -> Message:
         return self._with_trees(self.rounds.attach(hypothesis, trace))
@@ -32,5 +32,10 @@ class DrivenRounds:
         self._runner.settle()
         return message
 
+    def ahead(self) -> Message:
+        """Larger trees for the sessions that have one on their present text."""
+        return self.rounds.deliver(self._runner.draft_now(list(self.rounds.asks_ahead())), Message())
+
     def _with_trees(self, message: Message) -> Message:
-        return self.rounds.deliver(self._runner.draft_now(self.rounds.asks()), message)
+        asks = self.rounds.asks() if self.rounds.vocab_size else []
+        return self.rounds.deliver(self._runner.draft_now(asks), message)

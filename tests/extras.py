@@ -38,8 +38,10 @@ def install(folder: Path, *extras: str) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: paceline\nVersion: 0\n")
     (info / "entry_points.txt").write_text(
-        "[paceline.commands]\n"
-        + "".join(f"{name} = {at}\n" for name, at in _PROJECT["entry-points"]["paceline.commands"].items())
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {at}\n" for name, at in entries.items())
+            for group, entries in _PROJECT["entry-points"].items()
+        )
     )
     return folder
 

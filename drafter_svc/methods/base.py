@@ -1,7 +1,8 @@
 """What a drafting method is: what it needs, what it is told and asked, what it can be taught; its sources.
 
 `drafter_svc.methods` holds the methods that draft from the text itself. Any other is found by an entry point
-of the group `paceline.drafting`: a function that takes `DrafterSettings` and returns a `MethodFactory`.
+of the group `paceline.drafting`: a function that takes `DrafterSettings` and returns a `MethodFactory`, or
+raises `UnfitError`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter_svc.hypothesis import Hypothesis, Lesson
+from paceline.features import FeatureGrant
 from paceline.tree import TokenTree
 
 NO_TREE = TokenTree()
-# Bytes of a number of each type that hidden states travel in.
-STATE_BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +48,11 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureGrant:
-    """Hidden states that a verifier sends: of these layers, `width` numbers each, of type `dtype`.
-
-    The layers may be more than one method wants: several share them. `dtype` is a key of `STATE_BYTES`.
-    """
-
-    layers: tuple[int, ...]
-    width: int
-    dtype: str
-
-    @property
-    def position_bytes(self) -> int:
-        """Bytes of the states of one position."""
-        return len(self.layers) * self.width * STATE_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """The model that a verifier serves, from its Welcome.
 
     `weights_fingerprint` is the hash of its configuration and weights; empty where the verifier does not know
-    it. `features` is None where no hidden states were granted.
+    it. `features` is None where no hidden states were granted; its layers may be more than one method wants.
     """
 
     model_id: str
@@ -183,7 +166,28 @@ class TeachableMethod(Method, Teachable, Protocol):
 
 
 class UnfitError(ValueError):
-    """A method cannot draft for a target; the message says why, for people."""
+    """A method cannot draft as it is configured, or for a target; the message says why, for people."""
+
+
+def check_fit(needs: Needs, target: Target) -> None:
+    """Raise `UnfitError` where a verifier of `target` does not give what a method needs."""
+    wanted = needs.vocab_fingerprint
+    if wanted and wanted != target.vocab_fingerprint:
+        raise UnfitError(
+            f"its vocabulary {wanted} is not the target's {target.vocab_fingerprint or '(unknown)'}"
+        )
+    if not needs.features:
+        return
+    weights = target.weights_fingerprint
+    wants = [want for want in needs.features if want.weights_fingerprint in ("", weights)]
+    if not wants:
+        raise UnfitError(f"it knows no model with the target's weights {weights or '(unknown)'}")
+    granted = set(target.features.layers) if target.features is not None else set()
+    if not any(set(want.layers) <= granted for want in wants):
+        layers = ",".join(map(str, wants[0].layers))
+        raise UnfitError(
+            f"the verifier does not send hidden states of layers {layers}: see its --keep-states"
+        )
 
 
 class MethodFactory(Protocol):
@@ -196,6 +200,11 @@ class MethodFactory(Protocol):
     needs: Needs
     # Whether calls take longer than the event loop may be held up.
     computes: bool
+
+    @property
+    def weights(self) -> Sequence[str]:
+        """What it would draft with, such as the files of weights that were found; for people."""
+        ...
 
     def create(self, target: Target) -> Method:
         """The method for one target, for the sessions of all verifiers that serve it.

@@ -70,6 +70,62 @@ class HitRates:
         self.log_prob[cell] = math.log(max(hits / trials, _LEAST_CONFIDENCE))
 
 
+class _Search:
+    """Best-first search for a tree. Survival never grows along a path, so nodes come in its order."""
+
+    def __init__(
+        self, session: Hypothesis, proposers: Sequence[Proposer], rates: HitRates, vocab_size: int
+    ) -> None:
+        self.length = len(session.ids)
+        # The candidates after each context that was looked at, with their cells.
+        self.proposed: dict[tuple[int, ...], dict[int, int]] = {}
+        self._proposers = proposers
+        self._rates = rates
+        self._vocab_size = vocab_size
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._log_probs: list[float] = []
+        # Cost of the path, number, parent, token, its log-probability, context and depth of the parent.
+        self._waiting: list[tuple[float, int, int, int, float, tuple[int, ...], int]] = []
+        # Nodes whose children are not looked at yet: cost, node, context, depth.
+        self._leaves: list[tuple[float, int, tuple[int, ...], int]] = [
+            (0.0, -1, tuple(session.ids[-CONTEXT_IDS:]), 0)
+        ]
+        self._serial = 0
+
+    def grow(self, budget: int, max_depth: int) -> TokenTree:
+        """The tree of the `budget` likeliest nodes, at most `max_depth` deep."""
+        tokens, waiting = self._tokens, self._waiting
+        leaves, self._leaves = self._leaves, []
+        for leaf in leaves:
+            self._look(leaf, max_depth)
+        while waiting and len(tokens) < budget:
+            cost, _, parent, token, log_prob, context, depth = heapq.heappop(waiting)
+            node = len(tokens)
+            tokens.append(token)
+            self._parents.append(parent)
+            self._log_probs.append(log_prob)
+            context = (*context[1 - CONTEXT_IDS :], token)
+            self._look((cost, node, context, depth + 1), max_depth if len(tokens) < budget else 0)
+        return TokenTree(tuple(tokens), tuple(self._parents), tuple(self._log_probs)).best(budget)
+
+    def _look(self, leaf: tuple[float, int, tuple[int, ...], int], max_depth: int) -> None:
+        """Let a node's children wait, unless it is `max_depth` deep or deeper."""
+        cost, node, context, depth = leaf
+        if depth >= max_depth:
+            self._leaves.append(leaf)
+            return
+        rates, waiting = self._rates, self._waiting
+        known = rates.log_prob
+        cells = self.proposed[context] = candidates(self._proposers, rates.strides, context, depth)
+        for token, cell in cells.items():
+            log_prob = known.get(cell) or rates.confidence(cell)
+            if cost - log_prob > _MOST_COST or token >= self._vocab_size:
+                continue
+            self._serial += 1
+            heapq.heappush(waiting, (cost - log_prob, self._serial, node, token, log_prob, context, depth))
+
+
 class Merged(TeachableMethod):
     """Drafts a tree of the likeliest paths that any of its sources proposes."""
 
@@ -81,8 +137,8 @@ class Merged(TeachableMethod):
         # Sampled text follows its sources less closely than greedy text, so it is counted separately.
         self._greedy = HitRates(self._sources, bias)
         self._sampled = HitRates(self._sources, bias)
-        # Candidates of each session's last draft, by context: a verdict measures what was proposed.
-        self._proposed: dict[str, dict[tuple[int, ...], dict[int, int]]] = {}
+        # Each session's last draft: a verdict measures what was proposed.
+        self._searches: dict[str, _Search] = {}
         # What each committed id is to be measured with; whether it was accepted from a tree.
         self._unmeasured: list[tuple[HitRates, dict[int, int], int, bool]] = []
 
@@ -90,49 +146,27 @@ class Merged(TeachableMethod):
         return self._sampled if session.sampling.temperature > 0 else self._greedy
 
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
-        """See `Method.draft`."""
-        return [self._tree(ask.session, ask.nodes, ask.depth) for ask in asks]
+        """See `Method.draft`. A larger tree goes on from the one that was sent."""
+        return [self._tree(ask) for ask in asks]
 
-    def _tree(self, session: Hypothesis, budget: int, max_depth: int) -> TokenTree:
-        """Best-first search. Survival never grows along a path, so nodes come out in its order."""
-        if budget <= 0 or max_depth <= 0 or not session.ids:
+    def _tree(self, ask: Ask) -> TokenTree:
+        session = ask.session
+        session_id = session.key.session_id
+        if ask.nodes <= 0 or ask.depth <= 0 or not session.ids:
             return TokenTree()
-        proposers = [source.proposer(session) for source in self._sources]
-        rates = self._rates(session)
-        known = rates.log_prob
-        proposed: dict[tuple[int, ...], dict[int, int]] = {}
-        self._proposed[session.key.session_id] = proposed
-        tokens: list[int] = []
-        parents: list[int] = []
-        log_probs: list[float] = []
-        waiting: list[tuple[float, int, int, int, float, tuple[int, ...], int]] = []
-        serial = 0
-        node, context, depth, cost = -1, tuple(session.ids[-CONTEXT_IDS:]), 0, 0.0
-        while len(tokens) < budget:
-            if depth < max_depth:
-                cells = proposed[context] = candidates(proposers, rates.strides, context, depth)
-                for token, cell in cells.items():
-                    log_prob = known.get(cell) or rates.confidence(cell)
-                    if cost - log_prob > _MOST_COST or token >= self._vocab_size:
-                        continue
-                    serial += 1
-                    heapq.heappush(waiting, (cost - log_prob, serial, node, token, log_prob, context, depth))
-            if not waiting:
-                break
-            cost, _, parent, token, log_prob, context, depth = heapq.heappop(waiting)
-            node = len(tokens)
-            tokens.append(token)
-            parents.append(parent)
-            log_probs.append(log_prob)
-            context = (*context[1 - CONTEXT_IDS :], token)
-            depth += 1
-        return TokenTree(tuple(tokens), tuple(parents), tuple(log_probs)).best(budget)
+        search = self._searches.get(session_id)
+        if search is None or not ask.sent.tokens or search.length != ask.length:
+            proposers = [source.proposer(session) for source in self._sources]
+            search = _Search(session, proposers, self._rates(session), self._vocab_size)
+            self._searches[session_id] = search
+        return search.grow(ask.nodes, ask.depth)
 
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Note all committed ids, drafted or not, for `settle`; then let the sources learn."""
         rates = self._rates(session)
         proposers = [source.proposer(session) for source in self._sources]
-        proposed = self._proposed.get(session.key.session_id, {})
+        search = self._searches.get(session.key.session_id)
+        proposed = {} if search is None else search.proposed
         accepted = range(len(lesson.committed) - 1 - lesson.accepted, len(lesson.committed) - 1)
         for offset, token in enumerate(lesson.committed[:_MEASURED_IDS]):
             position = lesson.start + offset
@@ -169,7 +203,7 @@ class Merged(TeachableMethod):
 
     def forget(self, session_id: str) -> None:
         """Drop what the sources keep of the session."""
-        self._proposed.pop(session_id, None)
+        self._searches.pop(session_id, None)
         for source in self._sources:
             source.forget(session_id)
 

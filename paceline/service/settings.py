@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -174,19 +174,38 @@ def _flag(name: str) -> str:
 
 
 class ServiceCommand(click.Command):
-    """A command that starts a service by settings of `settings_type`."""
+    """A command that starts a service by settings of `settings_type`, or runs one of those `beside` it."""
 
-    def __init__(self, settings_type: type[ServiceSettings], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, settings_type: type[ServiceSettings], beside: Sequence[click.Command] = (), **options: Any
+    ) -> None:
+        lines = [f"  {command.name}  {command.get_short_help_str(100)}" for command in beside]
+        super().__init__(epilog="\n".join(("\b", "Commands:", *lines)) if lines else None, **options)
         self.settings_type = settings_type
+        self._beside = {command.name: command for command in beside}
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run with `args`, by default those of the process."""
+        words = list(sys.argv[1:] if args is None else args)
+        other = self._beside.get(words[0]) if words else None
+        if other is None:
+            return super().main(words, *rest, **extra)
+        extra["prog_name"] = f"{extra.get('prog_name') or self.name} {other.name}"
+        return other.main(words[1:], *rest, **extra)
 
 
 def service_command(
-    name: str, settings_type: type[S], load: Callable[[S], Callable[[S], None]], *, help: str
+    name: str,
+    settings_type: type[S],
+    load: Callable[[S], Callable[[S], None]],
+    *,
+    help: str,
+    beside: Sequence[click.Command] = (),
 ) -> ServiceCommand:
     """The command that starts a service: one flag per field of its settings.
 
     `load` imports what serving takes, which `--help` and wrong settings do without, and returns what serves.
+    `beside` are commands that come in the place of flags.
     """
     prefix = str(settings_type.model_config["env_prefix"])
 
@@ -206,6 +225,7 @@ def service_command(
     options = [_option(key, field, prefix) for key, field in settings_type.model_fields.items()]
     return ServiceCommand(
         settings_type,
+        beside,
         name=name,
         params=list(options),
         callback=callback,

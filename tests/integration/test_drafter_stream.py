@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -15,182 +14,22 @@ import pytest
 from bench import tables
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
-from drafter_svc.factory import TeachableFactory
+from drafter_svc.factory import factories
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.links import Links
 from drafter_svc.methods.base import Ask, Method, MethodFactory, Needs, Target
 from drafter_svc.service import Drafter
-from paceline.net import rpc, wire
+from paceline.net import rpc
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.training.texts import Writing
-from paceline.tree import TokenTree, TreeError, check
-from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2, tree_pb2, verifier_pb2, verifier_pb2_grpc
+from paceline.tree import TokenTree
+from paceline.v1 import drafter_pb2, drafter_pb2_grpc, session_pb2
+from tests.scripted import TEXT, TOP_K, VOCAB, Play, ScriptedVerifier, verifier
 from tests.waiting import wait_until
 
 Stub = drafter_pb2_grpc.DrafterServiceStub
-VOCAB = 64
-MAX_NODES = 31
-MAX_DEPTH = 6
-TOP_K = 8
-# What the scripted verifier's forward takes.
-STEP_SECONDS = 0.002
-# A text that repeats itself with a change, so that lookup has something to find and something to miss.
-TEXT = [(i * 7 + (i // 23)) % 40 + 1 for i in range(23)] * 2 + [50, 51, 52] + list(range(1, 40)) * 3
-
-
-@dataclass
-class Play:
-    """One session at the scripted verifier: a known text, told verdict by verdict."""
-
-    text: list[int]
-    known: int
-    epoch: int = 1
-    budget: int = MAX_NODES
-    joined: bool = False
-    steps: int = 0
-    accepted: int = 0
-    waiting: TokenTree = field(default_factory=TokenTree)
-    paused: bool = False
-
-
-class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
-    """Plays known texts; checks every tree by the project's own rules and walks it as acceptance does."""
-
-    def __init__(self, plays: dict[str, Play], refuse: bool = False) -> None:
-        self.plays = plays
-        self.refuse = refuse
-        self.hellos: list[verifier_pb2.Hello] = []
-        self.leaves: list[str] = []
-        self.streams = 0
-        self.faults: list[str] = []
-
-    async def Draft(
-        self,
-        requests: AsyncIterator[verifier_pb2.DraftRequest],
-        context: grpc.aio.ServicerContext[verifier_pb2.DraftRequest, verifier_pb2.DraftResponse],
-    ) -> AsyncIterator[verifier_pb2.DraftResponse]:
-        first = await anext(requests)
-        self.hellos.append(first.hello)
-        if self.refuse:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another protocol")
-        self.streams += 1
-        yield verifier_pb2.DraftResponse(
-            welcome=verifier_pb2.Welcome(
-                verifier_id="v",
-                model_id="m",
-                vocab_fingerprint="f",
-                vocab_size=VOCAB,
-                max_tree_nodes=MAX_NODES,
-                max_tree_depth=MAX_DEPTH,
-            )
-        )
-        answers: asyncio.Queue[verifier_pb2.DraftResponse] = asyncio.Queue()
-        listening = asyncio.create_task(self._listen(requests, answers))
-        stepping = asyncio.create_task(self._keep_stepping(answers))
-        try:
-            while True:
-                yield await answers.get()
-        finally:
-            listening.cancel()
-            stepping.cancel()
-
-    async def _listen(
-        self,
-        requests: AsyncIterator[verifier_pb2.DraftRequest],
-        answers: asyncio.Queue[verifier_pb2.DraftResponse],
-    ) -> None:
-        async for request in requests:
-            response = self._take(request)
-            if response.verdicts or response.errors:
-                answers.put_nowait(response)
-
-    async def _keep_stepping(self, answers: asyncio.Queue[verifier_pb2.DraftResponse]) -> None:
-        """Every session that has joined takes part in every step, with a tree or without one."""
-        while True:
-            await asyncio.sleep(STEP_SECONDS)
-            verdicts = [
-                self._step(session_id, play)
-                for session_id, play in self.plays.items()
-                if play.joined and not play.paused and play.known < len(play.text)
-            ]
-            if verdicts:
-                answers.put_nowait(verifier_pb2.DraftResponse(verdicts=verdicts))
-
-    def _take(self, request: verifier_pb2.DraftRequest) -> verifier_pb2.DraftResponse:
-        response = verifier_pb2.DraftResponse()
-        self.leaves.extend(request.leaves)
-        for join in request.joins:
-            play = self.plays.get(join.key.session_id)
-            if play is None:
-                response.errors.append(_error(join.key.session_id, verifier_pb2.SESSION_ERROR_CODE_NOT_FOUND))
-            else:
-                play.joined, play.epoch = True, join.key.epoch
-                missing = play.text[join.known_length : play.known]
-                response.verdicts.append(self._verdict(join.key.session_id, join.known_length, missing))
-        for message in request.trees:
-            key, base, tree = wire.tree_from_proto(message)
-            if (play := self.plays.get(key.session_id)) is not None:
-                self.checked(tree)
-                play.waiting = tree.reroot(play.text[base : play.known])
-        return response
-
-    def checked(self, tree: TokenTree) -> None:
-        """Note what is wrong with a tree, for the test to see."""
-        try:
-            check(tree, vocab_size=VOCAB, max_nodes=MAX_NODES, max_depth=MAX_DEPTH)
-        except TreeError as error:
-            self.faults.append(str(error))
-
-    def _step(self, session_id: str, play: Play) -> tree_pb2.Verdict:
-        tree, play.waiting = play.waiting.best(play.budget), TokenTree()
-        node, accepted, base = -1, 0, play.known
-        while (
-            base + accepted < len(play.text) - 1
-            and (child := tree.child(node, play.text[base + accepted])) is not None
-        ):
-            node, accepted = child, accepted + 1
-        play.known += accepted + 1
-        play.steps += 1
-        play.accepted += accepted
-        verdict = self._verdict(session_id, base, play.text[base : play.known])
-        verdict.accepted, verdict.drafted = accepted, len(tree)
-        verdict.feedback.row_token.extend([play.text[base - 1], *tree.tokens])
-        verdict.feedback.row_parent.extend([-1, *(parent + 1 for parent in tree.parents)])
-        verdict.feedback.top_k = TOP_K
-        for token in verdict.feedback.row_token:
-            verdict.feedback.top_ids.extend((token + step) % VOCAB for step in range(1, TOP_K + 1))
-        return verdict
-
-    def _verdict(self, session_id: str, base: int, committed: Iterable[int]) -> tree_pb2.Verdict:
-        play = self.plays[session_id]
-        return tree_pb2.Verdict(
-            key=session_pb2.SessionKey(session_id=session_id, epoch=play.epoch),
-            base_length=base,
-            committed=committed,
-            draft_budget=play.budget,
-            finished=play.known >= len(play.text),
-        )
-
-
-def _error(session_id: str, code: verifier_pb2.SessionErrorCode) -> verifier_pb2.SessionError:
-    return verifier_pb2.SessionError(session_id=session_id, code=code, message="scripted")
-
-
-@asynccontextmanager
-async def verifier(script: ScriptedVerifier, port: int = 0) -> AsyncIterator[rpc.RunningServer]:
-    server = await rpc.start_server(
-        lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(script, server),
-        services=["paceline.v1.VerifierService"],
-        host="127.0.0.1",
-        port=port,
-    )
-    try:
-        yield server
-    finally:
-        await server.stop(0)
-    assert not script.faults
 
 
 @asynccontextmanager
@@ -198,8 +37,8 @@ async def drafter(
     factory: MethodFactory | None = None, **changed: object
 ) -> AsyncIterator[tuple[Stub, Links]]:
     settings = DrafterSettings(port=0, drafter_id="d", grace_seconds=0, **changed)  # type: ignore[arg-type]
-    factory = factory or TeachableFactory(settings)
-    async with Drafter.running(settings, factory) as running, rpc.channel(running.address) as channel:
+    made = [factory] if factory else factories(settings)
+    async with Drafter.running(settings, made) as running, rpc.channel(running.address) as channel:
         yield drafter_pb2_grpc.DrafterServiceStub(channel), running.links
 
 
@@ -373,6 +212,7 @@ class SlowFactory:
     name = "slow"
     needs = Needs(feedback_top_k=3)
     computes = True
+    weights = ()
 
     def __init__(self) -> None:
         self.method = SlowMethod()
@@ -410,7 +250,7 @@ async def test_a_method_that_computes_holds_nothing_up() -> None:
     assert all(length > 20 for _, length in method.batches[1])
     assert all(play.accepted for play in plays.values())
     assert script.hellos[0].feedback_top_k == 3
-    assert factory.targets == [Target("m", "f", VOCAB)]
+    assert factory.targets == [Target("m", "f", VOCAB, "w" * 32)]
 
 
 def hypothesis(links: Links, session_id: str) -> Hypothesis:
@@ -433,7 +273,7 @@ async def test_a_session_that_the_method_fails_for_is_left_and_others_go_on() ->
 
 
 async def test_a_refused_handshake_drops_the_sessions() -> None:
-    script = ScriptedVerifier({"s": Play(TEXT, known=5)}, refuse=True)
+    script = ScriptedVerifier({"s": Play(TEXT, known=5)}, refuse="another protocol")
     async with verifier(script) as server, drafter() as (stub, links):
         await stub.Attach(attach(server.address, TEXT[:5]))
         await wait_until(lambda: bool(script.hellos), "the handshake is tried")

@@ -19,6 +19,7 @@ from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree, check
 from paceline.verdict import Feedback, Verdict
+from tests.scripted import paths
 
 NAMES = ("lookup", "recycling", "lookup+recycling")
 VOCAB = 12
@@ -74,6 +75,29 @@ def test_every_tree_is_valid_for_any_history(
         step(method, known, tree, text, top[:TOP_K])
         text = text[known.base_length - before :]
     assert known.ids[: len(prompt)] == prompt
+
+
+@settings(deadline=None)
+@given(
+    prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=60),
+    sizes=st.tuples(st.integers(1, 12), st.integers(0, 20)),
+    depths=st.tuples(st.integers(1, 5), st.integers(0, 5)),
+    top=st.permutations(range(VOCAB)),
+)
+def test_a_tree_that_goes_on_is_the_one_that_is_drafted_at_once(
+    prompt: list[int], sizes: tuple[int, int], depths: tuple[int, int], top: list[int]
+) -> None:
+    known = session(prompt)
+    method = methods.create("lookup+recycling", VOCAB)
+    step(method, known, TokenTree(), [3], top[:TOP_K])
+    nodes, depth = sum(sizes), sum(depths)
+    sent = draft(method, known, sizes[0], depths[0])
+    [larger] = method.draft([Ask(known, known.base_length, nodes, depth, sent)])
+    at_once = draft(method, known, nodes, depth)
+    assert set(paths(sent)) <= set(paths(larger))
+    check(larger, vocab_size=VOCAB, max_nodes=nodes, max_depth=depth)
+    if depths[1] == 0:
+        assert sorted(larger.survivals()) == pytest.approx(sorted(at_once.survivals()))
 
 
 @settings(deadline=None)

@@ -6,9 +6,10 @@ import pytest
 
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
+from drafter_svc.rounds import Counters, Joining, Message, Rounds, TreeLimits
 from drafter_svc.runner import Runner
 from drafter_svc.tenants import Tenants
+from paceline.features import NO_FEATURES
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.verdict import Verdict
@@ -39,7 +40,7 @@ def bases(drafted: Message) -> list[tuple[str, int]]:
 
 def test_a_session_joins_with_its_first_tree(rounds: DrivenRounds) -> None:
     drafted = rounds.attach(hypothesis())
-    assert drafted.joins == [(SessionKey("s", 1), 5)]
+    assert drafted.joins == [Joining(SessionKey("s", 1), 5, NO_FEATURES)]
     assert bases(drafted) == [("s", 5)]
     assert drafted.trees[0][2].tokens[0] == 3
 
@@ -49,7 +50,7 @@ def test_sessions_attached_before_the_welcome_join_with_it() -> None:
     assert not rounds.attach(hypothesis("a"))
     rounds.attach(hypothesis("b"))
     drafted = rounds.welcome()
-    assert [key.session_id for key, _ in drafted.joins] == ["a", "b"]
+    assert [join.key.session_id for join in drafted.joins] == ["a", "b"]
     assert bases(drafted) == [("a", 5), ("b", 5)]
 
 
@@ -92,7 +93,7 @@ def test_a_later_epoch_replaces_and_an_earlier_is_ignored(rounds: DrivenRounds) 
     assert not rounds.attach(hypothesis(epoch=1))
     assert not rounds.attach(hypothesis(epoch=2, ids=(7,)))
     drafted = rounds.attach(hypothesis(epoch=3, ids=(4, 5, 6, 4)))
-    assert drafted.joins == [(SessionKey("s", 3), 4)]
+    assert drafted.joins == [Joining(SessionKey("s", 3), 4, NO_FEATURES)]
     assert drafted.trees[0][2].tokens[0] == 5
     assert len(rounds.rounds) == 1
 
@@ -100,7 +101,9 @@ def test_a_later_epoch_replaces_and_an_earlier_is_ignored(rounds: DrivenRounds) 
 def test_a_gap_is_asked_for_once_then_the_session_is_left(rounds: DrivenRounds) -> None:
     known = hypothesis()
     rounds.attach(known)
-    assert rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)]).joins == [(known.key, 5)]
+    assert rounds.verdicts([Verdict(known.key, 9, (3,), draft_budget=8)]).joins == [
+        Joining(known.key, 5, NO_FEATURES)
+    ]
     assert rounds.verdicts([Verdict(known.key, 10, (3,), draft_budget=8)]).leaves == ["s"]
     assert "s" not in rounds.rounds
 
@@ -136,11 +139,11 @@ def test_a_verifier_that_returns_with_another_model_gets_another_method() -> Non
     first, second = (Tenants(methods.create("lookup", VOCAB), most=0) for _ in range(2))
     rounds, before = Rounds(Counters()), Runner(first)
     rounds.attach(hypothesis())
-    rounds.welcome(before, LIMITS)
+    rounds.welcome([before], LIMITS)
     before.draft_now(rounds.asks())
     assert (len(first), len(second)) == (1, 0)
     after = Runner(second)
-    assert rounds.welcome(after, LIMITS).joins == [(SessionKey("s", 1), 5)]
+    assert rounds.welcome([after], LIMITS).joins == [Joining(SessionKey("s", 1), 5, NO_FEATURES)]
     after.draft_now(rounds.asks())
     assert (len(first), len(second)) == (0, 1)
 

@@ -19,7 +19,7 @@ from verifier_svc.drafters import DrafterStream
 from verifier_svc.ledger import Ledger
 
 VOCAB = 100
-LIMITS = TreeLimits(vocab_size=VOCAB, nodes=8, depth=4)
+LIMITS = TreeLimits.of(VOCAB, nodes=2, depth=2, most_nodes=8, most_depth=4)
 MAX_SESSIONS = 4
 PROMPT = (1, 2, 3, 1, 2)
 
@@ -87,13 +87,16 @@ class World:
         if self.down:
             self.say(self.rounds.verdicts(self.down.popleft()))
 
+    def ahead(self) -> None:
+        self.say(self.rounds.ahead())
+
     def take(self) -> None:
         """Take one message in as the verifier does: joins, trees, leaves."""
         if not self.up:
             return
         said = self.up.popleft()
-        for key, known in said.joins:
-            name = key.session_id
+        for join in said.joins:
+            key, known, name = join.key, join.known_length, join.key.session_id
             assert self.ledger.join(again=name in self.joined)
             if name in self.lengths:
                 self.joined.add(name)
@@ -116,6 +119,8 @@ EVENTS = (
     "flush",
     "hear",
     "hear",
+    "ahead",
+    "ahead",
     "end",
     "detach",
     "gap",
