@@ -18,7 +18,7 @@ def command() -> None:
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 def decode(**options: Any) -> None:
     """Decoding speed of the whole system: transformers, Paceline plain, Paceline speculative.
@@ -32,7 +32,7 @@ def decode(**options: Any) -> None:
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @concurrency_option(1, 16)
 def exact(concurrency: tuple[int, ...], **options: Any) -> None:
@@ -49,7 +49,7 @@ def exact(concurrency: tuple[int, ...], **options: Any) -> None:
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @concurrency_option(1, 2, 4, 8, 16, 32)
 @click.option(
@@ -112,7 +112,7 @@ def steps(rounds: int, **options: Any) -> None:
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @click.option(
     "--sessions", type=click.IntRange(1), default=8, show_default=True, help="Sessions that decode meanwhile."
@@ -135,7 +135,7 @@ def stall(sessions: int, prompt_tokens: int, speculation: bool, **options: Any) 
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @concurrency_option(1, 8, 16)
 @click.option(
@@ -159,7 +159,7 @@ def peers(concurrency: tuple[int, ...], arm: tuple[str, ...], **options: Any) ->
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @click.option(
     "--batch",
@@ -184,7 +184,7 @@ def padding(batch: tuple[int, ...], rounds: int, **options: Any) -> None:
 
 
 @command.command()
-@question_options
+@question_options(24)
 @model_options
 @concurrency_option(1, 8)
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Turns of each fleet.")
@@ -197,7 +197,51 @@ def tracing(concurrency: tuple[int, ...], rounds: int, **options: Any) -> None:
 
 
 @command.command()
-@question_options
+@question_options(48)
+@model_options
+@click.option(
+    "--row", "names", multiple=True, help="A row of the table, by its name. Repeatable. [default: all]"
+)
+@click.option(
+    "--sampled-prompts",
+    type=click.IntRange(0),
+    default=24,
+    show_default=True,
+    help="Answer so many of them at --temperature, too.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0.01),
+    default=0.8,
+    show_default=True,
+    help="Of the sampled answers.",
+)
+@click.option(
+    "--draft-model",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of a draft model (`paceline train draft`).",
+)
+def drafters(
+    names: tuple[str, ...],
+    sampled_prompts: int,
+    temperature: float,
+    draft_model: str | None,
+    **options: Any,
+) -> None:
+    """What each drafting method brings and costs, on one machine and on halves of its cores."""
+    from bench.drafters.compare import measure, table
+
+    settings = {
+        "names": names,
+        "sampled_prompts": sampled_prompts,
+        "temperature": temperature,
+        "draft_model": draft_model,
+    }
+    carry_out(measure, settings, table=table, **options)
+
+
+@command.command()
+@question_options(24)
 @model_options
 @plot_option
 def trace(**options: Any) -> None:

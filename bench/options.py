@@ -42,23 +42,31 @@ model_options = _options(
         help="CPU threads, the same in all arms. [default: the usable cores]",
     ),
 )
-question_options = _options(
-    click.option("--dataset", type=FILE, required=True, help="Spec-Bench questions, one JSON object a line."),
-    click.option(
-        "--prompts",
-        type=click.IntRange(1),
-        default=24,
-        show_default=True,
-        help="How many, spread evenly over the six tasks.",
-    ),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(1),
-        default=128,
-        show_default=True,
-        help="Most tokens of each answer.",
-    ),
-)
+
+
+def question_options(prompts: int) -> Callable[[_F], _F]:
+    """Which questions are asked; `prompts` of them where nothing else is said."""
+    return _options(
+        click.option(
+            "--dataset", type=FILE, required=True, help="Spec-Bench questions, one JSON object a line."
+        ),
+        click.option(
+            "--prompts",
+            type=click.IntRange(1),
+            default=prompts,
+            show_default=True,
+            help="How many, spread evenly over the six tasks.",
+        ),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(1),
+            default=128,
+            show_default=True,
+            help="Most tokens of each answer.",
+        ),
+    )
+
+
 plot_option = click.option("--plot", type=OUT_FILE, help="Draw it as a PNG file (needs matplotlib).")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from bench.dataset import Question
 from paceline.client import ChatMessage, GatewayClient, GatewayError, Generation
 from paceline.local import redis_server
 from paceline.local.fleet import LocalFleet, ServiceState
-from paceline.local.plan import choose_addresses, plan_fleet
+from paceline.local.plan import Addresses, choose_addresses, plan_fleet
 from paceline.local.process import Service, ServiceDiedError
 from paceline.local.redis_server import RedisMissingError
 from paceline.models.store import LocalModel
@@ -95,6 +95,7 @@ class RunningSystem:
 
     client: GatewayClient
     fleet: LocalFleet
+    addresses: Addresses
 
     def processor_seconds(self) -> dict[str, float]:
         """Processor time that each service has taken since it started, by its name."""
@@ -103,11 +104,16 @@ class RunningSystem:
 
 @asynccontextmanager
 async def system(
-    plan: Plan, progress: Progress, *, variables: Mapping[str, str] | None = None
+    plan: Plan,
+    progress: Progress,
+    *,
+    variables: Mapping[str, str] | None = None,
+    adjust: Callable[[Service], Service] = lambda service: service,
 ) -> AsyncIterator[RunningSystem]:
     """Redis, a verifier, a drafter and the gateway, running; stopped when the block is left.
 
-    `variables`: of the environment, for all services beside our own.
+    `variables`: of the environment, for all services beside our own. `adjust` may change what each service is
+    started with.
     Raises `BenchError` when a service has ended meanwhile: without its drafter the system goes on, slower,
     and nothing else would tell.
     """
@@ -121,12 +127,13 @@ async def system(
             server = redis_server.private_server(redis_server.find_server(), folder)
             url = server.url
         waves = plan_fleet(plan.model, addresses, redis_url=url, redis=server)
-        set_up = [[_set(service, plan, variables or {}) for service in wave] for wave in waves]
+        set_up = [[adjust(_set(service, plan, variables or {})) for service in wave] for wave in waves]
         fleet = LocalFleet(set_up, plan.logs, _quiet)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         started = fleet.pids
-        yield RunningSystem(await stack.enter_async_context(GatewayClient(addresses.grpc)), fleet)
+        client = await stack.enter_async_context(GatewayClient(addresses.grpc))
+        yield RunningSystem(client, fleet, addresses)
         if ended := sorted(started.keys() - fleet.pids.keys()):
             raise BenchError(f"ended during the run: {', '.join(ended)}")
 

@@ -1,0 +1,1 @@
+"""What each drafting method brings, and what it costs: `paceline bench drafters`."""
