@@ -1,4 +1,4 @@
-"""A longer way between drafter and verifier: an HTTP proxy that hands on all bytes half a round trip later."""
+"""A longer way between drafter and verifier: an HTTP proxy that hands on all bytes later."""
 
 from __future__ import annotations
 
