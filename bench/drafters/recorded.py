@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Ask, Needs, Target
+from drafter_svc.methods.base import Ask, Method, Needs, Target
 from paceline.tree import TokenTree
 
 
@@ -90,7 +89,7 @@ class Recorded:
         return _grafted(sent, node, below, taken)
 
 
-class Player:
+class Player(Method):
     """See `drafter_svc.methods.base.Method`: a method that takes its time and has no work."""
 
     name = "recorded"
@@ -98,9 +97,6 @@ class Player:
     def __init__(self, recorded: Recorded, seconds: float) -> None:
         self._recorded = recorded
         self._seconds = seconds
-
-    def attach(self, session: Hypothesis) -> None:
-        """Nothing is kept for a session."""
 
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
         """Recorded trees, after the time that a batch takes."""
@@ -116,20 +112,22 @@ class Player:
         """Nothing is kept for a session."""
 
 
-@dataclass(frozen=True, slots=True)
 class PlayerFactory:
     """See `MethodFactory`."""
 
-    recorded: Recorded
-    seconds: float
-    needs: Needs = field(default_factory=Needs)
-    name: str = Player.name
-    computes: bool = True
+    name = Player.name
+    computes = True
     weights: tuple[str, ...] = ()
+
+    def __init__(self, recorded: Recorded, seconds: float) -> None:
+        """`seconds`: what a batch takes."""
+        self.needs = Needs()
+        self._recorded = recorded
+        self._seconds = seconds
 
     def create(self, target: Target) -> Player:
         """Of any target: recorded trees fit their own texts only."""
-        return Player(self.recorded, self.seconds)
+        return Player(self._recorded, self._seconds)
 
 
 def _grafted(tree: TokenTree, node: int, below: TokenTree, taken: set[int]) -> TokenTree:
@@ -143,7 +141,7 @@ def _grafted(tree: TokenTree, node: int, below: TokenTree, taken: set[int]) -> T
             kept.append(index)
     added = below.select(kept)
     shift = len(tree)
-    sources = ()
+    sources: tuple[int, ...] = ()
     if tree.sources or added.sources:
         sources = (tree.sources or (0,) * len(tree)) + (added.sources or (0,) * len(added))
     return TokenTree(
