@@ -67,12 +67,14 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
         version: int = 2,
         grant: FeatureGrant | None = None,
         weights: str = "w" * 32,
+        step_seconds: float = STEP_SECONDS,
     ) -> None:
         self.plays = plays
         self.refuse = refuse
         self.version = version
         self.grant = grant
         self.weights = weights
+        self.step_seconds = step_seconds
         self.hellos: list[verifier_pb2.Hello] = []
         self.leaves: list[str] = []
         self.streams = 0
@@ -135,7 +137,7 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
     async def _keep_stepping(self, answers: asyncio.Queue[verifier_pb2.DraftResponse]) -> None:
         """Every session that has joined takes part in every step, with a tree or without one."""
         while True:
-            await asyncio.sleep(STEP_SECONDS)
+            await asyncio.sleep(self.step_seconds)
             verdicts = [
                 self._step(session_id, play)
                 for session_id, play in self.plays.items()
