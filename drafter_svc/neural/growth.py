@@ -27,15 +27,15 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Nodes of one session's tree, or its root, whose children are asked for.
+    """Nodes of one tree, or its root, whose children are asked for: a row for each.
 
-    The root has no row here: `depth` is 0, and there is one row of candidates to give. Nodes are numbered in
-    the order in which the session's levels hold them; `parents` are such numbers, -1 the root.
+    The root is a row at depth 0 without token and parent. Nodes are numbered in the order in which the tree's
+    levels hold them; `parents` are such numbers, -1 the root.
     """
 
-    # Which of the bounds given to `grow` is this session's.
-    session: int
-    depth: int
+    # Which of the trees given to `grow`.
+    tree: int
+    depths: tuple[int, ...] = (0,)
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
 
@@ -55,34 +55,65 @@ class Candidates:
 Step: TypeAlias = Callable[[Sequence[Level]], Sequence[Candidates]]
 
 
-def grow(bounds: Sequence[Bounds], step: Step) -> list[TokenTree]:
-    """A tree for each session, likeliest path first. `step` is called once for each level of all trees."""
-    pools = [_Pool(bound) for bound in bounds]
-    levels = [Level(session, 0) for session, bound in enumerate(bounds) if min(bound.nodes, bound.depth) > 0]
+def grow(growths: Sequence[Growth], step: Step) -> list[TokenTree]:
+    """A tree of each, likeliest path first. `step` is called once for each level of all trees."""
+    levels = [level for tree, growth in enumerate(growths) if (level := growth.next_level(tree)) is not None]
     while levels:
         for level, found in zip(levels, step(levels), strict=True):
-            pools[level.session].add(found)
-        grown = (pools[level.session].next_level(level) for level in levels)
-        levels = [level for level in grown if level is not None]
-    return [pool.tree() for pool in pools]
+            growths[level.tree].add(found)
+        following = (growths[level.tree].next_level(level.tree) for level in levels)
+        levels = [level for level in following if level is not None]
+    return [growth.tree() for growth in growths]
 
 
-class _Pool:
-    """All candidates of one session, and which of them were grown."""
+class Growth:
+    """All candidates of one tree, and which of them were grown. With larger bounds it goes on."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._tokens = np.empty(0, dtype=np.int64)
-        # Indices into the pool; -1 is the root.
+        # Indices into the candidates; -1 is the root.
         self._parents = np.empty(0, dtype=np.int64)
+        self._depths = np.empty(0, dtype=np.int64)
         self._log_probs = np.empty(0)
         self._survivals = np.empty(0)
-        # Pool index and number of the nodes that were grown.
-        self._numbers = {-1: -1}
-        # Those of the last level, and their survivals.
-        self._last, self._above = np.array([-1]), np.zeros(1)
-        # Where the newest level's candidates begin.
-        self._newest = 0
+        # Index and number of the nodes that were grown.
+        self._numbers: dict[int, int] = {}
+        # The nodes of the last level, their survivals and depths.
+        self._last, self._above, self._below = np.array([-1]), np.zeros(1), np.zeros(1, dtype=np.int64)
+        # Where the newest level's candidates begin, and whether others may be grown next.
+        self._newest, self._enlarged = 0, False
+
+    def enlarge(self, bounds: Bounds) -> None:
+        """Go on with these bounds. What did not pay within the last ones may now be grown, on any level."""
+        self._bounds = bounds
+        self._enlarged = True
+
+    def next_level(self, tree: int) -> Level | None:
+        """The root, then the likeliest of the newest candidates, except those whose children could not stay.
+
+        None: nothing more. `add` has to follow a level.
+        """
+        if min(self._bounds.nodes, self._bounds.depth) < 1:
+            return None
+        if not self._numbers:
+            self._numbers[-1] = -1
+            return Level(tree)
+        open_ = np.arange(0 if self._enlarged else self._newest, len(self._tokens))
+        open_ = open_[(self._survivals[open_] > self._floor()) & (self._depths[open_] < self._bounds.depth)]
+        open_ = open_[[node not in self._numbers for node in open_.tolist()]]
+        chosen = open_[_ranked(self._survivals[open_], self._bounds.top_k)]
+        if not len(chosen):
+            return None
+        first = len(self._numbers) - 1
+        self._last, self._above, self._below = chosen, self._survivals[chosen], self._depths[chosen]
+        self._numbers |= {node: first + order for order, node in enumerate(chosen.tolist())}
+        return Level(
+            tree,
+            tuple(self._below.tolist()),
+            tuple(self._tokens[chosen].tolist()),
+            tuple(self._numbers[parent] for parent in self._parents[chosen].tolist()),
+        )
 
     def add(self, found: Candidates) -> None:
         """Take in the children of the last level's nodes."""
@@ -92,27 +123,14 @@ class _Pool:
         self._newest = len(self._tokens)
         self._tokens = np.append(self._tokens, found.ids[row, place])
         self._parents = np.append(self._parents, self._last[row])
+        self._depths = np.append(self._depths, self._below[row] + 1)
         self._log_probs = np.append(self._log_probs, log_probs[row, place])
         self._survivals = np.append(self._survivals, self._above[row] + log_probs[row, place])
 
-    def next_level(self, level: Level) -> Level | None:
-        """The newest candidates of highest survival, except those whose children could not stay."""
-        if level.depth + 1 >= self._bounds.depth:
-            return None
-        newest = np.arange(self._newest, len(self._tokens))
-        chosen = newest[_ranked(self._survivals[newest], self._bounds.top_k)]
-        chosen = chosen[self._survivals[chosen] > self._floor()]
-        if not len(chosen):
-            return None
-        first = len(self._numbers) - 1
-        parents = tuple(self._numbers[parent] for parent in self._parents[chosen].tolist())
-        self._numbers |= {node: first + order for order, node in enumerate(chosen.tolist())}
-        self._last, self._above = chosen, self._survivals[chosen]
-        return Level(level.session, level.depth + 1, tuple(self._tokens[chosen].tolist()), parents)
-
     def tree(self) -> TokenTree:
-        """The candidates of highest survival, the earlier and so the shallower of equals."""
-        kept = np.sort(_ranked(self._survivals, self._bounds.nodes))
+        """The candidates of highest survival, the earlier of equals."""
+        kept = np.flatnonzero(self._depths <= self._bounds.depth)
+        kept = np.sort(kept[_ranked(self._survivals[kept], self._bounds.nodes)])
         # Survival never grows along a path, so each node's parent is kept, too.
         place = {-1: -1} | {node: index for index, node in enumerate(kept.tolist())}
         return TokenTree(

@@ -37,26 +37,29 @@ def targets(
     else:
         drawn = (highest(logits, 1)[:, 0] if likeliest is None else likeliest).tolist()
     for row, params in enumerate(sampling):
-        if params.temperature <= 0 and _endless(params, positions[row]):
-            drawn[row] = int(highest(_masked(logits[row], params)[None], 1)[0, 0])
+        if params.temperature <= 0 and endless(params, positions[row]):
+            drawn[row] = int(highest(masked(logits[row], params)[None], 1)[0, 0])
     for row in sampled:
-        endless = _endless(sampling[row], positions[row])
-        values = _masked(logits[row], sampling[row]) if endless else logits[row]
-        scores = _scores(values, sampling[row].temperature)
-        drawn[row] = _draw(scores, sampling[row], positions[row])
+        params, values = sampling[row], logits[row]
+        if endless(params, positions[row]):
+            values = masked(values, params)
+        kept, noisy = noisy_scores(values, params, positions[row])
+        best = int(noisy.argmax())
+        drawn[row] = best if kept is None else int(kept[best])
     return drawn
 
 
-def _endless(params: SamplingParams, position: int) -> bool:
+def endless(params: SamplingParams, position: int) -> bool:
     """Whether the text must not end at this position."""
     return position < params.stop_from and bool(params.stop_token_ids)
 
 
-def _masked(row: Tensor, params: SamplingParams) -> Tensor:
-    """A row's logits without the ids that end a text."""
-    masked = row.clone()
-    masked[sorted(params.stop_token_ids)] = -torch.inf
-    return masked
+def masked(row: Tensor, params: SamplingParams, token_ids: NDArray[np.int64] | None = None) -> Tensor:
+    """A row's logits without the ids that end a text; `token_ids`: see `noisy_scores`."""
+    stops = sorted(params.stop_token_ids)
+    out = row.clone()
+    out[stops if token_ids is None else np.flatnonzero(np.isin(token_ids, stops))] = -torch.inf
+    return out
 
 
 def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:
@@ -69,12 +72,19 @@ def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:
     return scores
 
 
-def _draw(scores: NDArray[np.float64], params: SamplingParams, position: int) -> int:
+def noisy_scores(
+    row: Tensor, params: SamplingParams, position: int, token_ids: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
+    """logits / T + noise of the tokens that the filters leave, and which these are (None: all); T > 0.
+
+    Indices into `row`, ascending. The noise is that of the tokens `token_ids` [vocab]; None: of the indices.
+    """
+    scores = _scores(row, params.temperature)
     kept = kept_tokens(scores, params)
-    noisy = noise.gumbel(params.seed, position, len(scores), kept)
+    tokens = kept if token_ids is None else token_ids if kept is None else token_ids[kept]
+    noisy = noise.gumbel(params.seed, position, len(scores), tokens)
     noisy += scores if kept is None else scores[kept]
-    best = int(noisy.argmax())
-    return best if kept is None else int(kept[best])
+    return kept, noisy
 
 
 def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64] | None:

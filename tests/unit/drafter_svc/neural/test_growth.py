@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from drafter_svc.neural.growth import Bounds, Candidates, Level, grow
+from drafter_svc.neural.growth import Bounds, Candidates, Growth, Level, grow
 from paceline.tree import TokenTree, check
 
 VOCAB = 4
@@ -55,24 +55,28 @@ class Walker:
     calls: list[dict[int, int]] = field(default_factory=list)
 
     def __call__(self, levels: Sequence[Level]) -> list[Candidates]:
-        self.calls.append({level.session: max(1, len(level.tokens)) for level in levels})
+        self.calls.append({level.tree: max(1, len(level.tokens)) for level in levels})
         return [self._candidates(level) for level in levels]
 
     def _candidates(self, level: Level) -> Candidates:
-        known = self.paths.setdefault(level.session, [])
+        known = self.paths.setdefault(level.tree, [])
         rows: list[Path] = []
         for token, parent in zip(level.tokens, level.parents, strict=True):
             rows.append((*(known[parent] if parent >= 0 else ()), token))
-            assert len(rows[-1]) == level.depth
+        assert [len(path) for path in rows or [()]] == list(level.depths)
         known += rows
-        top_k = self.bounds[level.session].top_k
+        top_k = self.bounds[level.tree].top_k
         ids, log_probs = [], []
         for path in rows or [()]:
-            row = self.languages[level.session].row(path)
+            row = self.languages[level.tree].row(path)
             best = np.argsort(-row, kind="stable")[:top_k]
             ids.append(best)
             log_probs.append(row[best])
         return Candidates(np.array(ids), np.array(log_probs))
+
+
+def trees_of(languages: Sequence[Language], bounds: Sequence[Bounds]) -> list[TokenTree]:
+    return grow([Growth(bound) for bound in bounds], Walker(languages, bounds))
 
 
 def paths_of(tree: TokenTree) -> list[Path]:
@@ -107,7 +111,7 @@ def test_trees_are_legal_and_those_of_the_paper_whatever_else_is_in_the_batch(
 ) -> None:
     languages = [language for language, _ in sessions]
     bounds = [bound for _, bound in sessions]
-    trees = grow(bounds, Walker(languages, bounds))
+    trees = trees_of(languages, bounds)
     for tree, language, bound in zip(trees, languages, bounds, strict=True):
         check(tree, vocab_size=VOCAB, max_nodes=bound.nodes, max_depth=max(bound.depth, 0))
         paths = paths_of(tree)
@@ -119,7 +123,7 @@ def test_trees_are_legal_and_those_of_the_paper_whatever_else_is_in_the_batch(
 @settings(max_examples=50)
 def test_where_no_level_is_cut_no_other_tree_is_likelier(language: Language, nodes: int, depth: int) -> None:
     bounds = [Bounds(nodes, depth, VOCAB**depth)]
-    [tree] = grow(bounds, Walker([language], bounds))
+    [tree] = trees_of([language], bounds)
     every = (
         path for length in range(1, depth + 1) for path in itertools.product(range(VOCAB), repeat=length)
     )
@@ -131,7 +135,7 @@ def test_where_no_level_is_cut_no_other_tree_is_likelier(language: Language, nod
 
 @given(language=LANGUAGES, bound=BOUNDS)
 def test_the_likeliest_path_comes_first(language: Language, bound: Bounds) -> None:
-    [tree] = grow([bound], Walker([language], [bound]))
+    [tree] = trees_of([language], [bound])
     survivals, node = tree.survivals(), -1
     for index in range(len(tree)):
         children = [child for child, parent in enumerate(tree.parents) if parent == node]
@@ -151,7 +155,7 @@ def test_levels_of_all_sessions_are_asked_for_together_and_end_when_nothing_more
         sure.rows[(3,) * length] = np.log([0.001, 0.001, 0.001, 0.997])
     bounds = [Bounds(4, 8, 4), Bounds(6, 8, 2), Bounds(0, 8, 2)]
     walker = Walker([flat, sure, flat], bounds)
-    trees = grow(bounds, walker)
+    trees = grow([Growth(bound) for bound in bounds], walker)
     assert [len(tree) for tree in trees] == [4, 6, 0]
     assert trees[0].parents == (-1, -1, -1, -1)
     assert trees[1].tokens == (3,) * 6
@@ -164,6 +168,24 @@ def test_a_certain_child_that_rounding_left_above_zero_makes_a_legal_tree() -> N
     def step(levels: Sequence[Level]) -> list[Candidates]:
         return [Candidates(np.array([[2]]), np.array([[1e-12]])) for _ in levels]
 
-    [tree] = grow([Bounds(3, 3, 1)], step)
+    [tree] = grow([Growth(Bounds(3, 3, 1))], step)
     check(tree, vocab_size=VOCAB, max_nodes=3, max_depth=3)
     assert tree.tokens == (2, 2, 2)
+
+
+@given(language=LANGUAGES, first=BOUNDS, more=st.tuples(st.integers(0, 12), st.integers(0, 2)))
+def test_a_larger_tree_goes_on_from_the_first_and_computes_nothing_twice(
+    language: Language, first: Bounds, more: tuple[int, int]
+) -> None:
+    larger = Bounds(first.nodes + more[0], first.depth + more[1], first.top_k)
+    growth, walker = Growth(first), Walker([language], [first])
+    grow([growth], walker)
+    growth.enlarge(larger)
+    [large] = grow([growth], walker)
+    check(large, vocab_size=VOCAB, max_nodes=larger.nodes, max_depth=max(larger.depth, 0))
+    assert len(set(walker.paths.get(0, []))) == len(walker.paths.get(0, []))
+    # No worse than what the paper makes of these bounds from the start: it leaves nodes of cut levels alone.
+    [anew] = trees_of([language], [larger])
+    pairs = zip(*(sorted(tree.survivals(), reverse=True) for tree in (large, anew)), strict=False)
+    assert len(large) >= len(anew)
+    assert all(one >= other - 1e-9 for one, other in pairs)
