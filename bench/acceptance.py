@@ -20,11 +20,11 @@ from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Ask, Method, Needs
 from drafter_svc.tenants import Tenants
-from paceline.net.handshake import vocab_fingerprint
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
+from paceline.vocabulary import vocab_fingerprint
 
 Path_ = tuple[int, ...]
 

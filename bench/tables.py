@@ -11,9 +11,9 @@ from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Teachable
-from paceline.net.handshake import vocab_fingerprint
 from paceline.session import SessionKey
 from paceline.training.texts import TextsError, Writer, Writing, answers
+from paceline.vocabulary import vocab_fingerprint
 
 
 def learn(method: Teachable, number: int, writing: Writing) -> None:

@@ -18,8 +18,8 @@ from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import CONTEXT_LENGTH, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
 from gateway.tokenizing import Tokenizing
-from paceline.net.handshake import vocab_fingerprint
 from paceline.service import telemetry
+from paceline.vocabulary import vocab_fingerprint
 
 log = telemetry.logger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoTokenizer
 
 from paceline.engine.engine import Engine
-from paceline.net.handshake import vocab_fingerprint
+from paceline.vocabulary import vocab_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

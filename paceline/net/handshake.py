@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.features import (
@@ -50,16 +49,6 @@ class Served:
 
 class HandshakeError(ValueError):
     """The two sides do not fit; the message says why and what to do."""
-
-
-def vocab_fingerprint(tokens: Mapping[str, int]) -> str:
-    """Hash of a vocabulary (32 hex digits): equal only where tokens map to the same ids."""
-    digest = hashlib.sha256()
-    for token, index in sorted(tokens.items(), key=lambda item: item[1]):
-        encoded = token.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:%d:" % (index, len(encoded)))
-        digest.update(encoded)
-    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

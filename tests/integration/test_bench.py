@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from drafter_svc import methods
-from paceline.net.handshake import vocab_fingerprint
+from paceline.vocabulary import vocab_fingerprint
 from tests.tiny import CONTEXT, make_tiny_model
 
 CATEGORIES = ("coding", "translation", "summarization", "qa", "math_reasoning", "rag")

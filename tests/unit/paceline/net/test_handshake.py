@@ -1,12 +1,10 @@
-"""Who may speak to a verifier, and which vocabularies are the same."""
+"""Who may speak to a verifier."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from paceline.features import MAX_LAYERS, MAX_REQUESTS, MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, FeatureRequest
 from paceline.net.handshake import (
@@ -18,12 +16,8 @@ from paceline.net.handshake import (
     HandshakeError,
     Hello,
     check_hello,
-    vocab_fingerprint,
 )
 
-VOCABULARIES = st.lists(st.text(max_size=5), unique=True, max_size=20).map(
-    lambda tokens: {token: index for index, token in enumerate(tokens)}
-)
 WEIGHTS, OTHERS = "0123456789abcdef" * 2, "f" * 32
 LAYERS = 12
 WANTED = FeatureRequest((0, 5, LAYERS), MIN_WINDOW_BYTES, WEIGHTS)
@@ -110,20 +104,3 @@ def test_layers_of_another_model_are_not_counted_by_this_ones() -> None:
     check(replace(FITTING, features=(replace(WANTED, layers=(80,), weights_fingerprint=OTHERS), WANTED)))
     with pytest.raises(HandshakeError, match="layer 80"):
         check(replace(FITTING, features=(replace(WANTED, layers=(80,), weights_fingerprint=""),)))
-
-
-@given(VOCABULARIES, VOCABULARIES)
-def test_fingerprints_agree_exactly_when_vocabularies_do(one: dict[str, int], other: dict[str, int]) -> None:
-    assert (vocab_fingerprint(one) == vocab_fingerprint(other)) == (one == other)
-    assert vocab_fingerprint(one) == vocab_fingerprint(dict(reversed(one.items())))
-    assert len(vocab_fingerprint(one)) == 32
-
-
-def test_fingerprints_stay_what_they_are() -> None:
-    # Tables that were written once are found by them: `drafter_svc/tables/`.
-    assert vocab_fingerprint({"a": 0, "b": 1, "\u00e9": 2}) == "c195702de98bf78a7c28250354d86989"
-
-
-def test_where_one_token_ends_and_the_next_begins_matters() -> None:
-    assert vocab_fingerprint({"ab": 0, "c": 1}) != vocab_fingerprint({"a": 0, "bc": 1})
-    assert vocab_fingerprint({"\ud800": 0}) != vocab_fingerprint({"?": 0})
