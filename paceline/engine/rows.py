@@ -17,6 +17,10 @@ class Segment:
     `tree_parents` index the tree's own nodes; -1 is the last row of the run. `blocks` is the session's
     block table and covers the run's positions and, behind them, one slot per tree node.
 
+    The run may be empty: the root's keys and those of the first `computed_nodes` nodes are there from earlier
+    forwards, `start` is behind the root, and the other nodes alone are rows. So a tree can grow level by
+    level.
+
     `hidden` are indices before `start`, ascending, of keys that are no part of the text: no row sees them and
     they have no position. A session has none; methods that pad do (`bench.padding`).
     """
@@ -28,15 +32,24 @@ class Segment:
     tree_parents: Sequence[int] = ()
     wants_logits: bool = True
     hidden: Sequence[int] = ()
+    computed_nodes: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where nodes behind rows have been computed, or nothing is left to compute."""
+        if self.computed_nodes and (self.run or self.computed_nodes >= len(self.tree_tokens)):
+            raise ValueError(
+                f"{self.computed_nodes} of {len(self.tree_tokens)} nodes behind {len(self.run)} rows cannot "
+                "have been computed before"
+            )
 
     @property
     def num_rows(self) -> int:
         """Rows this segment adds to the batch."""
-        return len(self.run) + len(self.tree_tokens)
+        return len(self.run) + len(self.tree_tokens) - self.computed_nodes
 
     @property
     def root_index(self) -> int:
-        """Which of the session's keys is that of the run's last row: its position, where none is hidden."""
+        """Which of the session's keys is the root's: its position, where none is hidden."""
         return self.start + len(self.run) - 1
 
     def slot(self, index: int, block_size: int) -> int:
@@ -46,6 +59,13 @@ class Segment:
         root + 1 + i, where it already belongs if the first child of every node is accepted.
         """
         return self.blocks[index // block_size] * block_size + index % block_size
+
+    def paths(self) -> list[list[int]]:
+        """Of every node, which of the session's keys are its ancestors' and its own, from the root on."""
+        made: list[list[int]] = []
+        for node, parent in enumerate(self.tree_parents):
+            made.append([*(made[parent] if parent >= 0 else []), self.root_index + 1 + node])
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +97,10 @@ class RaggedBatch:
     slots: Tensor
     # Rows whose logits are wanted, ascending. [logit rows]
     logit_rows: Tensor
-    # Row of the parent of each logit row, -1 for a run's last row, as indices into logit_rows.
+    # Row of the parent of each logit row, -1 for a run's last row and where the parent is no row of this
+    # batch, as indices into logit_rows.
     logit_parents: Tensor
-    # Index into logit_rows of each segment's root; -1 where the segment wants no logits.
+    # Index into logit_rows of each segment's root; -1 where the segment wants no logits or has no run.
     roots: Tensor
 
     @property
@@ -89,12 +110,12 @@ class RaggedBatch:
 
 
 def _positions(segment: Segment) -> list[int]:
-    run = len(segment.run)
-    start = segment.start - len(segment.hidden)
-    positions = list(range(start, start + run))
+    """Of every row."""
+    root = segment.root_index - len(segment.hidden)
+    nodes: list[int] = []
     for parent in segment.tree_parents:
-        positions.append(positions[run + parent if parent >= 0 else run - 1] + 1)
-    return positions
+        nodes.append((nodes[parent] if parent >= 0 else root) + 1)
+    return [*range(root + 1 - len(segment.run), root + 1), *nodes[segment.computed_nodes :]]
 
 
 def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.device) -> RaggedBatch:
@@ -118,17 +139,23 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
                 blocks=segment.blocks[: -(-keys // block_size)],
             )
         )
-        token_ids += [*segment.run, *segment.tree_tokens]
+        computed = segment.computed_nodes
+        token_ids += [*segment.run, *segment.tree_tokens[computed:]]
         positions += own
-        slots += [segment.slot(segment.start + index, block_size) for index in range(segment.num_rows)]
+        first = segment.start + computed
+        slots += [segment.slot(first + index, block_size) for index in range(segment.num_rows)]
         if not segment.wants_logits:
             roots.append(-1)
             continue
-        root = len(logit_rows)
-        roots.append(root)
-        logit_rows += range(row + run - 1, row + segment.num_rows)
-        logit_parents.append(-1)
-        logit_parents += [root + 1 + parent for parent in segment.tree_parents]
+        roots.append(len(logit_rows) if run else -1)
+        # Index into logit_rows of the first node, were none computed.
+        nodes = len(logit_rows) + min(run, 1) - computed
+        logit_rows += range(row + max(run - 1, 0), row + segment.num_rows)
+        if run:
+            logit_parents.append(-1)
+        for parent in segment.tree_parents[computed:]:
+            is_row = parent >= computed if parent >= 0 else run > 0
+            logit_parents.append(nodes + parent if is_row else -1)
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)

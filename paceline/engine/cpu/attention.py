@@ -234,12 +234,10 @@ def _visible(batch: RaggedBatch) -> tuple[NDArray[np.void], NDArray[np.int64], N
         rows["num_hidden"][placed.rows] = len(hiding)
         hidden += hiding
         rows["prefix"][row + run : row + segment.num_rows] = segment.root_index + 1
-        paths: list[list[int]] = []
-        for node, parent in enumerate(segment.tree_parents):
-            paths.append([*(paths[parent] if parent >= 0 else []), segment.root_index + 1 + node])
-            rows["first_ancestor"][row + run + node] = len(ancestors)
-            rows["num_ancestors"][row + run + node] = len(paths[-1])
-            ancestors += paths[-1]
+        for number, path in enumerate(segment.paths()[segment.computed_nodes :], row + run):
+            rows["first_ancestor"][number] = len(ancestors)
+            rows["num_ancestors"][number] = len(path)
+            ancestors += path
     return rows, np.array(ancestors, dtype=np.int64), np.array(hidden, dtype=np.int64)
 
 
@@ -264,7 +262,8 @@ def _tiles(
             keys = int(rows["prefix"][last])
             if rows["num_ancestors"][last]:
                 # Some slot of the tree: its last node's is behind all others.
-                keys = placed.segment.root_index + 1 + (last - placed.row - len(placed.segment.run)) + 1
+                node = last - placed.row - len(placed.segment.run) + placed.segment.computed_nodes
+                keys = placed.segment.root_index + 1 + node + 1
             made += [(first, num_rows, head, first_block, keys) for head in range(kv_heads)]
         first_block += len(placed.blocks)
     made.sort(key=lambda tile: -tile[1] * tile[4])

@@ -60,11 +60,11 @@ class _Forward:
             run = placed.row + len(segment.run)
             prefixes[placed.row : run] = torch.arange(segment.start + 1, segment.root_index + 2)
             prefixes[run : placed.rows.stop] = segment.root_index + 1
-            for node, parent in enumerate(segment.tree_parents):
-                depths[index, node] = depths[index, parent] + 1 if parent >= 0 else segment.root_index + 1
-                if parent >= 0:
-                    ancestors[run + node] = ancestors[run + parent]
-                ancestors[run + node, node] = True
+            for node, path in enumerate(segment.paths()):
+                depths[index, node] = segment.root_index + len(path)
+                if node >= segment.computed_nodes:
+                    seen = [key - segment.root_index - 1 for key in path]
+                    ancestors[run + node - segment.computed_nodes, seen] = True
         owner = torch.repeat_interleave(torch.tensor(counts))
         kv_indices, kv_counts = _blocks_by_query_block(owner, chunk_of >= 0)
         device = batch.positions.device

@@ -35,7 +35,18 @@ def _batches(draw: st.DrawFn) -> RaggedBatch:
             break
         parents = [draw(st.integers(-1, node - 1)) for node in range(nodes)]
         hidden = draw(st.sets(st.sampled_from(range(start)))) if start and draw(st.booleans()) else set()
-        segments.append(Segment([0] * run, start, blocks, [0] * nodes, parents, hidden=sorted(hidden)))
+        grown = nodes > 0 and draw(st.booleans())
+        segments.append(
+            Segment(
+                [0] * (0 if grown else run),
+                start + (run if grown else 0),
+                blocks,
+                [0] * nodes,
+                parents,
+                hidden=sorted(hidden),
+                computed_nodes=draw(st.integers(0, nodes - 1)) if grown else 0,
+            )
+        )
     return build_batch(segments, block_size=BLOCK, device=torch.device("cpu"))
 
 
@@ -43,7 +54,7 @@ def _seen(placed: PlacedSegment, row: int, reach: Reach) -> list[int]:
     """Places, in the order of the session's keys, that a row sees."""
     segment = placed.segment
     run = len(segment.run)
-    path, node = [], row - run
+    path, node = [], row - run + (segment.computed_nodes if row >= run else 0)
     while node >= 0:
         path.append(segment.root_index + 1 + node)
         node = segment.tree_parents[node]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,32 @@ def test_a_chunk_a_tree_and_a_single_row() -> None:
     assert batch.logit_parents.tolist() == [-1, 0, 0, 1, -1]
     assert batch.roots.tolist() == [-1, 0, 4]
     assert batch.segments[1].blocks == (0, 1, 2)
+
+
+def test_a_tree_that_grows() -> None:
+    tokens, parents = [20, 21, 22, 23, 24], [-1, -1, 0, 2, -1]
+    batch = _batch(
+        Segment(run=[30], start=0, blocks=(3,)),
+        # Root at position 7, two nodes computed before.
+        Segment(
+            run=[], start=8, blocks=(0, 1, 2, 4), tree_tokens=tokens, tree_parents=parents, computed_nodes=2
+        ),
+        # The root's keys alone are there.
+        Segment(run=[], start=8, blocks=(0, 1, 2, 4), tree_tokens=tokens, tree_parents=parents),
+        Segment(run=[40], start=0, blocks=(5,), tree_tokens=[41], tree_parents=[-1]),
+    )
+    assert batch.token_ids.tolist() == [30, 22, 23, 24, 20, 21, 22, 23, 24, 40, 41]
+    assert batch.positions.tolist() == [0, 9, 10, 8, 8, 8, 9, 10, 8, 0, 1]
+    assert batch.slots.tolist() == [12, 10, 11, 16, 8, 9, 10, 11, 16, 20, 21]
+    assert batch.logit_rows.tolist() == list(range(11))
+    assert batch.logit_parents.tolist() == [-1, -1, 1, -1, -1, -1, 4, 6, -1, -1, 9]
+    assert batch.roots.tolist() == [0, -1, -1, 9]
+
+
+def test_nodes_behind_rows_cannot_have_been_computed() -> None:
+    for run, computed in (([1], 1), ([], 2)):
+        with pytest.raises(ValueError, match=f"{computed} of 2 nodes behind {len(run)} rows"):
+            Segment(run, 4, (0, 1), [5, 6], [-1, 0], computed_nodes=computed)
 
 
 def test_a_broken_block_table_is_followed() -> None:
