@@ -51,9 +51,9 @@ class EngineLoop:
     allocator: BlockAllocator
 
     @classmethod
-    def of(cls, decoder: Decoder, blocks: int) -> EngineLoop:
+    def of(cls, decoder: Decoder, blocks: int, keep_states: Sequence[int] = ()) -> EngineLoop:
         """A loop over fresh KV."""
-        engine = Engine(decoder, blocks)
+        engine = Engine(decoder, blocks, keep_states)
         return cls(engine, BlockAllocator(blocks, engine.block_size))
 
     def segment(self, session: Running, tree: TokenTree, stop: int | None = None) -> Segment:

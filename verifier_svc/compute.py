@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from paceline.engine.blocks import BlockTask
 from paceline.engine.engine import Engine, SessionRows, StepInput
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision
@@ -14,15 +13,13 @@ from verifier_svc.scheduler import PlannedRows
 
 
 class StepCompute:
-    """Computes planned rows; may be called again for the same rows."""
+    """Computes planned rows; may be called again for the same rows.
+
+    The engine has been given their block tasks before (`Engine.do_first`).
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._tasks: list[BlockTask] = []
-
-    def do_first(self, block_tasks: Sequence[BlockTask]) -> None:
-        """Give tasks to the engine with the next step, and not again where that step is repeated."""
-        self._tasks += block_tasks
 
     def __call__(self, rows: Sequence[PlannedRows], top_k: Callable[[PlannedRows], int]) -> Drawn:
         """The decision on each of `rows` that wants logits; `top_k` ids per row go to its drafter."""
@@ -40,5 +37,4 @@ class StepCompute:
         return True
 
     def _step(self, sessions: Sequence[SessionRows]) -> list[Decision]:
-        tasks, self._tasks = self._tasks, []
-        return self._engine.step(StepInput(sessions, tasks)).decisions
+        return self._engine.step(StepInput(sessions)).decisions

@@ -148,6 +148,8 @@ class StepLoop:
                 sessions = self.table.running()
                 apart = plan_apart(sessions, self._plan, self._plan_tree)
                 planned = apart.plan
+                # Before the lock is given up: the states of blocks that are to be copies can be read.
+                self._engine.do_first(planned.block_tasks)
                 self._end_faulty(apart.faults)
                 self._blame(apart.harmful)
                 metrics.LATE_TREES.inc(planned.late_trees)
@@ -171,7 +173,6 @@ class StepLoop:
     def _step(self, planned: Plan, times: StepTimes) -> None:
         started = time.monotonic()
         times.forward = time.time_ns()
-        self._compute.do_first(planned.block_tasks)
         computed = compute_apart(
             planned.rows,
             lambda rows: self._compute(rows, self._top_k),
@@ -215,7 +216,7 @@ class StepLoop:
                 self.allocator.extend(block, 1)
             except OutOfBlocksError:
                 return True
-        self._compute.do_first(self.allocator.take_tasks())
+            self._engine.do_first(self.allocator.take_tasks())
         sound = self._compute.sound(block[0])
         with self.table.lock:
             self.allocator.release(block)

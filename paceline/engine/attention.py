@@ -22,7 +22,9 @@ from paceline.engine.rows import RaggedBatch
 NAME = "paceline"
 # Arguments that models pass to every attention function and that are ignored here: for training, for other
 # backends, or known from the batch.
-_IGNORED = frozenset({"dropout", "position_ids", "cache_position", "use_cache", "is_causal"})
+_IGNORED = frozenset(
+    {"dropout", "position_ids", "cache_position", "use_cache", "is_causal", "output_hidden_states"}
+)
 
 
 class AttentionError(ValueError):

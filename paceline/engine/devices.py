@@ -17,13 +17,14 @@ from transformers import PreTrainedModel
 from paceline.engine.attention import AttentionBackend
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import RaggedBatch
+from paceline.engine.states import StatePool
 
 
 class FusedForward(Protocol):
     """A whole forward without transformers' modules. One at a time."""
 
-    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """Logits [logit rows, vocab] of `batch.logit_rows` in the weights' type; fills the pool."""
+    def forward(self, batch: RaggedBatch, pool: KVPool, states: StatePool | None) -> Tensor:
+        """Logits [logit rows, vocab] of `batch.logit_rows` in the weights' type; fills both pools."""
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ compaction.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from paceline.engine.blocks import BlockTask
+from paceline.engine.kv import KVPool
 from paceline.engine.rows import RaggedBatch, Segment
 from paceline.engine.shape import ModelShape
+from paceline.engine.states import StatePool
 from paceline.engine.verify import Decision, decide
 from paceline.sampling import SamplingParams
 
@@ -66,20 +69,31 @@ class MirroredStep:
 
 
 class Engine:
-    """A model and its KV. On one thread at a time.
+    """A model, its KV and kept states. On one thread at a time, but for `read_states`.
 
     A step that raises may be repeated, whole or session by session: it has written nothing but the KV of its
     own rows, and compaction comes after all draws.
     """
 
     def __init__(
-        self, decoder: Decoder, blocks: int, *, mirror: Callable[[MirroredStep], None] | None = None
+        self,
+        decoder: Decoder,
+        blocks: int,
+        keep_states: Sequence[int] = (),
+        *,
+        mirror: Callable[[MirroredStep], None] | None = None,
     ) -> None:
-        """`blocks` of KV; `mirror` has the other ranks of the model do a step, before this one does it."""
+        """`blocks` of KV; `mirror` has the other ranks of the model do a step, before this one does it.
+
+        `keep_states`: numbers of the layers whose states are kept beside the KV (`engine.states`).
+        """
         self.decoder = decoder
         self.blocks = blocks
         self.pool = decoder.kv_pool(blocks)
+        self.states = decoder.state_pool(keep_states, blocks) if keep_states else None
         self._mirror = mirror
+        # Held while blocks are copied and while states are read.
+        self._copying = threading.Lock()
         # Given, and not done yet.
         self._tasks: list[BlockTask] = []
         # Done here, and not by the other ranks yet.
@@ -120,9 +134,47 @@ class Engine:
         """Whether a token's bits do not depend on what else is in the batch: see `Decoder.exact`."""
         return self.decoder.exact
 
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers whose states are kept, ascending."""
+        return self.states.layers if self.states is not None else ()
+
+    @property
+    def state_width(self) -> int:
+        """Numbers of one position's state of one layer; 0 where none are kept."""
+        return self.states.width if self.states is not None else 0
+
+    def read_states(self, blocks: Sequence[int], start: int, count: int, layers: Sequence[int]) -> Tensor:
+        """States [count, layers, width] of a session's positions from `start` on, on the CPU, dense.
+
+        On any thread, also while a step runs: of positions whose keys the session has, while `blocks` are
+        sure to stay its own. Raises `ValueError` for a layer that is not kept and beyond the blocks.
+        """
+        if self.states is None:
+            raise ValueError("no states are kept here")
+        with self._copying:
+            # A block that is to be a copy reads as what it will be a copy of.
+            sources = {task.block: task.source for task in self._tasks}
+            copied = ((block, sources.get(block)) for block in blocks)
+            blocks = [block if source is None else source for block, source in copied]
+            return self.states.read(blocks, start, count, layers)
+
+    def do_first(self, block_tasks: Sequence[BlockTask]) -> None:
+        """Take the next step's block tasks as soon as they are planned.
+
+        A session whose table has such blocks may have its states read from then on.
+        """
+        with self._copying:
+            self._tasks += block_tasks
+
     def step(self, step: StepInput) -> StepOutput:
-        """Compute the rows, draw every row's token, walk the trees, move the accepted KV to its place."""
+        """Compute the rows, draw every row's token, walk the trees, move the accepted KV to its place.
+
+        Raises `ValueError` for a segment that wants logits and has no row of its root, to draw from.
+        """
         segments = [rows.segment for rows in step.sessions]
+        if any(segment.wants_logits and not segment.run for segment in segments):
+            raise ValueError("a segment without its root's row can be computed by `forward` alone")
         batch, logits = self._forward(segments, step.block_tasks)
         drawing = [rows for rows in step.sessions if rows.segment.wants_logits]
         decisions = decide(
@@ -162,16 +214,24 @@ class Engine:
     def _forward(
         self, segments: Sequence[Segment], block_tasks: Sequence[BlockTask]
     ) -> tuple[RaggedBatch, Tensor]:
-        self._tasks += block_tasks
+        self.do_first(block_tasks)
         # May raise for what one session brings: the other ranks need not know of it.
         batch = self.decoder.batch(segments)
         if self._mirror is not None:
             self._mirror(MirroredStep(segments, self._tasks, self._moves))
             self._moves = []
-        self.pool.prepare(self._tasks)
-        self._tasks = []
-        return batch, self.decoder.forward(batch, self.pool)
+        with self._copying:
+            for pool in self._pools:
+                pool.prepare(self._tasks)
+            self._tasks = []
+        return batch, self.decoder.forward(batch, self.pool, self.states)
 
     def _move(self, moves: Moves) -> None:
         sources, targets = torch.tensor(moves, device=self.device)
-        self.pool.move(sources, targets)
+        for pool in self._pools:
+            pool.move(sources, targets)
+
+    @property
+    def _pools(self) -> tuple[KVPool | StatePool, ...]:
+        """What has a slot for each position."""
+        return (self.pool,) if self.states is None else (self.pool, self.states)

@@ -71,14 +71,14 @@ class KVPool:
         rows = (*outer, block_size, head_dim)
         match layout:
             case KVLayout.ROWS:
-                self.keys, self.values = (_zeros(rows, dtype, device) for _ in range(2))
+                self.keys, self.values = (zeros(rows, dtype, device) for _ in range(2))
             case KVLayout.COLUMNS:
-                self.keys = _zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
-                self.values = _zeros(rows, dtype, device)
+                self.keys = zeros((*outer, head_dim, block_size), dtype, device).transpose(-1, -2)
+                self.values = zeros(rows, dtype, device)
             case KVLayout.PAIRS:
-                pairs = _zeros((*outer, head_dim // 2, block_size), torch.int32, device)
+                pairs = zeros((*outer, head_dim // 2, block_size), torch.int32, device)
                 self.keys = pairs.transpose(-1, -2)
-                self.values = _zeros((*outer, block_size // 2, head_dim, 2), dtype, device).transpose(-1, -2)
+                self.values = zeros((*outer, block_size // 2, head_dim, 2), dtype, device).transpose(-1, -2)
 
     def prepare(self, tasks: Sequence[BlockTask]) -> None:
         """Copy blocks that sessions share, and zero other new blocks where attention needs it.
@@ -115,7 +115,7 @@ class KVPool:
         )
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros that take no memory on the CPU before they are written: numpy leaves that to calloc."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

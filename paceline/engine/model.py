@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from paceline.engine.check import Report, blocks_for, check
 from paceline.engine.devices import FusedForward, backend_of
 from paceline.engine.engine import Engine, MirroredStep
 from paceline.engine.kv import KVPool
+from paceline.engine.layers import DecoderLayers
 from paceline.engine.loading import ModelError, RefusedError, load_causal, one_line
 from paceline.engine.own_attention import OWN_ATTENTION, adopt
 from paceline.engine.own_logits import LONGEST, NotServedError, OwnLogits
@@ -36,6 +39,7 @@ from paceline.engine.shape import (
     look,
     watched_mask,
 )
+from paceline.engine.states import StatePool
 
 # Positions of one KV block, which is one chunk of attention.
 BLOCK_SIZE = 128
@@ -233,16 +237,42 @@ class Decoder:
             clear_blocks=self._kv_form.clear_blocks,
         )
 
+    @cached_property
+    def layers(self) -> DecoderLayers:
+        """Where its hidden states are met, from a forward of two rows: all ranks take part in the first call.
+
+        Raises `ModelError` where that cannot be told.
+        """
+        return DecoderLayers.of(self.model)
+
+    def state_bytes(self, kept: int) -> int:
+        """Bytes of one position's states of so many layers."""
+        return kept * self.layers.width * self.dtype.itemsize if kept else 0
+
+    def state_pool(self, layers: Sequence[int], blocks: int) -> StatePool:
+        """A pool for states of these layers beside a KV pool of `blocks` blocks. Raises `ModelError`."""
+        return StatePool(
+            self.layers.checked(layers),
+            blocks=blocks,
+            block_size=BLOCK_SIZE,
+            width=self.layers.width,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
     def batch(self, segments: Sequence[Segment]) -> RaggedBatch:
         """Lay segments out for `forward`."""
         return build_batch(segments, block_size=BLOCK_SIZE, device=self.device)
 
     @torch.inference_mode()
-    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """Logits [logit rows, vocab] of `batch.logit_rows`, in the model's own type; fills the pool."""
+    def forward(self, batch: RaggedBatch, pool: KVPool, states: StatePool | None = None) -> Tensor:
+        """Logits [logit rows, vocab] of `batch.logit_rows`, in the model's own type; fills both pools."""
         if self._fused is not None:
-            return self._fused.forward(batch, pool)
-        with attending(Forward(self._attention.begin(batch, pool), self.shape.reaches)):
+            return self._fused.forward(batch, pool, states)
+        keeping: AbstractContextManager[None] = nullcontext()
+        if states is not None:
+            keeping = self.layers.telling(states.layers, partial(states.write, batch.slots))
+        with keeping, attending(Forward(self._attention.begin(batch, pool), self.shape.reaches)):
             output = self.model(
                 input_ids=batch.token_ids[None],
                 position_ids=batch.positions[None],

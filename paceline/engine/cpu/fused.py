@@ -21,19 +21,21 @@ from paceline.engine.cpu import attention as cpu_attention
 from paceline.engine.cpu.attention import KernelAttention
 from paceline.engine.cpu.kernels import layers as kernels
 from paceline.engine.cpu.kernels import products, sequence
+from paceline.engine.cpu.kernels import states as state_kernels
 from paceline.engine.cpu.kernels.vectors import ELEMENTS, LANES
 from paceline.engine.cpu.linear import PackedLinear, SiblingLinear, multiply
 from paceline.engine.cpu.team import Kernel, run_in_order
 from paceline.engine.cpu.tiles import tile_configs
 from paceline.engine.kv import KVPool
 from paceline.engine.rows import RaggedBatch
+from paceline.engine.states import StatePool
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
-_normalize, _rotate, _gate = (
-    Kernel(kernel.address) for kernel in (kernels.normalize, kernels.rotate, kernels.gate)
+_normalize, _rotate, _gate, _keep = (
+    Kernel(kernel.address) for kernel in (kernels.normalize, kernels.rotate, kernels.gate, state_kernels.keep)
 )
 
 
@@ -75,6 +77,18 @@ class _Layer:
     def linears(self) -> tuple[PackedLinear, ...]:
         """In the order of their use."""
         return self.qkv, self.output, self.gate_up, self.down
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """Every layer's steps in order; each forward fills the tasks of attention in, and `kept`."""
+
+    # [steps]
+    steps: NDArray[np.void]
+    # Where attention's are among them. [layers, 2]
+    attention: NDArray[np.intp]
+    # Tasks of the steps that keep states. [kept layers]
+    kept: NDArray[np.void]
 
 
 class FusedDecoder:
@@ -121,10 +135,13 @@ class FusedDecoder:
                 linear.describe(task)
         weights = [*self._products["weight"].flat, head.packed.data_ptr()]
         self._products["following"] = np.reshape(weights[1:], self._products.shape)
-        self._steps = self._program()
+        # By the numbers of the layers whose states are kept.
+        self._programs: dict[tuple[int, ...], _Program] = {}
 
-    def _program(self) -> NDArray[np.void]:
-        """Every layer's steps in order [layers, steps]; attention's tasks are filled in by each forward."""
+    def _program(self, kept: tuple[int, ...]) -> _Program:
+        """With a step for each kept layer behind the sum that the layer after it begins by."""
+        if kept in self._programs:
+            return self._programs[kept]
         norms, linears = self._norms, self._products
         none = np.zeros(len(self._layers), dtype=np.int64)
         order: tuple[tuple[Kernel, NDArray[np.int64]], ...] = (
@@ -142,15 +159,20 @@ class FusedDecoder:
         steps = np.zeros((len(self._layers), len(order)), dtype=sequence.STEP)
         for number, (kernel, tasks) in enumerate(order):
             steps["kernel"][:, number], steps["task"][:, number] = kernel.address, tasks
-        self._attention_steps = [
-            number
-            for number, (kernel, _) in enumerate(order)
-            if kernel in (cpu_attention.write_rows, cpu_attention.attend)
-        ]
-        return steps
+        keeping = np.zeros(len(kept), dtype=state_kernels.TASK)
+        keeping["element"], keeping["width"] = norms["element"][0, 0], self._width
+        more = np.zeros(len(kept), dtype=sequence.STEP)
+        more["kernel"], more["task"] = _keep.address, _addresses(keeping)
+        places = [min(number * len(order) + 1, steps.size) for number in kept]
+        program = np.insert(steps.reshape(-1), places, more)
+        attending = [kernel.address for kernel in (cpu_attention.write_rows, cpu_attention.attend)]
+        attention = np.flatnonzero(np.isin(program["kernel"], attending)).reshape(-1, len(attending))
+        self._programs[kept] = _Program(program, attention, keeping)
+        return self._programs[kept]
 
-    def forward(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
-        """Logits [logit rows, vocab] in the weights' type; fills the pool."""
+    def forward(self, batch: RaggedBatch, pool: KVPool, states: StatePool | None) -> Tensor:
+        """Logits [logit rows, vocab] in the weights' type; fills both pools."""
+        program = self._program(states.layers if states is not None else ())
         rows = batch.num_rows
         residual = self._embed(batch.token_ids)
         cos, sin = (angles[0].contiguous() for angles in self._rotary(residual[None], batch.positions[None]))
@@ -178,9 +200,16 @@ class FusedDecoder:
         query, key, value = qkv.transpose(0, 1).split((heads, kv_heads, kv_heads))
         attention = self._attention.begin(batch, pool)
         layer_tasks = attention.layer_tasks(query, key, value, attended, scale=self._scale)
-        for number in self._attention_steps:
-            self._steps["task"][:, number] = _addresses(layer_tasks)
-        run_in_order(self._steps.reshape(-1), threads)
+        program.steps["task"][program.attention] = _addresses(layer_tasks)[:, None]
+        if states is not None:
+            kept = program.kept
+            kept["next_row"], kept["num_rows"] = 0, rows
+            kept["residual"], kept["slots"] = residual.data_ptr(), batch.slots.data_ptr()
+            # Nothing sums up behind the last layer.
+            last = [number == len(self._layers) for number in states.layers]
+            kept["added"] = np.where(last, added.data_ptr(), 0)
+            kept["out"] = states.states.data_ptr() + np.arange(len(kept)) * states.states[0].nbytes
+        run_in_order(program.steps, threads)
 
         wanted = (residual + added)[batch.logit_rows]
         logits: Tensor = self._head(self._norm.normalize(wanted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -23,6 +24,7 @@ from paceline.engine.rows import Segment
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 from tests.kv_rows import key_rows, value_rows
+from tests.random_trees import tree_around
 from tests.spoiled import spoil
 
 # Length of each text; two of them cross the edge of a block, one of those by its prompt alone.
@@ -40,6 +42,7 @@ class Alone:
     logits: Tensor  # [positions, vocab]
     keys: Tensor  # [layers, kv_heads, positions, head_dim]
     values: Tensor
+    states: Tensor  # [positions, layers + 1, width]
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,16 +59,25 @@ def _kv(pool: KVPool, session: Running) -> tuple[Tensor, Tensor]:
     return key_rows(pool)[:, :, blocks, offsets], value_rows(pool)[:, :, blocks, offsets]
 
 
+def _states(engine: Engine, session: Running) -> Tensor:
+    return engine.read_states(session.blocks, 0, session.num_computed, engine.kept_layers)
+
+
 def _alone(decoder: Decoder, tokens: list[int], prompt: int) -> Alone:
-    loop = EngineLoop.of(decoder, 2)
-    session = Running(tokens, 0, SAMPLING)
+    """Logits and KV are those of an engine that keeps no states."""
+    plain, keeping = EngineLoop.of(decoder, 2), EngineLoop.of(decoder, 2, _every_layer(decoder))
+    session = Running(tokens, 0, SAMPLING, [0, 1], len(tokens))
     logits: list[Tensor] = []
-    loop.allocator.extend(session.blocks, 2)
     for position, token in enumerate(tokens):
         segment = Segment(run=[token], start=position, blocks=session.blocks)
-        logits.append(loop.forward([segment]))
-    session.num_computed = len(tokens)
-    return Alone(tokens, prompt, torch.cat(logits), *_kv(loop.engine.pool, session))
+        logits.append(plain.forward([segment]))
+        keeping.forward([segment])
+    states = _states(keeping.engine, session)
+    return Alone(tokens, prompt, torch.cat(logits), *_kv(plain.engine.pool, session), states)
+
+
+def _every_layer(decoder: Decoder) -> range:
+    return range(decoder.layers.count + 1)
 
 
 @pytest.fixture(
@@ -94,26 +106,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield Case(decoder, texts)
 
 
-def _tree(random: Random, right: list[int]) -> tuple[TokenTree, list[int]]:
-    """A tree of any shape with the path of the `right` tokens inside, and the nodes of that path."""
-    tokens: list[int] = []
-    parents: list[int] = []
-    path: list[int] = []
-    for token in right:
-        for _ in range(random.randint(0, 3)):
-            parent = random.randint(-1, len(tokens) - 1)
-            siblings = [tokens[node] for node in range(len(tokens)) if parents[node] == parent]
-            # Never a right token: those are the path's alone.
-            other = random.randrange(VOCAB)
-            if other not in siblings and other not in right:
-                tokens.append(other)
-                parents.append(parent)
-        parents.append(path[-1] if path else -1)
-        path.append(len(tokens))
-        tokens.append(token)
-    return TokenTree(tuple(tokens), tuple(parents), (-1.0,) * len(tokens)), path
-
-
 def _assert_same_bits(got: Tensor, expected: Tensor, what: str) -> None:
     assert got.dtype == expected.dtype
     assert torch.equal(got, expected), f"{what}: {(got != expected).sum()} of {got.numel()} differ"
@@ -129,7 +121,7 @@ def _assert_same_bits(got: Tensor, expected: Tensor, what: str) -> None:
 def test_any_batch_gives_the_bits_of_plain_decoding_alone(
     case: Case, random: Random, scattered: bool, numbers: list[int]
 ) -> None:
-    loop = EngineLoop.of(case.decoder, 12)
+    loop = EngineLoop.of(case.decoder, 12, _every_layer(case.decoder))
     if scattered:
         held = [[block] for block in range(0, 12, 3)]
         loop.allocator._free.difference_update(*held)
@@ -149,7 +141,8 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(
             tree = TokenTree()
             path: list[int] = []
             if stop >= text.prompt:
-                tree, path = _tree(random, text.tokens[stop : stop + random.randint(0, 9)])
+                right = text.tokens[stop : stop + random.randint(0, 9)]
+                tree, path = tree_around(random, right, vocab=VOCAB)
             segment = loop.segment(session, tree, stop)
             segment = Segment(
                 run=segment.run,
@@ -177,6 +170,36 @@ def test_any_batch_gives_the_bits_of_plain_decoding_alone(
         keys, values = _kv(loop.engine.pool, session)
         _assert_same_bits(keys, text.keys, "keys")
         _assert_same_bits(values, text.values, "values")
+        _assert_same_bits(_states(loop.engine, session), text.states, "states")
+
+
+@given(random=st.randoms(use_true_random=True), nodes=st.integers(1, 40))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+def test_a_tree_that_grows_has_the_bits_of_the_tree_at_once(case: Case, random: Random, nodes: int) -> None:
+    text = random.choice(case.texts).tokens
+    root = random.randrange(len(text))
+    tokens = random.choices(range(VOCAB), k=nodes)
+    parents = [random.randint(-1, node - 1) for node in range(nodes)]
+    table = random.sample(range(4), 3)
+    every = Engine(case.decoder, 4, _every_layer(case.decoder))
+    grown = Engine(case.decoder, 4, _every_layer(case.decoder))
+    if root:
+        for engine in (every, grown):
+            engine.forward([Segment(text[:root], 0, table, wants_logits=False)])
+    at_once = every.forward([Segment([text[root]], root, table, tokens, parents)])
+    # Another session's rows stand beside it.
+    beside = Segment(text[:3], 0, [next(block for block in range(4) if block not in table)])
+    first, *cuts = sorted(random.sample(range(nodes + 1), random.randint(1, min(nodes + 1, 5))))
+    begun = Segment([text[root]], root, table, tokens[:first], parents[:first])
+    logits = [grown.forward([beside, begun])[1:]]
+    for done, stop in pairwise(sorted({first, *cuts, nodes})):
+        more = Segment([], root + 1, table, tokens[:stop], parents[:stop], computed_nodes=done)
+        logits.append(grown.forward([beside, more])[1:])
+    _assert_same_bits(torch.cat(logits), at_once, "logits")
+    session = Running(text, 0, SAMPLING, table, root + 1 + nodes)
+    for got, expected in zip(_kv(grown.pool, session), _kv(every.pool, session), strict=True):
+        _assert_same_bits(got, expected, "keys or values")
+    _assert_same_bits(_states(grown, session), _states(every, session), "states")
 
 
 @pytest.mark.parametrize("count", [2, 31, 32, 33, 65, 150])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ class LoopUnderTest:
 
     on_step: Callable[[LoopUnderTest, SessionStep], None]
     control: DraftControl
+    engine: Engine
     loop: StepLoop = field(init=False)
     # By the session's id, why it was ended.
     faults: dict[str, str] = field(default_factory=dict)
@@ -62,14 +63,16 @@ def running_loop(
     *,
     prefix_cache: bool,
     feedback_top_k: int = 0,
+    blocks: int = 16,
+    keep_states: Sequence[int] = (),
 ) -> Iterator[LoopUnderTest]:
     """`on_step` is called on the engine's thread with each session's share of each step."""
     table = SessionTable(9)
     control = DraftControl(table, draft_rows=8, max_tree_nodes=16, max_wait_seconds=0.0)
-    tested = LoopUnderTest(on_step, control)
+    tested = LoopUnderTest(on_step, control, Engine(decoder, blocks, keep_states))
     with engine_thread() as thread:
         tested.loop = StepLoop(
-            Engine(decoder, blocks=16),
+            tested.engine,
             table,
             control,
             tested,

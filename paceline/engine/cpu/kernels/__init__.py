@@ -4,6 +4,7 @@
 |---|---|---|
 | all steps of all layers, one after the other on one team of threads | `sequence.run` | |
 | residual sum and norm | `layers.normalize` | |
+| where the layer before is kept: its rows' states to their slots | `states.keep` | |
 | q, k and v of all rows | `products.multiply` | `amx` (bfloat16) or `panels` |
 | rotary position embedding | `layers.rotate` | |
 | keys and values to their slots in the pool | `attention.write_rows` | |
@@ -14,8 +15,8 @@
 | SwiGLU | `layers.gate` | |
 | down | `products.multiply` | `amx` or `panels` |
 
-Behind the last layer: `layers.normalize` and the head by `products.multiply`, then `ranking.highest` on the
-logits.
+Behind the last layer: `states.keep` where its states are kept, `layers.normalize` and the head by
+`products.multiply`, then `ranking.highest` on the logits.
 
 Below them: `attention_task` (what attention is given, and each thread's scratch), `operations` (softmax,
 scaling and multiply-add over rows of numbers), `amx` (instructions of the matrix unit) and `vectors` (LLVM
