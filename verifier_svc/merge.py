@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from verifier_svc.offers import Part
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """That a source proposes a node."""
 
     source: int
@@ -19,8 +19,7 @@ class Proposal:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """What is known of a node: who proposes it, and which sources propose other tokens in its place."""
 
     proposals: tuple[Proposal, ...]
@@ -83,8 +82,8 @@ def merge(parts: Iterable[Part]) -> MergedTree:
     proposing: dict[int, set[int]] = {}
     for parent, by_source in zip(parents, proposals, strict=True):
         proposing.setdefault(parent, set()).update(by_source)
-    nodes = (
-        Node(tuple(by_source.values()), tuple(sorted(proposing[parent].difference(by_source))))
+    nodes = [
+        Node(tuple(by_source.values()), tuple(sorted(proposing[parent] - by_source.keys())))
         for parent, by_source in zip(parents, proposals, strict=True)
-    )
+    ]
     return MergedTree(tuple(tokens), tuple(parents), tuple(nodes))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from paceline.tree import TokenTree
 
-# Most trees that wait for one session. A drafter's ledger allows a few for each verdict.
+# Most trees that wait for one session, and most nodes of all of them where they are several. A drafter's
+# ledger allows more, and each node costs every step some microseconds.
 MOST_OFFERS = 8
+MOST_NODES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,10 @@ def add(offers: Sequence[Offer], base: int, tree: TokenTree) -> tuple[Offer, ...
     kept = [
         offer if offer.base >= base else replace(offer, sources=offer.sources - sources) for offer in offers
     ]
-    kept = [offer for offer in kept if offer.sources]
-    return (*kept[max(0, len(kept) + 1 - MOST_OFFERS) :], Offer(base, tree, sources))
+    kept = [*(offer for offer in kept if offer.sources), Offer(base, tree, sources)]
+    while len(kept) > 1 and (len(kept) > MOST_OFFERS or sum(len(offer.tree) for offer in kept) > MOST_NODES):
+        kept.pop(0)
+    return tuple(kept)
 
 
 def fitting(offers: Sequence[Offer], token_ids: Sequence[int]) -> tuple[tuple[Offer, ...], list[Part]]:

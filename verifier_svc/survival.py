@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from paceline.tree import TokenTree
 from verifier_svc.merge import MergedTree, Node, Proposal
 
 _BINS = 16
+_HALF_POWERS = -2 / math.log(2)
 _DEPTHS = 4
 # Observations that what is assumed before any counts as, and accepted nodes that count as expected and seen.
 _PRIOR = 8.0
@@ -22,13 +24,16 @@ _LEAST = 1e-6
 # Bounds between the levels by which nodes that concern several sources are counted.
 _LEVELS = (0.05, 0.15, 0.35, 0.65, 0.85)
 
+# Most combinations of sources that are kept of a drafter. Some hundred occur, of three sources.
+_MOST_COMPANIES = 4096
+
 # Sources that propose a node, each with the level of its own probability; and those that propose others.
 _Company: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[int, ...]]
 
 
 def _bin(log_prob: float) -> int:
     """Half powers of two: 1 .. 0.71 is bin 0, .. 0.5 bin 1."""
-    return min(_BINS - 1, int(-log_prob * 2 / math.log(2)))
+    return min(_BINS - 1, int(log_prob * _HALF_POWERS))
 
 
 @dataclass(slots=True)
@@ -38,6 +43,11 @@ class _Count:
     seen: float = 0.0
     expected: float = 0.0
     accepted: float = 0.0
+
+    @property
+    def worth(self) -> float:
+        """How many times likelier such nodes were than was expected of them."""
+        return (self.accepted + _WORTH_PRIOR) / (self.expected + _WORTH_PRIOR)
 
     def add(self, expected: float, *, accepted: bool) -> None:
         self.seen += 1
@@ -64,6 +74,11 @@ class DrafterRecord:
     _sources: dict[int, _Count] = field(default_factory=dict)
     _companies: dict[_Company, _Count] = field(default_factory=dict)
 
+    @property
+    def kept(self) -> int:
+        """Counts that are kept; bounded, whatever the drafter sends."""
+        return len(self._bins) + len(self._sources) + len(self._companies)
+
     def judged(self, merged: MergedTree) -> TokenTree:
         """The merged tree with probabilities in the place of its sources' confidences."""
         chances = [self._chance(node) for node in merged.nodes]
@@ -86,6 +101,8 @@ class DrafterRecord:
 
     def _learn(self, node: Node, *, accepted: bool) -> None:
         company, wrong = self._company(node)
+        if company not in self._companies and len(self._companies) >= _MOST_COMPANIES:
+            self._companies.pop(next(iter(self._companies)))
         self._companies.setdefault(company, _Count()).add(1.0 - wrong, accepted=accepted)
         for proposal in node.proposals:
             confidence = math.exp(proposal.log_prob)
@@ -94,27 +111,29 @@ class DrafterRecord:
 
     def _chance(self, node: Node) -> float:
         company, wrong = self._company(node)
-        return min(1.0, (1.0 - wrong) * _worth(self._companies.get(company)))
+        count = self._companies.get(company)
+        return min(1.0, (1.0 - wrong) * (1.0 if count is None else count.worth))
 
     def _alone(self, proposal: Proposal) -> float:
         """The probability of a node by one source's word."""
-        prior = math.exp(proposal.log_prob) * _worth(self._sources.get(proposal.source))
+        source = self._sources.get(proposal.source)
+        prior = math.exp(proposal.log_prob) * (1.0 if source is None else source.worth)
         known = self._bins.get(_cell(proposal))
-        if known is None:
-            return min(1.0, prior)
-        return min(1.0, (_PRIOR * prior + known.accepted) / (_PRIOR + known.seen))
+        if known is not None:
+            prior = (_PRIOR * prior + known.accepted) / (_PRIOR + known.seen)
+        return min(1.0, prior)
 
     def _company(self, node: Node) -> tuple[_Company, float]:
         """By what the node is counted, and the chance that all who propose it are wrong."""
-        alone = [(proposal.source, self._alone(proposal)) for proposal in node.proposals]
-        levels = sorted((source, sum(chance > bound for bound in _LEVELS)) for source, chance in alone)
-        return (tuple(levels), node.others), math.prod(1.0 - chance for _, chance in alone)
+        levels: list[tuple[int, int]] = []
+        wrong = 1.0
+        for proposal in node.proposals:
+            chance = self._alone(proposal)
+            wrong *= 1.0 - chance
+            levels.append((proposal.source, bisect(_LEVELS, chance)))
+        levels.sort()
+        return (tuple(levels), node.others), wrong
 
 
 def _cell(proposal: Proposal) -> tuple[int, int, int]:
     return proposal.source, min(proposal.depth, _DEPTHS), _bin(proposal.log_prob)
-
-
-def _worth(count: _Count | None) -> float:
-    """How many times likelier such nodes were than was expected of them."""
-    return 1.0 if count is None else (count.accepted + _WORTH_PRIOR) / (count.expected + _WORTH_PRIOR)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from paceline.tree import TokenTree
 from verifier_svc import offers
-from verifier_svc.offers import MOST_OFFERS, Offer
+from verifier_svc.offers import MOST_NODES, MOST_OFFERS, Offer
 
 # 10 -> 11 -> 12, and 20 beside 10 with 21 below.
 TREE = TokenTree((10, 20, 11, 21, 12), (-1, -1, 0, 1, 2), (-0.1, -2.0, -0.1, -0.1, -0.1))
@@ -78,6 +78,14 @@ def test_nodes_that_lead_to_another_sources_are_kept_with_them() -> None:
 def test_on_the_same_text_a_larger_tree_and_another_source_add_to_what_waits() -> None:
     waiting = held((4, chain(10)), (4, chain(10, 11)), (4, chain(20, source=EAGLE)))
     assert [tokens for tokens, _ in fitting(waiting)] == [(10,), (10, 11), (20,)]
+
+
+def test_large_trees_of_many_sources_leave_the_oldest_out() -> None:
+    """A drafter may name sixteen sources, and send a large tree of each."""
+    large = [chain(*range(100), source=source) for source in range(16)]
+    waiting = held(*((4, tree) for tree in large))
+    assert [offer.sources for offer in waiting] == [frozenset({14}), frozenset({15})]
+    assert len(held((4, chain(*range(2 * MOST_NODES))))) == 1, "a verifier may take larger ones"
 
 
 @given(

@@ -99,6 +99,16 @@ def test_where_sources_differ_the_better_one_is_known() -> None:
     assert chances(record, one(chain(0.5, source=TEXT)))[0] > 0.4, "the text alone is still believed"
 
 
+def test_combinations_that_a_drafter_invents_are_forgotten() -> None:
+    """Of sixteen sources that agree and differ at random there are more than anybody can keep."""
+    record, chosen = DrafterRecord(), random.Random(3)
+    for _ in range(3000):
+        sources = chosen.sample(range(16), chosen.randrange(1, 16))
+        parts = [part(chain(chosen.random(), source=source, first=source % 2)) for source in sources]
+        observe(record, merge(parts), [])
+    assert record.kept <= 6000
+
+
 def test_old_observations_fade() -> None:
     record = DrafterRecord()
     for _ in range(2000):
