@@ -94,7 +94,7 @@ def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
 
 
 def _is_tool(entry: EntryPoint) -> bool:
-    return entry.module.startswith("bench")
+    return entry.module.startswith(("bench.", "paceline.training."))
 
 
 def _summary(module: str) -> str | None:
