@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from transformers import AutoTokenizer
 
+from bench.judged import Judge
 from bench.recording import TOP_K, Recording, Target, questions
 from drafter_svc import methods
 from drafter_svc.hypothesis import Hypothesis
@@ -87,13 +88,14 @@ class Answers:
 
 
 def simulate(
-    method: Method, needs: Needs, answers: Answers, nodes: int, depth: int, tenants: int = 1
+    methods: Sequence[Method], needs: Needs, answers: Answers, nodes: int, depth: int, tenants: int = 1
 ) -> Tally:
     """Replay every recording in turn, as sessions that follow one another in one drafter process.
 
-    The sessions are dealt to `tenants` tenants in turn.
+    Each method is a source of its own; their trees are merged as a verifier merges them. The sessions are
+    dealt to `tenants` tenants in turn.
     """
-    tally = Tally()
+    tally, judge = Tally(), Judge()
     for prompt, recording in enumerate(answers.recordings):
         key = SessionKey(str(prompt), 1)
         # The first token comes from the prefill, before a drafter may take part.
@@ -106,15 +108,17 @@ def simulate(
         end = len(recording.prompt) + len(recording.text)
         before = session.base_length
         while session.base_length < end:
-            _step(method, needs, session, answers, prompt, nodes, depth, tally)
+            _step(methods, judge, needs, session, answers, prompt, nodes, depth, tally)
             tally.steps[recording.task] = tally.steps.get(recording.task, 0) + 1
-        method.forget(key.session_id)
+        for method in methods:
+            method.forget(key.session_id)
         tally.committed[recording.task] = tally.committed.get(recording.task, 0) + end - before
     return tally
 
 
 def _step(
-    method: Method,
+    methods: Sequence[Method],
+    judge: Judge,
     needs: Needs,
     session: Hypothesis,
     answers: Answers,
@@ -126,11 +130,17 @@ def _step(
     base, recording = session.base_length, answers.recordings[prompt]
     rest = recording.text[base - len(recording.prompt) :]
     start = time.perf_counter()
-    [tree] = method.draft([Ask(session, base, nodes, depth)])
+    trees = [tree for method in methods for tree in method.draft([Ask(session, base, nodes, depth)])]
     drafted = time.perf_counter()
-    node, accepted = -1, 0
-    while accepted < len(rest) - 1 and (child := tree.child(node, rest[accepted])) is not None:
-        node, accepted = child, accepted + 1
+    tree = judge.choose(trees, nodes)
+    path: list[int] = []
+    while len(path) < len(rest) - 1:
+        child = tree.child(path[-1] if path else -1, rest[len(path)])
+        if child is None:
+            break
+        path.append(child)
+    judge.learn(path)
+    accepted = len(path)
     feedback = None
     if needs.feedback_top_k:
         rows = answers.rows(prompt, base, tree)
@@ -138,8 +148,10 @@ def _step(
         feedback = Feedback.of(session.ids[-1], tree, top_ids, TOP_K)
     verdict = Verdict(session.key, base, rest[: accepted + 1], accepted, len(tree), nodes, feedback)
     told = time.perf_counter()
-    method.observe(session, session.learn(verdict))
-    method.settle()
+    lesson = session.learn(verdict)
+    for method in methods:
+        method.observe(session, lesson)
+        method.settle()
     tally.draft_seconds.append(drafted - start)
     tally.learn_seconds.append(time.perf_counter() - told)
 
@@ -231,7 +243,7 @@ def command(
         method = methods.create(name, vocab_size=1 << 31)
         if tables and not methods.tables.load(method, methods.tables.SHIPPED, _fingerprint(model)):
             raise click.UsageError(f"no tables come with Paceline for the vocabulary of {model}")
-        tally = simulate(Tenants(method, tenants), methods.needs(name), answers, nodes, depth, tenants)
+        tally = simulate([Tenants(method, tenants)], methods.needs(name), answers, nodes, depth, tenants)
         click.echo(_row(name, tally))
 
 

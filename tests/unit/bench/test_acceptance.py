@@ -1,0 +1,88 @@
+"""Replayed answers: what is accepted of several methods' trees, merged as a verifier merges them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from bench.acceptance import Answers, simulate
+from bench.judged import Judge
+from bench.recording import Recording, Target
+from drafter_svc.hypothesis import Hypothesis, Lesson
+from drafter_svc.methods.base import Ask, Method, Needs
+from paceline.tree import TokenTree
+
+PROMPT = (1, 2, 3)
+RECORDINGS = [
+    Recording("task", PROMPT, tuple(range(10 * each, 10 * each + 60)), ((0,),) * 60) for each in (1, 9)
+]
+
+
+class Scripted(Method):
+    """Drafts chains that follow the recorded text, or random tokens."""
+
+    name = "scripted"
+    computes = False
+
+    def __init__(self, length: int, *, right: bool, log_prob: float = -0.1) -> None:
+        self._length, self._right, self._log_prob = length, right, log_prob
+        self._random = random.Random(5)
+        self.asked: list[int] = []
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        return [self._tree(ask) for ask in asks]
+
+    def _tree(self, ask: Ask) -> TokenTree:
+        self.asked.append(ask.nodes)
+        last = ask.session.ids[ask.length - 1]
+        count = min(self._length, ask.nodes)
+        if self._right:
+            tokens = tuple(range(last + 1, last + 1 + count))
+            parents = tuple(range(-1, count - 1))
+        else:
+            tokens = tuple(1000 + token for token in self._random.sample(range(900), count))
+            parents = (-1,) * count
+        return TokenTree(tokens, parents, (self._log_prob,) * count)
+
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        """Learns nothing."""
+
+    def settle(self) -> None:
+        """Puts nothing off."""
+
+    def forget(self, session_id: str) -> None:
+        """Keeps nothing."""
+
+
+def length(*methods: Method, nodes: int = 8) -> float:
+    def target() -> Target:
+        raise AssertionError("no feedback was asked for")
+
+    return simulate(methods, Needs(), Answers(target, RECORDINGS), nodes, 16).length()
+
+
+@pytest.mark.parametrize(("drafted", "committed"), [(0, 1.0), (1, 2.0), (3, 4.0)])
+def test_steps_commit_what_is_accepted_and_one_token_more(drafted: int, committed: float) -> None:
+    # Of 59 tokens the last step may get fewer.
+    assert length(Scripted(drafted, right=True)) == pytest.approx(committed, rel=0.07)
+
+
+def test_of_two_methods_the_better_nodes_are_verified() -> None:
+    """One is sure of tokens that never come, the other unsure of those that do."""
+    alone = length(Scripted(3, right=True, log_prob=-1.5), nodes=3)
+    assert length(
+        Scripted(3, right=True, log_prob=-1.5), Scripted(3, right=False, log_prob=-0.01), nodes=3
+    ) > (0.8 * alone)
+
+
+def test_what_is_chosen_is_a_tree_within_its_size() -> None:
+    judge = Judge()
+    text = TokenTree((1, 2, 3), (-1, 0, 1), (-0.1,) * 3)
+    head = TokenTree((1, 4), (-1, 0), (-0.5,) * 2)
+    whole = judge.choose([text, head], 8)
+    assert sorted(whole.tokens) == [1, 2, 3, 4]
+    assert judge.choose([text, head], 2).tokens == (1, 2)
+    judge.learn([0])
+    assert judge.choose([], 8) == TokenTree()
