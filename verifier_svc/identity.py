@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoTokenizer
 
 from paceline.engine.engine import Engine
+from paceline.engine.fingerprint import weights_fingerprint
 from paceline.vocabulary import vocab_fingerprint
 
 
@@ -25,7 +26,7 @@ class ServedModel:
     device: str
     # Decoder layers.
     num_layers: int = 0
-    # Hash of configuration and weights; empty where it is not known.
+    # See `engine.fingerprint`; empty where it is not known.
     weights_fingerprint: str = ""
 
 
@@ -48,4 +49,5 @@ def describe(
         block_size=engine.block_size,
         device=f"{engine.device} {str(engine.dtype).removeprefix('torch.')}",
         num_layers=engine.shape.layers,
+        weights_fingerprint=weights_fingerprint(model),
     )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-# Of the configuration only what every version of transformers writes alike.
+from paceline.engine.loading import ModelError
+
+# Of the configuration what every version of transformers writes alike: a head that is shipped for a model
+# must find it where a later version has converted it.
 _FACTS: Final = (
     "model_type",
     "hidden_size",
@@ -24,33 +29,53 @@ _FACTS: Final = (
 _CACHE: Final = "paceline-fingerprint.json"
 
 
-def weights_fingerprint(folder: str | Path) -> str:
-    """32 hex digits of a model folder's shape and of all its tensors, however they are divided into files.
+def weights_fingerprint(model: str | Path) -> str:
+    """32 hex digits of a model's shape and of all its tensors, however they are divided into files.
 
-    Kept beside the model, where that can be written to, and computed anew when a file has changed.
-    Raises `ValueError` for a folder without safetensors, `OSError` for one that cannot be read.
+    `model` is a folder, or the hub id of a model that is on this machine. What came out is kept beside the
+    weights, or in the user's cache where that folder cannot be written to, and computed anew when a file has
+    changed. Raises `ModelError` where there are no weights, `OSError` where they cannot be read.
     """
-    folder = Path(folder)
+    folder = _folder(model)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"{folder} holds no safetensors")
-    state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads((folder / _CACHE).read_text(encoding="utf-8"))
-        if kept["files"] == state:
-            return str(kept["fingerprint"])
+        raise ModelError(f"{folder} holds no safetensors")
+    state = [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in (folder / "config.json", *files)
+    ]
+    places = (folder / _CACHE, _users_cache(folder))
+    for place in places:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            if kept["files"] == state:
+                return str(kept["fingerprint"])
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts = {name: config[name] for name in _FACTS if name in config}
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
     for part in _tensors(files):
         digest.update(part)
     made = digest.hexdigest()
-    with suppress(OSError):
-        (folder / _CACHE).write_text(json.dumps({"files": state, "fingerprint": made}), encoding="utf-8")
+    for place in places:
+        with suppress(OSError):
+            _write(place, json.dumps({"files": state, "fingerprint": made}))
+            break
     return made
 
 
-def _tensors(files: list[Path]) -> Iterator[bytes | memoryview]:
+def _folder(model: str | Path) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(str(model), local_files_only=True))
+    except (OSError, HFValidationError) as error:
+        raise ModelError(f"the weights of {model} are not on this machine") from error
+
+
+def _tensors(files: Sequence[Path]) -> Iterator[bytes | memoryview]:
     """Name, type, shape and bytes of each tensor, by name."""
     places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for file in files:
@@ -72,3 +97,25 @@ def _tensors(files: list[Path]) -> Iterator[bytes | memoryview]:
             view[base + start : base + end] as tensor,
         ):
             yield tensor
+
+
+def _users_cache(folder: Path) -> Path:
+    """Where the fingerprint of a folder's weights is kept that cannot be kept beside them."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    return base / "paceline" / "fingerprints" / f"{name}.json"
+
+
+def _write(place: Path, text: str) -> None:
+    """Whole or not at all: other processes may read it meanwhile."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=place.parent, prefix=".paceline-", delete=False
+    ) as file:
+        file.write(text)
+    made = Path(file.name)
+    try:
+        made.replace(place)
+    except OSError:
+        made.unlink()
+        raise

@@ -1,59 +1,89 @@
-"""The fingerprint is of the weights: not of files, of versions, or of where they lie."""
+"""A model's fingerprint is that of its weights, however they are stored, and is computed once."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from bench.families import make_family_model
+from paceline.engine import fingerprint
 from paceline.engine.fingerprint import weights_fingerprint
-from tests.tiny import make_tiny_model
+from paceline.engine.loading import ModelError
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return make_tiny_model(tmp_path / "model")
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return make_family_model(tmp_path / "model", "llama")
 
 
-def test_the_same_weights_in_other_files_have_the_same_fingerprint(model: Path, tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    AutoModelForCausalLM.from_pretrained(model).save_pretrained(shards, max_shard_size="100KB")
-    config = json.loads((shards / "config.json").read_text())
-    (shards / "config.json").write_text(json.dumps(config | {"transformers_version": "9"}))
-
-    assert len(list(shards.glob("*.safetensors"))) > 1
-    assert weights_fingerprint(shards) == weights_fingerprint(model)
-    assert len(weights_fingerprint(model)) == 32
+def _without_cache(folder: Path, name: str) -> Path:
+    """A copy as a model comes to another machine."""
+    copy = folder.parent / name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("paceline-*"))
+    return copy
 
 
-def test_other_weights_have_another_fingerprint(model: Path, tmp_path: Path) -> None:
-    other = make_tiny_model(tmp_path / "other", seed=1)
-
-    assert weights_fingerprint(other) != weights_fingerprint(model)
-
-
-def test_a_changed_file_is_hashed_anew(model: Path) -> None:
-    before = weights_fingerprint(model)
-    assert weights_fingerprint(model) == before
-    file = model / "model.safetensors"
-    tensors = load_file(file)
-    next(iter(tensors.values())).add_(1)
-    save_file(tensors, file, metadata={"format": "pt"})
-
-    assert weights_fingerprint(model) != before
+def test_it_is_the_weights_own_however_they_are_stored(folder: Path) -> None:
+    expected = weights_fingerprint(folder)
+    assert len(expected) == 32
+    int(expected, 16)
+    divided = folder.parent / "divided"
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(divided, max_shard_size="100KB")
+    assert len(list(divided.glob("*.safetensors"))) > 1
+    assert weights_fingerprint(divided) == expected
+    # What a later version of transformers may write beside what there is.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_version": "9.0", "new": False}))
+    assert weights_fingerprint(folder) == expected
 
 
-def test_a_folder_that_cannot_be_written_to_has_one_too(model: Path) -> None:
-    expected = weights_fingerprint(model)
-    (model / "paceline-fingerprint.json").unlink()
-    (model / "paceline-fingerprint.json").mkdir()
+def test_other_weights_have_another(folder: Path) -> None:
+    expected = weights_fingerprint(folder)
+    other = _without_cache(folder, "other")
+    weights = load_file(other / "model.safetensors")
+    name = sorted(weights)[-1]
+    weights[name].view(-1)[-1] += 1
+    save_file(weights, other / "model.safetensors")
+    assert weights_fingerprint(other) != expected
+    weights[name].view(-1)[-1] -= 1
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    save_file(weights, other / "model.safetensors")
+    assert weights_fingerprint(other) != expected
 
-    assert weights_fingerprint(model) == expected
+
+@pytest.mark.parametrize("writable", [True, False], ids=["beside the weights", "in the user's cache"])
+def test_weights_are_hashed_once(folder: Path, writable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not writable:
+        # Stands where the file would be: not even root can write it.
+        (folder / "paceline-fingerprint.json").mkdir()
+    expected = weights_fingerprint(folder)
+    read: list[Sequence[Path]] = []
+    tensors = fingerprint._tensors
+
+    def watched(files: Sequence[Path]) -> Iterator[bytes | memoryview]:
+        read.append(files)
+        return tensors(files)
+
+    monkeypatch.setattr(fingerprint, "_tensors", watched)
+    assert weights_fingerprint(folder) == expected
+    assert not read
+    assert not list(folder.glob(".paceline-*"))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "model.safetensors")
+    assert weights_fingerprint(folder) != expected
+    assert read
 
 
-def test_a_folder_without_safetensors_has_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no safetensors"):
+def test_a_folder_without_weights_has_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no safetensors"):
         weights_fingerprint(tmp_path)
+    with pytest.raises(ModelError, match="not on this machine"):
+        weights_fingerprint("nobody/knows-this-model")
