@@ -43,7 +43,7 @@ class Text:
 class Origin:
     """Whose ids they are, and how they came to be."""
 
-    # `paceline.net.handshake.vocab_fingerprint`, in hex.
+    # `paceline.vocabulary.vocab_fingerprint`, in hex.
     vocab: str
     kinds: tuple[str, ...]
     seed: int

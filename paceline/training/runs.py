@@ -19,7 +19,6 @@ from paceline.engine.fingerprint import weights_fingerprint
 from paceline.engine.model import Decoder, choose_device
 from paceline.heads import store
 from paceline.models.store import LocalModel
-from paceline.net.handshake import vocab_fingerprint
 from paceline.training import batches, draft, eagle
 from paceline.training.card import Checked, card, markdown
 from paceline.training.corpus import Corpus, CorpusError, Origin, Text, read
@@ -28,6 +27,7 @@ from paceline.training.jobs import KINDS, Template, job
 from paceline.training.loop import Budget, Learner, Progress, Training
 from paceline.training.states import Recorder
 from paceline.training.writing import Scribe
+from paceline.vocabulary import vocab_fingerprint
 
 # Texts of each kind that curves are measured on.
 _CHECKED_TEXTS: Final = 24
