@@ -22,7 +22,7 @@ from paceline.cli.gateway import DEFAULT_GATEWAY
 from paceline.client import GatewayClient, GatewayError
 from paceline.local import redis_server
 from paceline.local.fleet import LocalFleet
-from paceline.local.plan import Addresses, plan_fleet
+from paceline.local.plan import DEFAULT_DRAFTING, Addresses, Drafting, plan_fleet
 from paceline.local.process import ServiceDiedError
 from paceline.local.redis_server import LocalRedis, RedisMissingError
 from paceline.models.store import LocalModel
@@ -46,6 +46,7 @@ class UpOptions:
     logs: Path
     once: bool
     demonstrate: bool = True
+    drafting: Drafting = DEFAULT_DRAFTING
 
 
 def serve(options: UpOptions) -> int:
@@ -60,7 +61,9 @@ def serve(options: UpOptions) -> int:
 async def _serve(options: UpOptions, redis_url: str, server: LocalRedis | None) -> int:
     if server is None and not await _reachable(redis_url):
         raise UpError("the Redis that REDIS_URL or --redis-url names does not answer: start it, or unset it")
-    waves = plan_fleet(options.model, options.addresses, redis_url=redis_url, redis=server)
+    waves = plan_fleet(
+        options.model, options.addresses, redis_url=redis_url, redis=server, drafting=options.drafting
+    )
     logs = _log_folder(options.logs)
     err.print(f"[bold]{options.model.name}[/bold]; logs in {logs}")
     board = Board([service.name for wave in waves for service in wave])

@@ -24,6 +24,18 @@ def up(
     drafters: Annotated[
         int, typer.Option(min=0, max=64, help="Drafter processes; with 0, decoding is plain.")
     ] = 1,
+    drafter_method: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="How drafters draft; `paceline drafter methods` lists the ways, joined by +.",
+            show_default="lookup+recycling",
+        ),
+    ] = "",
+    draft_model: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Folder or Hugging Face id, for a --drafter-method with draft."),
+    ] = "",
     host: Annotated[
         str,
         typer.Option(
@@ -57,7 +69,7 @@ def up(
     # Only now: these bring gRPC and Redis, which `--help` does without.
     from paceline.addresses import AddressError, parse_host
     from paceline.cli.serving import UpError, UpOptions, serve
-    from paceline.local.plan import NotOurHostError, PortTakenError, choose_addresses
+    from paceline.local.plan import Drafting, NotOurHostError, PortTakenError, choose_addresses
 
     found = resolve(model)
     try:
@@ -75,7 +87,15 @@ def up(
         fail(f"--host: {error}")
     try:
         status = serve(
-            UpOptions(found, addresses, redis or redis_url(), logs=logs, once=once, demonstrate=demo)
+            UpOptions(
+                found,
+                addresses,
+                redis or redis_url(),
+                logs=logs,
+                once=once,
+                demonstrate=demo,
+                drafting=Drafting(drafter_method, draft_model),
+            )
         )
     except UpError as error:
         fail(str(error))

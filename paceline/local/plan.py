@@ -45,6 +45,24 @@ class Addresses:
         return join_address(reachable(self.host), self.grpc_port)
 
 
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """How the drafters draft: as `paceline drafter` takes it, empty for its default."""
+
+    method: str = ""
+    draft_model: str = ""
+
+    def flags(self, model: LocalModel) -> tuple[str, ...]:
+        """What a drafter for this target is told."""
+        flags = ("--method", self.method, "--model", str(model.folder)) if self.method else ()
+        return (*flags, "--draft-model", self.draft_model) if self.draft_model else flags
+
+    @property
+    def kept_states(self) -> tuple[str, ...]:
+        """What a verifier is told, so that it keeps what the method needs."""
+        return ("--keep-states", "eagle") if "eagle" in self.method.split("+") else ()
+
+
 class PortTakenError(Exception):
     """Another program listens on a port that was asked for."""
 
@@ -78,16 +96,24 @@ def choose_addresses(
     return Addresses(host, ports[0], ports[1], tuple(pods[:verifiers]), tuple(pods[verifiers:]))
 
 
+DEFAULT_DRAFTING = Drafting()
+
+
 def plan_fleet(
-    model: LocalModel, addresses: Addresses, *, redis_url: str, redis: LocalRedis | None
+    model: LocalModel,
+    addresses: Addresses,
+    *,
+    redis_url: str,
+    redis: LocalRedis | None,
+    drafting: Drafting = DEFAULT_DRAFTING,
 ) -> list[list[Service]]:
     """The waves of services to start; `redis` is the server to start for `redis_url`, if any."""
     gateway = _gateway(model, addresses, redis_url)
-    verifiers = _verifiers(model, addresses.verifiers, redis_url)
+    verifiers = _verifiers(model, addresses.verifiers, redis_url, drafting)
     drafters = [
         Service(
             f"drafter-{number}",
-            (sys.executable, "-m", "drafter_svc", *_listening(address)),
+            (sys.executable, "-m", "drafter_svc", *_listening(address), *drafting.flags(model)),
             partial(grpc_serving, address),
             60.0,
         )
@@ -99,8 +125,11 @@ def plan_fleet(
     return waves
 
 
-def _verifiers(model: LocalModel, addresses: tuple[str, ...], redis_url: str) -> list[Service]:
+def _verifiers(
+    model: LocalModel, addresses: tuple[str, ...], redis_url: str, drafting: Drafting
+) -> list[Service]:
     flags: tuple[str, ...] = ("--model", str(model.folder), "--model-name", model.name)
+    flags += drafting.kept_states
     if len(addresses) > 1:  # they share the cores; a single one takes them all by itself
         flags += ("--threads", str(max(1, usable_cores() // len(addresses))))
     return [
