@@ -51,6 +51,9 @@ class Candidates:
     log_probs: NDArray[np.float64]
 
 
+# No children for any node.
+NOTHING = Candidates(np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
+
 # The candidates of each level, in order.
 Step: TypeAlias = Callable[[Sequence[Level]], Sequence[Candidates]]
 
@@ -88,6 +91,36 @@ class Growth:
         """Go on with these bounds. What did not pay within the last ones may now be grown, on any level."""
         self._bounds = bounds
         self._enlarged = True
+
+    def reroot(self, committed: Sequence[int]) -> tuple[Growth, list[int]] | None:
+        """The part below the node that `committed` leads to, and the numbers of its nodes that were grown.
+
+        None where that node is not there or was not grown itself.
+        """
+        root = -1
+        for token in committed:
+            (found,) = np.nonzero((self._parents == root) & (self._tokens == token))
+            if not len(found):
+                return None
+            root = int(found[0])
+        if root not in self._numbers:
+            return None
+        place = {root: -1}
+        kept: list[int] = []
+        for node, parent in enumerate(self._parents.tolist()):
+            if parent in place:
+                place[node] = len(kept)
+                kept.append(node)
+        part = Growth(self._bounds)
+        part._tokens, part._log_probs = self._tokens[kept], self._log_probs[kept]
+        part._parents = np.array([place[parent] for parent in self._parents[kept].tolist()], dtype=np.int64)
+        part._depths = self._depths[kept] - len(committed)
+        above = self._survivals[root] if root >= 0 else 0.0
+        part._survivals = self._survivals[kept] - above
+        grown = [node for node in self._numbers if node in place and node != root]
+        part._numbers = {-1: -1} | {place[node]: number for number, node in enumerate(grown)}
+        part._enlarged = True
+        return part, [self._numbers[node] for node in grown]
 
     def next_level(self, tree: int) -> Level | None:
         """The root, then the likeliest of the newest candidates, except those whose children could not stay.

@@ -46,10 +46,21 @@ class Language:
 
 
 @dataclass
+class Below:
+    """A language behind a path."""
+
+    whole: Language
+    path: Path
+
+    def row(self, path: Path) -> NDArray[np.float64]:
+        return self.whole.row((*self.path, *path))
+
+
+@dataclass
 class Walker:
     """Gives candidates of several sessions' languages; notes how many rows it was asked for in each call."""
 
-    languages: Sequence[Language]
+    languages: Sequence[Language | Below]
     bounds: Sequence[Bounds]
     paths: dict[int, list[Path]] = field(default_factory=dict)
     calls: list[dict[int, int]] = field(default_factory=list)
@@ -75,7 +86,7 @@ class Walker:
         return Candidates(np.array(ids), np.array(log_probs))
 
 
-def trees_of(languages: Sequence[Language], bounds: Sequence[Bounds]) -> list[TokenTree]:
+def trees_of(languages: Sequence[Language | Below], bounds: Sequence[Bounds]) -> list[TokenTree]:
     return grow([Growth(bound) for bound in bounds], Walker(languages, bounds))
 
 
@@ -188,4 +199,33 @@ def test_a_larger_tree_goes_on_from_the_first_and_computes_nothing_twice(
     [anew] = trees_of([language], [larger])
     pairs = zip(*(sorted(tree.survivals(), reverse=True) for tree in (large, anew)), strict=False)
     assert len(large) >= len(anew)
+    assert all(one >= other - 1e-9 for one, other in pairs)
+
+
+@given(language=LANGUAGES, bound=BOUNDS, data=st.data())
+def test_a_rerooted_growth_goes_on_like_one_that_began_there(
+    language: Language, bound: Bounds, data: st.DataObject
+) -> None:
+    growth, walker = Growth(bound), Walker([language], [bound])
+    [tree] = grow([growth], walker)
+    path = data.draw(st.sampled_from([(), *paths_of(tree), (VOCAB,)]))
+    rerooted = growth.reroot(path)
+    grown = walker.paths.get(0, [])
+    assert (rerooted is None) == (not walker.calls if path == () else path not in grown)
+    if rerooted is None:
+        return
+    part, numbers = rerooted
+    assert [grown[number] for number in numbers] == [
+        longer for longer in grown if longer[: len(path)] == path != longer
+    ]
+    below = Below(language, path)
+    part.enlarge(bound)
+    later = Walker([below], [bound])
+    later.paths[0] = [grown[number][len(path) :] for number in numbers]
+    [moved] = grow([part], later)
+    check(moved, vocab_size=VOCAB, max_nodes=bound.nodes, max_depth=bound.depth)
+    assert len(set(later.paths[0])) == len(later.paths[0])
+    [anew] = trees_of([below], [bound])
+    pairs = zip(*(sorted(each.survivals(), reverse=True) for each in (moved, anew)), strict=False)
+    assert len(moved) >= len(anew)
     assert all(one >= other - 1e-9 for one, other in pairs)

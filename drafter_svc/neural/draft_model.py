@@ -1,0 +1,194 @@
+"""Drafts with a small language model of the target's vocabulary, on the engine that serves targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer
+
+from drafter_svc.config import DrafterSettings
+from drafter_svc.methods.base import Ask, Method, Needs, Target, UnfitError
+from drafter_svc.neural.choice import Wish, choose
+from drafter_svc.neural.contexts import Context, Contexts, follow
+from drafter_svc.neural.devices import device_of, dtype_of
+from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Growth, Level, grow
+from paceline.engine.engine import Engine
+from paceline.engine.loading import ModelError, one_line
+from paceline.engine.model import Decoder
+from paceline.engine.rows import Segment
+from paceline.tree import TokenTree
+from paceline.vocabulary import vocab_fingerprint
+
+NAME = "draft"
+# Children of a node, and nodes of a level that are grown: EAGLE-2's is 10, for trees of 60 nodes.
+TOP_K = 8
+# Levels of a first tree, as EAGLE-2's. A larger one goes as deep as it is asked for.
+FIRST_DEPTH = 7
+# Rows of long texts in one batch, beside the trees', by kind of device; and how many of a text's last rows
+# are computed together with the first level of its tree.
+TEXT_ROWS = {"cpu": 512, "cuda": 4096}
+_LAST_ROWS = 64
+
+
+class DraftModel(Method):
+    """A language model that grows trees level by level, with the noise of the session's own seed."""
+
+    name = NAME
+
+    def __init__(self, engine: Engine, vocab_size: int, *, top_k: int = TOP_K) -> None:
+        """`engine` is this method's own; `vocab_size` is the target's."""
+        self._engine = engine
+        self._contexts = Contexts(engine.blocks, engine.block_size)
+        self._vocab_size = vocab_size
+        self._top_k = top_k
+        self._text_rows = TEXT_ROWS.get(engine.device.type, TEXT_ROWS["cuda"])
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        """See `Method.draft`. A session whose text is not computed yet gets a part of it, and no tree."""
+        places = [
+            _Place(ask, self._contexts.use(ask.session.key.session_id, ask.session.ids)) for ask in asks
+        ]
+        try:
+            return self._draft(places)
+        except Exception:
+            for ask in asks:
+                self._contexts.lose(ask.session.key.session_id)
+            raise
+
+    def _draft(self, places: Sequence[_Place]) -> list[TokenTree]:
+        follow(self._engine, ((place.context, place.ask.length) for place in places))
+        busy = {place.context for place in places}
+        ready = self._read(places, busy)
+        growths = [place.growth(self._bounds(place.ask)) for place in ready]
+        trees = grow(growths, lambda levels: self._step(ready, levels, busy))
+        drafted = {id(place): tree for place, tree in zip(ready, trees, strict=True)}
+        return [drafted.get(id(place), TokenTree()) for place in places]
+
+    def forget(self, session_id: str) -> None:
+        """See `Method.forget`. What was computed of the text is kept while there is room."""
+        self._contexts.drop(session_id)
+
+    def _bounds(self, ask: Ask) -> Bounds:
+        depth = ask.depth if ask.sent.tokens else min(ask.depth, FIRST_DEPTH)
+        # The deepest nodes have no row.
+        return Bounds(ask.nodes, min(depth, self._engine.shape.max_context - ask.length + 1), self._top_k)
+
+    def _read(self, places: Sequence[_Place], busy: Set[Context]) -> list[_Place]:
+        """Compute parts of long texts; those that are left with few rows are ready for a tree."""
+        ready, segments, rows = [], [], self._text_rows
+        for place in sorted(places, key=lambda place: place.missing):
+            context = place.context
+            if place.ask.length > self._engine.shape.max_context:
+                continue
+            count = min(rows, place.missing - _LAST_ROWS)
+            if count > 0 and self._contexts.reserve(context, context.computed + count, busy):
+                run = context.ids[context.computed : context.computed + count]
+                segments.append(Segment(run, context.computed, tuple(context.blocks), wants_logits=False))
+                context.computed += count
+                rows -= count
+            if place.missing <= _LAST_ROWS:
+                ready.append(place)
+        if segments:
+            self._engine.forward(segments, self._contexts.take_tasks())
+            for place in places:
+                self._contexts.share(place.context)
+        return ready
+
+    def _step(
+        self, places: Sequence[_Place], levels: Sequence[Level], busy: Set[Context]
+    ) -> list[Candidates]:
+        """The children of each level's nodes, of all sessions in one forward."""
+        segments: list[Segment] = []
+        wishes: dict[int, Wish] = {}
+        for number, level in enumerate(levels):
+            ask, context = places[level.tree].ask, places[level.tree].context
+            keys = ask.length + len(context.tokens) + len(level.tokens)
+            if not self._contexts.reserve(context, keys, busy):
+                continue
+            if level.tokens:
+                segments.append(context.grown(level))
+            else:
+                run = context.ids[context.computed : ask.length]
+                segments.append(Segment(run, context.computed, tuple(context.blocks)))
+                context.computed = context.base = ask.length
+            wishes[number] = Wish(
+                ask.session.sampling, self._top_k, [ask.length + depth for depth in level.depths]
+            )
+        if not segments:
+            return [NOTHING] * len(levels)
+        logits = _of_vocabulary(self._engine.forward(segments, self._contexts.take_tasks()), self._vocab_size)
+        found = dict(zip(wishes, choose(logits, list(wishes.values())), strict=True))
+        return [found.get(number, NOTHING) for number in range(len(levels))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One session's part of a batch."""
+
+    ask: Ask
+    context: Context
+
+    @property
+    def missing(self) -> int:
+        """Positions of the text that have no keys."""
+        return self.ask.length - self.context.computed
+
+    def growth(self, bounds: Bounds) -> Growth:
+        """The session's tree, begun or to be gone on with."""
+        if self.context.growth is None:
+            self.context.growth = Growth(bounds)
+        else:
+            self.context.growth.enlarge(bounds)
+        return self.context.growth
+
+
+def _of_vocabulary(logits: Tensor, size: int) -> Tensor:
+    """Logits of the target's ids: models of one tokenizer may have more or fewer ids without a token."""
+    missing = size - logits.shape[1]
+    return logits[:, :size] if missing <= 0 else functional.pad(logits, (0, missing), value=-torch.inf)
+
+
+class DraftModelFactory:
+    """The draft model that the settings name. Its tokenizer is read at once, its weights for a target."""
+
+    name = NAME
+    computes = True
+
+    def __init__(self, settings: DrafterSettings) -> None:
+        """Raises `UnfitError` where there is no such model or device."""
+        if not settings.draft_model:
+            raise UnfitError(f"{NAME} needs a model: give --draft-model (PACELINE_DRAFTER_DRAFT_MODEL)")
+        self._settings = settings
+        self._device = device_of(settings)
+        self.weights = (settings.draft_model,)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(settings.draft_model)
+        except Exception as error:
+            raise UnfitError(
+                f"{NAME}: cannot read the tokenizer of {settings.draft_model}: {one_line(error)}"
+            ) from error
+        self.needs = Needs(vocab_fingerprint=vocab_fingerprint(tokenizer.get_vocab()))
+
+    def create(self, target: Target) -> Method:
+        """See `MethodFactory.create`."""
+        settings = self._settings
+        try:
+            decoder = Decoder.load(settings.draft_model, device=self._device, dtype=dtype_of(settings))
+        except ModelError as error:
+            raise UnfitError(str(error)) from error
+        blocks = settings.memory_bytes // decoder.block_bytes
+        if not blocks:
+            raise UnfitError(
+                f"one block of {decoder.block_size} positions takes {decoder.block_bytes} bytes; "
+                f"--memory-bytes is {settings.memory_bytes}"
+            )
+        return DraftModel(Engine(decoder, blocks), target.vocab_size)
+
+
+def factory(settings: DrafterSettings) -> DraftModelFactory:
+    """See `drafter_svc.methods.base`."""
+    return DraftModelFactory(settings)
