@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from paceline.features import MAX_LAYERS
 from paceline.net.rpc import MAX_MESSAGE_BYTES
 from paceline.pools import DEFAULT_POOL, parse_pool
 from paceline.service.settings import StoreSettings
@@ -17,6 +18,22 @@ _NODE_BYTES = 16
 _KEY_BYTES = 256
 # Least limit of a message: one that is a little too large is to be told which bound it breaks.
 _LEAST_BYTES = 1 << 20
+
+
+# The layers that EAGLE-3 reads, by name: the model says which they are.
+EAGLE = "eagle"
+
+
+def _layers(text: str) -> str:
+    """Layers as `--keep-states` names them. Raises `ValueError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if text.strip() in ("", EAGLE):
+        return text.strip()
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ValueError(f"give numbers of layers with commas, as in 2,15,27, or {EAGLE}")
+    if len(parts) > MAX_LAYERS:
+        raise ValueError(f"at most {MAX_LAYERS} layers can be kept")
+    return ",".join(parts)
 
 
 class VerifierSettings(StoreSettings):
@@ -56,6 +73,12 @@ class VerifierSettings(StoreSettings):
         description="KV capacity in tokens; 0 sizes it from the memory that is free at the start.",
     )
     prefix_cache: bool = Field(True, description="Keep the KV of past texts for sessions that begin alike.")
+    keep_states: Annotated[str, AfterValidator(_layers)] = Field(
+        "",
+        description="Layers whose hidden states are kept beside the KV, for drafters that read them: numbers "
+        "with commas, 0 (the embeddings) to the model's last, or eagle for the three that EAGLE-3 reads; "
+        "empty keeps none.",
+    )
     prefill_rows: int = Field(256, ge=128, le=8192, description="Most prompt rows in one step.")
     draft_rows: int = Field(
         256,
@@ -81,6 +104,11 @@ class VerifierSettings(StoreSettings):
         description="Where the engine is not exact: draw one in so many steps with accepted drafts again, as "
         "plain decoding would, to count divergences. 0 checks none.",
     )
+
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """`keep_states`, split; of `EAGLE` the model says which layers they are."""
+        return tuple(int(part) for part in self.keep_states.split(",") if part.isdecimal())
 
     def message_bytes(self, max_context: int) -> int:
         """Bytes of the largest honest message: a session's ids, or a tree for each session."""

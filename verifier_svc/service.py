@@ -13,7 +13,7 @@ from paceline.engine import parallel
 from paceline.engine.engine import Engine
 from paceline.engine.loading import ModelError
 from paceline.engine.memory import kv_blocks
-from paceline.engine.model import choose_device
+from paceline.engine.model import Decoder, choose_device
 from paceline.engine.parallel import RankLostError, Ranks
 from paceline.models.store import NoSuchFolderError, check_model
 from paceline.net.roles import Role
@@ -26,7 +26,7 @@ from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc.assembly import Verifier
-from verifier_svc.config import VerifierSettings
+from verifier_svc.config import EAGLE, VerifierSettings
 from verifier_svc.step import engine_thread
 
 log = telemetry.logger(__name__)
@@ -69,6 +69,8 @@ async def serve(
             fused=engine.fused,
             ranks=engine.shape.ranks,
             kv_tokens=engine.kv_tokens,
+            kv_bytes_per_token=engine.kv_bytes,
+            **_price(engine),
         )
         await stop.wait()
         verifier.refuse_sessions()
@@ -138,10 +140,35 @@ def _load(settings: VerifierSettings, ranks: Ranks) -> Engine:
         ranks=ranks,
         trust_remote_code=settings.trust_remote_code,
     )
+    kept = _kept_layers(settings, decoder)
     blocks = kv_blocks(
         decoder,
         kv_tokens=settings.kv_tokens,
         max_sessions=settings.max_sessions,
+        kept_layers=len(kept),
         local_ranks=ranks.local_size,
     )
-    return parallel.engine_of(decoder, ranks.least(blocks), ranks)
+    return parallel.engine_of(decoder, ranks.least(blocks), ranks, kept)
+
+
+def _kept_layers(settings: VerifierSettings, decoder: Decoder) -> tuple[int, ...]:
+    """The layers whose states are kept; all ranks look for them. Raises `ModelError`."""
+    if not settings.keep_states:
+        return ()
+    try:
+        layers = decoder.layers
+        return layers.eagle() if settings.keep_states == EAGLE else layers.checked(settings.kept_layers)
+    except ModelError as error:
+        raise ModelError(f"--keep-states {settings.keep_states}: {error}") from error
+
+
+def _price(engine: Engine) -> dict[str, object]:
+    """What kept states take, as the log shows it; empty where none are kept."""
+    if not engine.kept_layers:
+        return {}
+    states, keys_and_values = engine.state_bytes, engine.kv_bytes
+    return {
+        "kept_states": ",".join(map(str, engine.kept_layers)),
+        "state_bytes_per_token": states,
+        "states_of_kv": f"{states / keys_and_values:.1%}",
+    }

@@ -144,6 +144,16 @@ class Engine:
         """Numbers of one position's state of one layer; 0 where none are kept."""
         return self.states.width if self.states is not None else 0
 
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of one position's keys and values."""
+        return self.decoder.block_bytes // self.block_size
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one position's kept states."""
+        return self.decoder.state_bytes(len(self.kept_layers))
+
     def read_states(self, blocks: Sequence[int], start: int, count: int, layers: Sequence[int]) -> Tensor:
         """States [count, layers, width] of a session's positions from `start` on, on the CPU, dense.
 

@@ -13,9 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from paceline.engine.attention import Reach, Rule, attending
 from paceline.engine.loading import ModelError
 
-# Layers by name, beside their numbers: what a head of EAGLE-3 reads (arXiv 2503.01840).
-EAGLE = "eagle"
-
 
 class DecoderLayers:
     """A model's decoder layers, `count` of them.
@@ -79,12 +76,12 @@ class DecoderLayers:
         return tuple(sorted(set(numbers)))
 
     def eagle(self) -> tuple[int, ...]:
-        """The three layers that EAGLE-3 reads. Raises `ModelError` where the model has too few."""
+        """The three that EAGLE-3 (arXiv 2503.01840) reads. Raises `ModelError` where there are too few."""
         low, middle, high = 2, self.count // 2, self.count - 3
         if not low < middle < high:
             raise ModelError(
-                f"EAGLE's three layers are 2, L/2 and L - 3, and this model has {self.count}: give the "
-                "numbers of the layers to keep instead"
+                f"EAGLE's three layers are 2, L/2 and L - 3 of L, and this model has {self.count}: "
+                "give numbers of layers instead"
             )
         return low, middle, high
 

@@ -20,19 +20,22 @@ def free_bytes(device: torch.device) -> int:
     return machine.free_memory()
 
 
-def kv_blocks(decoder: Decoder, *, kv_tokens: int, max_sessions: int, local_ranks: int = 1) -> int:
+def kv_blocks(
+    decoder: Decoder, *, kv_tokens: int, max_sessions: int, kept_layers: int = 0, local_ranks: int = 1
+) -> int:
     """Blocks to allocate: `kv_tokens` rounded up, or (0) what memory allows and the sessions can use.
 
-    `local_ranks` processes of one model share a machine's memory; a GPU is one rank's own. Raises
-    `ModelError` when not even one block fits.
+    A block has keys, values and the states of `kept_layers` layers. `local_ranks` processes of one model
+    share a machine's memory; a GPU is one rank's own. Raises `ModelError` when not even one block fits.
     """
     if kv_tokens:
         return -(-kv_tokens // BLOCK_SIZE)
     share = GPU_SHARE if decoder.device.type == "cuda" else CPU_SHARE / local_ranks
-    fitting = int(free_bytes(decoder.device) * share) // decoder.block_bytes
+    block_bytes = decoder.block_bytes + BLOCK_SIZE * decoder.state_bytes(kept_layers)
+    fitting = int(free_bytes(decoder.device) * share) // block_bytes
     if fitting < 1:
         raise ModelError(
             f"no memory left for KV on {decoder.device}: one block of {BLOCK_SIZE} tokens takes "
-            f"{decoder.block_bytes >> 20} MiB; take a smaller model, another dtype or a larger machine"
+            f"{block_bytes >> 20} MiB; take a smaller model, another dtype or a larger machine"
         )
     return min(fitting, max_sessions * -(-decoder.shape.max_context // BLOCK_SIZE))

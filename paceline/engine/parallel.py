@@ -9,6 +9,7 @@ itself, so that all of them reach the collectives in the same order.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
@@ -161,9 +162,14 @@ def load(
     return decoder
 
 
-def engine_of(decoder: Decoder, blocks: int, ranks: Ranks) -> Engine:
-    """This rank's engine: the leader's has the others do every step too."""
-    return Engine(decoder, blocks, mirror=ranks.send if ranks.size > 1 and ranks.leads else None)
+def engine_of(decoder: Decoder, blocks: int, ranks: Ranks, keep_states: Sequence[int] = ()) -> Engine:
+    """This rank's engine: the leader's has the others do every step too, and keeps the states."""
+    if keep_states:
+        # Where they are met is seen in a forward, which takes all ranks.
+        decoder.layers.checked(keep_states)
+    if not ranks.leads:
+        return Engine(decoder, blocks)
+    return Engine(decoder, blocks, keep_states, mirror=ranks.send if ranks.size > 1 else None)
 
 
 def follow(ranks: Ranks, engine: Engine) -> None:

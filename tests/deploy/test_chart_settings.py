@@ -87,6 +87,7 @@ def example(schema: dict[str, Any], default: Any) -> Any:
 # Where not every value of the type will do.
 EXAMPLES = {
     "device": "cpu",
+    "keepStates": "2,15,27",
     "method": "lookup",
     "otlpEndpoint": "collector:4317",
     # Not less than the default of scaleOutSeconds.

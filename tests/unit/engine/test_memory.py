@@ -36,6 +36,15 @@ def test_a_block_takes_what_the_pool_takes_for_it(decoder: Decoder) -> None:
     assert decoder.block_bytes == (pool.keys.nbytes + pool.values.nbytes) // 3
 
 
+def test_states_that_are_kept_take_their_share(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = decoder.state_pool([0, 1, 2], 5)
+    assert decoder.state_bytes(3) * BLOCK_SIZE == states.states.nbytes // 5
+    whole = decoder.block_bytes + states.states.nbytes // 5
+    monkeypatch.setattr(memory, "free_bytes", lambda device: round(7 * whole / memory.CPU_SHARE))
+    assert memory.kv_blocks(decoder, kv_tokens=0, max_sessions=64, kept_layers=3) == 7
+    assert memory.kv_blocks(decoder, kv_tokens=0, max_sessions=64) > 7
+
+
 def test_asked_tokens_are_rounded_up(decoder: Decoder) -> None:
     assert memory.kv_blocks(decoder, kv_tokens=BLOCK_SIZE + 1, max_sessions=1) == 2
 
