@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 from rich.progress import track
+from transformers import AutoTokenizer
 
 from drafter_svc import methods
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import CONTEXT_IDS, Hypothesis, Lesson, Row
 from drafter_svc.methods.base import Teachable
+from paceline.engine.model import Decoder
 from paceline.session import SessionKey
-from paceline.training.texts import TextsError, Writer, Writing, answers
+from paceline.training.template import Template
+from paceline.training.texts import Writing, answers
+from paceline.training.writing import Scribe
 from paceline.vocabulary import vocab_fingerprint
+
+# Texts that are written at once.
+_SESSIONS = 64
+# Ids of the template around a question, more than any has.
+_TEMPLATE_IDS = 128
 
 
 def learn(method: Teachable, number: int, writing: Writing) -> None:
@@ -63,24 +73,29 @@ def learn(method: Teachable, number: int, writing: Writing) -> None:
 )
 def command(model: Path, out: Path, texts: int, question_tokens: int, answer_tokens: int) -> None:
     """Write texts with a model and keep what drafters learn from them, for `paceline drafter --tables`."""
-    writer = Writer(model)
-    vocab = writer.tokenizer.get_vocab()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    decoder = Decoder.load(model, device=torch.device("cpu"), dtype=torch.bfloat16)
+    longest = question_tokens + answer_tokens + _TEMPLATE_IDS
+    if longest > decoder.shape.max_context:
+        raise click.ClickException(
+            f"texts of up to {longest} tokens do not fit the model's context of "
+            f"{decoder.shape.max_context}: ask for fewer --question-tokens or --answer-tokens"
+        )
+    vocab = tokenizer.get_vocab()
     name = DrafterSettings.model_fields["method"].default
     method = methods.create(name, len(vocab))
     written = answers(
-        writer,
+        Scribe(decoder, sessions=min(_SESSIONS, texts), longest=longest),
+        Template(tokenizer),
         texts,
         question_tokens=question_tokens,
         answer_tokens=answer_tokens,
         top_k=methods.needs(name).feedback_top_k,
     )
     tokens = 0
-    try:
-        for number, writing in enumerate(track(written, total=texts, description="writing")):
-            learn(method, number, writing)
-            tokens += len(writing.text)
-    except TextsError as error:
-        raise click.ClickException(str(error)) from error
+    for number, writing in enumerate(track(written, total=texts, description="writing")):
+        learn(method, number, writing)
+        tokens += len(writing.text)
     path = methods.tables.save(method, out, vocab_fingerprint(vocab))
     click.echo(f"{path}: {tokens} tokens of {texts} texts")
 

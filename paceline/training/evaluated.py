@@ -11,9 +11,9 @@ from typing import Final
 from paceline.sampling import SamplingParams
 from paceline.training.card import Checked, sha256
 from paceline.training.corpus import Text
-from paceline.training.jobs import Job, Template, Wanted
 from paceline.training.overlap import Prompts
-from paceline.training.writing import Scribe
+from paceline.training.template import Template
+from paceline.training.writing import Job, Scribe, Wanted
 
 _ANSWER_TOKENS: Final = 128
 
@@ -61,11 +61,11 @@ class Dataset:
         return [text for texts in scribe.write(jobs, lambda _: None) for text in texts]
 
 
-def _answer(template: Template, turn: str, longest: int) -> Job:
+def _answer(template: Template, turn: str, longest: int) -> Job[list[Text]]:
     prompt = template.answering([{"role": "user", "content": turn}])
     if len(prompt) + _ANSWER_TOKENS > longest:
         return []
     sampling = SamplingParams(max_tokens=_ANSWER_TOKENS, stop_token_ids=template.stop)
-    ids = yield Wanted(prompt, sampling)
+    ids = (yield Wanted(prompt, sampling)).ids
     end = len(prompt) + len(ids)
     return [Text(0, "dataset", (*prompt, *ids), len(ids), ((len(prompt), end),))]

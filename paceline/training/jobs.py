@@ -1,22 +1,22 @@
-"""What the model is asked to write: jobs, each of which asks for one writing after another.
+"""What the model is asked to write for training: jobs, each of which asks for one writing after another.
 
 A chat model that is shown the beginning of a user's turn writes the rest of it, and then answers it (Magpie,
-arXiv 2406.08464). A job is a generator: it yields what to write next, gets what was written, and returns
-texts. It draws from its own numbers alone, so that it is the same in any company.
+arXiv 2406.08464). A job draws from its own numbers alone, so that it is the same in any company.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from paceline.sampling import SamplingParams
 from paceline.training import openings
 from paceline.training.corpus import Text
+from paceline.training.template import Template
+from paceline.training.writing import Job, Wanted
 
-_MARK: Final = "\u241e"
 _PASSAGE_TOKENS: Final = 288
 _ANSWER_TOKENS: Final = (96, 144, 192, 256)
 # Of answers, the rest are drawn with a temperature.
@@ -24,50 +24,9 @@ _GREEDY_SHARE: Final = 0.75
 _FOLLOWED_SHARE: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A prompt to go on from."""
-
-    prompt: tuple[int, ...]
-    sampling: SamplingParams
-
-
-Job: TypeAlias = Generator[Wanted, list[int], list[Text]]
 _Turns: TypeAlias = list[dict[str, str]]
-_Step: TypeAlias = Generator[Wanted, list[int], "_Chat"]
-
-
-class Template:
-    """A chat template, for turns that are whole and for one that has only begun."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: of transformers, with a chat template."""
-        self._tokenizer = tokenizer
-        self.stop = frozenset({int(tokenizer.eos_token_id)})
-
-    def asking(self, turns: Sequence[dict[str, str]], opening: str) -> tuple[int, ...]:
-        """Ids up to the beginning of one more user turn."""
-        marked = self._tokenizer.apply_chat_template(
-            [*turns, {"role": "user", "content": _MARK}], tokenize=False
-        )
-        return self._encode(marked.partition(_MARK)[0] + opening)
-
-    def answering(self, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """Ids up to where the answer to the last turn begins."""
-        return self._encode(
-            self._tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=False)
-        )
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text without control tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
-    def decode_after(self, ids: Sequence[int]) -> str:
-        """Text that goes on from other text: blanks at its beginning are kept."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+_Texts: TypeAlias = Job[list[Text]]
+_Step: TypeAlias = Job["_Chat"]
 
 
 @dataclass(slots=True)
@@ -114,7 +73,7 @@ class _Asker:
             prompt = self._template.asking(chat.turns, opening)
             ids: list[int] = []
             if len(prompt) + tokens <= self._longest:
-                ids = yield Wanted(prompt, self._sampling(tokens, 1.0))
+                ids = (yield Wanted(prompt, self._sampling(tokens, 1.0))).ids
             content, written = (opening + self._template.decode_after(ids)).strip(), len(ids)
         return replace(
             chat, turns=[*chat.turns, {"role": "user", "content": content}], written=chat.written + written
@@ -129,7 +88,7 @@ class _Asker:
             temperature = 0.0 if greedy else self.random.choice((0.6, 0.8, 1.0))
         ids: list[int] = []
         if tokens > 0:
-            ids = yield Wanted(prompt, self._sampling(tokens, temperature))
+            ids = (yield Wanted(prompt, self._sampling(tokens, temperature))).ids
         # Where the turns before were divided into other ids than the model wrote, the prompt's are kept.
         kept = tuple((start, _common(chat.ids[:end], prompt)) for start, end in chat.answers)
         return _Chat(
@@ -148,7 +107,7 @@ class _Asker:
             chat = yield from self.answer(chat, self.random.choice(_ANSWER_TOKENS))
         return chat
 
-    def passage(self) -> Generator[Wanted, list[int], tuple[str, int]]:
+    def passage(self) -> Job[tuple[str, int]]:
         """A text that the model makes up, cut behind its last sentence, and how many ids it wrote."""
         request = openings.fill(self.random, self.random.choice(openings.ARTICLE))
         chat = yield from self.ask(_Chat([]), request, 0)
@@ -157,8 +116,8 @@ class _Asker:
         return text[: text.rfind(".") + 1] or text, chat.written
 
 
-def _simple(kind: str, beginnings: Sequence[str], tokens: int) -> Callable[[_Asker, int], Job]:
-    def job(asker: _Asker, number: int) -> Job:
+def _simple(kind: str, beginnings: Sequence[str], tokens: int) -> Callable[[_Asker, int], _Texts]:
+    def job(asker: _Asker, number: int) -> _Texts:
         opening = openings.fill(asker.random, asker.random.choice(beginnings))
         chat = yield from asker.converse(_Chat([]), opening, tokens)
         return [chat.text(number, kind)]
@@ -166,12 +125,12 @@ def _simple(kind: str, beginnings: Sequence[str], tokens: int) -> Callable[[_Ask
     return job
 
 
-def _translate(asker: _Asker, number: int) -> Job:
+def _translate(asker: _Asker, number: int) -> _Texts:
     chat = yield from asker.converse(_Chat([]), openings.translation(asker.random), 64)
     return [chat.text(number, "translate")]
 
 
-def _passages(asker: _Asker, number: int) -> Job:
+def _passages(asker: _Asker, number: int) -> _Texts:
     """Two passages, then several tasks on them, each a conversation of its own."""
     one, wrote_one = yield from asker.passage()
     two, wrote_two = yield from asker.passage()
@@ -193,7 +152,7 @@ def _passages(asker: _Asker, number: int) -> Job:
     return texts
 
 
-_Maker: TypeAlias = Callable[[_Asker, int], Job]
+_Maker: TypeAlias = Callable[[_Asker, int], _Texts]
 _JOBS: Final[dict[str, tuple[int, _Maker]]] = {
     "free": (10, _simple("free", openings.FREE, 96)),
     "ask": (16, _simple("ask", openings.ASK, 32)),
@@ -206,7 +165,7 @@ _JOBS: Final[dict[str, tuple[int, _Maker]]] = {
 KINDS: Final = (*(name for name in _JOBS if name != "passages"), "summarise", "answer", "rework")
 
 
-def job(template: Template, number: int, *, seed: int, longest: int) -> Job:
+def job(template: Template, number: int, *, seed: int, longest: int) -> Job[list[Text]]:
     """Job `number` of a corpus; no text of it is longer than `longest` ids."""
     random = Random(f"{seed}/{number}")
     makers = [maker for _, maker in _JOBS.values()]

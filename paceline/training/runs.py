@@ -23,9 +23,10 @@ from paceline.training import batches, draft, eagle
 from paceline.training.card import Checked, card, markdown
 from paceline.training.corpus import Corpus, CorpusError, Origin, Text, read
 from paceline.training.evaluated import Dataset
-from paceline.training.jobs import KINDS, Template, job
+from paceline.training.jobs import KINDS, job
 from paceline.training.loop import Budget, Learner, Progress, Training
 from paceline.training.states import Recorder
+from paceline.training.template import Template
 from paceline.training.writing import Scribe
 from paceline.vocabulary import vocab_fingerprint
 
