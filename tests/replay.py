@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Ask, Method
 from paceline.sampling import SamplingParams
@@ -21,6 +23,8 @@ class Replayed:
     text: list[int]
     known: int
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(max_tokens=1000))
+    # Hidden states of all positions [ids, layers, width], for a method that drafts from them.
+    states: Tensor | None = None
     # Committed ids and the tree of each step.
     lengths: list[int] = field(default_factory=list)
     trees: list[TokenTree] = field(default_factory=list)
@@ -39,6 +43,16 @@ class Replayed:
 
     def ask(self, nodes: int, depth: int, sent: TokenTree | None = None) -> Ask:
         return Ask(self.session, self.session.base_length, nodes, depth, sent or TokenTree())
+
+    def tell_states(self, method: Method, most: int = 50) -> None:
+        """Send the states that the method lacks, in chunks of at most so many positions."""
+        computed = self.session.base_length - 1
+        while self.states is not None:
+            position = method.lacks_from(self.session)
+            if position is None or position >= computed:
+                return
+            chunk = self.states[position : min(computed, position + most)].contiguous()
+            method.take_states(self.session, position, memoryview(chunk.numpy().tobytes()))
 
     def commit(self, method: Method, tree: TokenTree, nodes: int) -> None:
         """Walk the tree along the text; the token after it is the target's own."""
@@ -60,6 +74,8 @@ def replay(
     for replayed in sessions:
         method.attach(replayed.session)
     while running := [replayed for replayed in sessions if not replayed.over]:
+        for replayed in running:
+            replayed.tell_states(method)
         trees = method.draft([replayed.ask(nodes, depth) for replayed in running])
         for replayed, tree in zip(running, trees, strict=True):
             check(tree, vocab_size=vocab_size, max_nodes=nodes, max_depth=depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from drafter_svc.config import DrafterSettings
 from drafter_svc.methods.base import Ask, Method, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
-from drafter_svc.neural.contexts import Context, Contexts, follow
+from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts, follow
 from drafter_svc.neural.devices import device_of, dtype_of
-from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Growth, Level, grow
+from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Level, grow
 from paceline.engine.engine import Engine
 from paceline.engine.loading import ModelError, one_line
 from paceline.engine.model import Decoder
@@ -39,16 +39,19 @@ class DraftModel(Method):
 
     name = NAME
 
-    def __init__(self, engine: Engine, vocab_size: int, *, top_k: int = TOP_K) -> None:
+    def __init__(
+        self, engine: Engine, vocab_size: int, *, top_k: int = TOP_K, idle_batches: int = IDLE_BATCHES
+    ) -> None:
         """`engine` is this method's own; `vocab_size` is the target's."""
         self._engine = engine
-        self._contexts = Contexts(engine.blocks, engine.block_size)
+        self._contexts = Contexts(engine.blocks, engine.block_size, Context, idle_batches=idle_batches)
         self._vocab_size = vocab_size
         self._top_k = top_k
         self._text_rows = TEXT_ROWS.get(engine.device.type, TEXT_ROWS["cuda"])
 
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
         """See `Method.draft`. A session whose text is not computed yet gets a part of it, and no tree."""
+        self._contexts.begin_batch()
         places = [
             _Place(ask, self._contexts.use(ask.session.key.session_id, ask.session.ids)) for ask in asks
         ]
@@ -61,10 +64,9 @@ class DraftModel(Method):
 
     def _draft(self, places: Sequence[_Place]) -> list[TokenTree]:
         follow(self._engine, ((place.context, place.ask.length) for place in places))
-        busy = {place.context for place in places}
-        ready = self._read(places, busy)
-        growths = [place.growth(self._bounds(place.ask)) for place in ready]
-        trees = grow(growths, lambda levels: self._step(ready, levels, busy))
+        ready = self._read(places)
+        growths = [place.context.growth_of(place.ask.length, self._bounds(place.ask)) for place in ready]
+        trees = grow(growths, lambda levels: self._step(ready, levels))
         drafted = {id(place): tree for place, tree in zip(ready, trees, strict=True)}
         return [drafted.get(id(place), TokenTree()) for place in places]
 
@@ -77,7 +79,7 @@ class DraftModel(Method):
         # The deepest nodes have no row.
         return Bounds(ask.nodes, min(depth, self._engine.shape.max_context - ask.length + 1), self._top_k)
 
-    def _read(self, places: Sequence[_Place], busy: Set[Context]) -> list[_Place]:
+    def _read(self, places: Sequence[_Place]) -> list[_Place]:
         """Compute parts of long texts; those that are left with few rows are ready for a tree."""
         ready, segments, rows = [], [], self._text_rows
         for place in sorted(places, key=lambda place: place.missing):
@@ -85,7 +87,7 @@ class DraftModel(Method):
             if place.ask.length > self._engine.shape.max_context:
                 continue
             count = min(rows, place.missing - _LAST_ROWS)
-            if count > 0 and self._contexts.reserve(context, context.computed + count, busy):
+            if count > 0 and self._contexts.reserve(context, context.computed + count):
                 run = context.ids[context.computed : context.computed + count]
                 segments.append(Segment(run, context.computed, tuple(context.blocks), wants_logits=False))
                 context.computed += count
@@ -98,16 +100,15 @@ class DraftModel(Method):
                 self._contexts.share(place.context)
         return ready
 
-    def _step(
-        self, places: Sequence[_Place], levels: Sequence[Level], busy: Set[Context]
-    ) -> list[Candidates]:
+    def _step(self, places: Sequence[_Place], levels: Sequence[Level]) -> list[Candidates]:
         """The children of each level's nodes, of all sessions in one forward."""
         segments: list[Segment] = []
         wishes: dict[int, Wish] = {}
         for number, level in enumerate(levels):
             ask, context = places[level.tree].ask, places[level.tree].context
             keys = ask.length + len(context.tokens) + len(level.tokens)
-            if not self._contexts.reserve(context, keys, busy):
+            if context.full or not self._contexts.reserve(context, keys):
+                context.full = True
                 continue
             if level.tokens:
                 segments.append(context.grown(level))
@@ -136,14 +137,6 @@ class _Place:
     def missing(self) -> int:
         """Positions of the text that have no keys."""
         return self.ask.length - self.context.computed
-
-    def growth(self, bounds: Bounds) -> Growth:
-        """The session's tree, begun or to be gone on with."""
-        if self.context.growth is None:
-            self.context.growth = Growth(bounds)
-        else:
-            self.context.growth.enlarge(bounds)
-        return self.context.growth
 
 
 def _of_vocabulary(logits: Tensor, size: int) -> Tensor:

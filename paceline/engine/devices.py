@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from paceline.engine.attention import AttentionBackend
@@ -33,7 +33,7 @@ class Backend(Protocol):
     def attention(self, *, heads: int) -> AttentionBackend:
         """Attention for models with `heads` query heads."""
 
-    def pack_linears(self, model: PreTrainedModel) -> bool:
+    def pack_linears(self, model: nn.Module) -> bool:
         """Replace linear layers of `model` in place by the device's own.
 
         Returns whether no product is left whose bits may depend on the rows beside a row.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from paceline.engine.attention import AttentionBackend
@@ -20,7 +20,7 @@ class CpuBackend:
         """See `Backend.attention`."""
         return KernelAttention(heads=heads)
 
-    def pack_linears(self, model: PreTrainedModel) -> bool:
+    def pack_linears(self, model: nn.Module) -> bool:
         """See `Backend.pack_linears`."""
         return linear.pack_linears(model)
 

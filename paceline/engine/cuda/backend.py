@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from paceline.engine import operators
@@ -19,7 +19,7 @@ class CudaBackend:
         """See `Backend.attention`."""
         return FlexAttention()
 
-    def pack_linears(self, model: PreTrainedModel) -> bool:
+    def pack_linears(self, model: nn.Module) -> bool:
         """None are packed: the bits of the libraries' products depend on the number of rows."""
         return False
 
