@@ -14,9 +14,12 @@ from verifier_svc.merge import MergedTree, Node, Proposal
 _BINS = 16
 _HALF_POWERS = -2 / math.log(2)
 _DEPTHS = 4
-# Observations that what is assumed before any counts as, and accepted nodes that count as expected and seen.
+# Observations that what is assumed before any counts as.
 _PRIOR = 8.0
-_WORTH_PRIOR = 4.0
+# Accepted nodes that are assumed to have been expected: of a source's, few, so that a bad one is found out
+# soon; of nodes that the same sources are equally sure of, more, as there are many such combinations.
+_SOURCE_PRIOR = 2.0
+_COMPANY_PRIOR = 8.0
 # Counts above this are halved, so that old observations fade.
 _FORGET = 400.0
 # The lowest probability, so that logarithms stay finite.
@@ -44,10 +47,9 @@ class _Count:
     expected: float = 0.0
     accepted: float = 0.0
 
-    @property
-    def worth(self) -> float:
+    def worth(self, prior: float) -> float:
         """How many times likelier such nodes were than was expected of them."""
-        return (self.accepted + _WORTH_PRIOR) / (self.expected + _WORTH_PRIOR)
+        return (self.accepted + prior) / (self.expected + prior)
 
     def add(self, expected: float, *, accepted: bool) -> None:
         self.seen += 1
@@ -112,12 +114,12 @@ class DrafterRecord:
     def _chance(self, node: Node) -> float:
         company, wrong = self._company(node)
         count = self._companies.get(company)
-        return min(1.0, (1.0 - wrong) * (1.0 if count is None else count.worth))
+        return min(1.0, (1.0 - wrong) * (1.0 if count is None else count.worth(_COMPANY_PRIOR)))
 
     def _alone(self, proposal: Proposal) -> float:
         """The probability of a node by one source's word."""
         source = self._sources.get(proposal.source)
-        prior = math.exp(proposal.log_prob) * (1.0 if source is None else source.worth)
+        prior = math.exp(proposal.log_prob) * (1.0 if source is None else source.worth(_SOURCE_PRIOR))
         known = self._bins.get(_cell(proposal))
         if known is not None:
             prior = (_PRIOR * prior + known.accepted) / (_PRIOR + known.seen)
