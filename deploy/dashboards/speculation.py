@@ -42,6 +42,18 @@ _GAIN = Row(
             stacked=True,
         ),
         Panel(
+            "Accepted by drafting method",
+            "Accepted nodes of a verify step, by who proposed them; what several did counts for each.",
+            "short",
+            (
+                Query(
+                    f"sum by (source) ({rate('paceline:source_accepted_tokens_total', VERIFIER)})"
+                    f" / scalar(sum({_STEPS}))",
+                    "{{source}}",
+                ),
+            ),
+        ),
+        Panel(
             "Accepted share of nodes",
             "Of the nodes that were verified, those that were accepted. It may be low where rows are cheap.",
             "percentunit",
@@ -98,6 +110,19 @@ _TIME = Row(
                 Query(
                     f"sum by (pool) ({_EXPOSED})"
                     f" / (sum by (pool) ({_EXPOSED}) + sum by (pool) ({_COMPUTING}))",
+                    "{{pool}}",
+                ),
+            ),
+            most=1,
+        ),
+        Panel(
+            "Exposed share of replies",
+            "Share of draft time and round trip in which sessions waited; the rest is hidden behind steps.",
+            "percentunit",
+            (
+                Query(
+                    f"sum by (pool) ({rate('paceline:exposed_reply_seconds_total', VERIFIER)})"
+                    f" / sum by (pool) ({rate('paceline:reply_seconds_total', VERIFIER)})",
                     "{{pool}}",
                 ),
             ),
