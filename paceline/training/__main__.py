@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,13 +223,25 @@ def _train(
             last = time.monotonic()
             click.echo(f"{progress.seconds / 60:.1f} min, {progress.seen} tokens, loss {loss:.3f}", err=True)
 
-    # As typed, without the folder that the command lies in.
-    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
     try:
-        card = train(target, Plan(out=out, **options), told, arguments, **settings)
+        card = train(target, Plan(out=out, **options), told, _typed(), **settings)
     except (CorpusError, DatasetError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {card['tokens_seen']} tokens seen in {card['minutes']} minutes")
+
+
+def _typed() -> list[str]:
+    """The command as it was given, files by their names alone."""
+    context = click.get_current_context()
+    words = ["paceline", "train", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE:
+            if isinstance(value, bool):
+                words.append((parameter.opts if value else parameter.secondary_opts)[0])
+            else:
+                words += [parameter.opts[0], value.name if isinstance(value, Path) else str(value)]
+    return words
 
 
 if __name__ == "__main__":

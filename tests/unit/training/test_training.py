@@ -58,6 +58,8 @@ def test_a_head_lowers_its_loss_and_says_how_it_was_made(model: Path, texts: Pat
     curve = labels.card["curve"]
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
     assert labels.card["tokens_seen"] >= 24000
+    assert labels.card["command"].startswith("paceline train eagle --model")
+    assert str(tmp_path) not in labels.card["command"]
     assert labels.card["texts"]["distinct_tokens"] > 5000
     head = store.load(out, weights_fingerprint=labels.weights_fingerprint)
     assert len(set(head.tokens.tolist())) == 256
