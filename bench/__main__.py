@@ -102,13 +102,20 @@ def load(
 @click.option(
     "--rounds", type=click.IntRange(1), default=7, show_default=True, help="Times that each step is timed."
 )
+@click.option(
+    "--keep-states",
+    default="",
+    metavar="LAYERS",
+    help="Time each step also with states kept of these layers, as the verifier's setting names them.",
+)
 @plot_option
-def steps(rounds: int, **options: Any) -> None:
+def steps(rounds: int, keep_states: str, **options: Any) -> None:
     """Time of the engine's forward alone: 1 to 256 rows of one session, 1 to 8 rows of up to 32."""
     from bench.plots import step_cost
     from bench.steps import measure, table
 
-    carry_out(measure, {"rounds": rounds}, table=table, draw=step_cost, **options)
+    settings = {"rounds": rounds, "keep_states": keep_states}
+    carry_out(measure, settings, table=table, draw=step_cost, **options)
 
 
 @command.command()

@@ -20,17 +20,13 @@ _KEY_BYTES = 256
 _LEAST_BYTES = 1 << 20
 
 
-# The layers that EAGLE-3 reads, by name: the model says which they are.
-EAGLE = "eagle"
-
-
 def _layers(text: str) -> str:
-    """Layers as `--keep-states` names them. Raises `ValueError`."""
+    """Layers as `--keep-states` names them; the model says whether it has them. Raises `ValueError`."""
     parts = [part.strip() for part in text.split(",")]
-    if text.strip() in ("", EAGLE):
+    if text.strip() in ("", "eagle"):
         return text.strip()
     if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ValueError(f"give numbers of layers with commas, as in 2,15,27, or {EAGLE}")
+        raise ValueError("give numbers of layers with commas, as in 2,15,27, or eagle")
     if len(parts) > MAX_LAYERS:
         raise ValueError(f"at most {MAX_LAYERS} layers can be kept")
     return ",".join(parts)
@@ -104,11 +100,6 @@ class VerifierSettings(StoreSettings):
         description="Where the engine is not exact: draw one in so many steps with accepted drafts again, as "
         "plain decoding would, to count divergences. 0 checks none.",
     )
-
-    @property
-    def kept_layers(self) -> tuple[int, ...]:
-        """`keep_states`, split; of `EAGLE` the model says which layers they are."""
-        return tuple(int(part) for part in self.keep_states.split(",") if part.isdecimal())
 
     def message_bytes(self, max_context: int) -> int:
         """Bytes of the largest honest message: a session's ids, or a tree for each session."""

@@ -26,7 +26,7 @@ from paceline.service.tasks import let_end
 from paceline.store import RedisStore, SessionStore
 from paceline.v1 import verifier_pb2_grpc
 from verifier_svc.assembly import Verifier
-from verifier_svc.config import EAGLE, VerifierSettings
+from verifier_svc.config import VerifierSettings
 from verifier_svc.step import engine_thread
 
 log = telemetry.logger(__name__)
@@ -156,8 +156,7 @@ def _kept_layers(settings: VerifierSettings, decoder: Decoder) -> tuple[int, ...
     if not settings.keep_states:
         return ()
     try:
-        layers = decoder.layers
-        return layers.eagle() if settings.keep_states == EAGLE else layers.checked(settings.kept_layers)
+        return decoder.layers.named(settings.keep_states)
     except ModelError as error:
         raise ModelError(f"--keep-states {settings.keep_states}: {error}") from error
 

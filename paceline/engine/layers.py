@@ -13,6 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from paceline.engine.attention import Reach, Rule, attending
 from paceline.engine.loading import ModelError
 
+# A name of the layers that EAGLE-3 reads.
+EAGLE = "eagle"
+
 
 class DecoderLayers:
     """A model's decoder layers, `count` of them.
@@ -74,6 +77,15 @@ class DecoderLayers:
                 f"{self.count} (the last layer's)"
             )
         return tuple(sorted(set(numbers)))
+
+    def named(self, text: str) -> tuple[int, ...]:
+        """The layers of a setting: numbers with commas, or `eagle`. Raises `ModelError`."""
+        if text == EAGLE:
+            return self.eagle()
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise ModelError(f"layers are named by numbers with commas, or {EAGLE}; got {text}")
+        return self.checked([int(part) for part in parts])
 
     def eagle(self) -> tuple[int, ...]:
         """The three that EAGLE-3 (arXiv 2503.01840) reads. Raises `ModelError` where there are too few."""

@@ -19,6 +19,7 @@ from bench.families import make_family_model
 from bench.tiny_sizes import VOCAB
 from paceline.engine.blocks import BlockTask, OutOfBlocksError
 from paceline.engine.engine import Engine
+from paceline.engine.layers import DecoderLayers
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
 from paceline.engine.rows import Segment
@@ -233,6 +234,16 @@ def test_layers_that_a_model_lacks_are_refused(case: Case) -> None:
         with pytest.raises(ModelError, match=rf"layer {number} cannot be kept: .*0 .* to {count}"):
             Engine(case.decoder, 2, [1, number])
     assert Engine(case.decoder, 2, [2, 0, 2]).kept_layers == (0, 2)
+
+
+def test_layers_are_named_by_numbers_or_by_who_reads_them() -> None:
+    layers = DecoderLayers([torch.nn.Identity() for _ in range(30)], 8)
+    assert layers.named("eagle") == (2, 15, 27)
+    assert layers.named("30, 0,4") == (0, 4, 30)
+    with pytest.raises(ModelError, match="numbers with commas, or eagle; got two"):
+        layers.named("two")
+    with pytest.raises(ModelError, match="this model has 6: give numbers"):
+        DecoderLayers([torch.nn.Identity() for _ in range(6)], 8).named("eagle")
 
 
 @given(data=st.data())
