@@ -21,13 +21,18 @@ from paceline.tree import TokenTree
 
 @contextmanager
 def loaded(
-    folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1, backend: str | None = None
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    threads: int = 1,
+    backend: str | None = None,
+    device: str = "cpu",
 ) -> Iterator[Decoder]:
     """A decoder on so many threads. One is by far the fastest for tiny models on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield Decoder.load(folder, device=torch.device("cpu"), dtype=dtype, backend=backend)
+        yield Decoder.load(folder, device=torch.device(device), dtype=dtype, backend=backend)
     finally:
         torch.set_num_threads(before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,7 @@ from bench.engine_loop import EngineLoop, Running, loaded
 from bench.families import make_family_model
 from bench.tiny_sizes import VOCAB
 from paceline.engine.blocks import BlockTask, OutOfBlocksError
-from paceline.engine.engine import Engine
+from paceline.engine.engine import Engine, SessionRows, StepInput
 from paceline.engine.layers import DecoderLayers
 from paceline.engine.loading import ModelError
 from paceline.engine.model import BLOCK_SIZE, Decoder
@@ -86,6 +87,10 @@ class Case:
         ("gemma3", torch.bfloat16, "cpu"),
         ("gpt2", torch.float32, "cpu"),
         ("llama", torch.float32, "cuda"),
+        pytest.param(
+            ("llama", torch.float32, "gpu"),
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ),
     ],
     ids=lambda param: f"{param[0]}-{str(param[1]).removeprefix('torch.')}-{param[2]}",
 )
@@ -95,7 +100,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     random = Random(7)
     first = random.choices(range(VOCAB), k=LENGTH)
     texts = [first, *([*first[:part], *random.choices(range(VOCAB), k=LENGTH - part)] for part in PARTS)]
-    with loaded(folder, dtype, backend=backend) as decoder:
+    place = {"device": "cuda"} if backend == "gpu" else {"backend": backend}
+    with loaded(folder, dtype, **place) as decoder:
         if dtype is torch.float32:
             yield Case(decoder, texts, _own_states(folder, texts), 1e-4)
         else:
@@ -201,6 +207,35 @@ def test_a_copied_block_can_be_read_before_it_is_copied(case: Case) -> None:
     torch.testing.assert_close(
         got, wanted, atol=case.tolerance * float(wanted.abs().max()), rtol=case.tolerance
     )
+
+
+def test_a_tree_that_grows_has_the_logits_and_states_of_the_tree_at_once(case: Case) -> None:
+    """On every backend; where the engine is exact, to the bit (test_exact)."""
+    text, root = case.texts[0], BLOCK_SIZE - 3
+    parents = [-1, -1, 0, 1, 1, 2, 4, 6, 5]
+    tokens = text[: len(parents)]
+    at_once, grown = (Engine(case.decoder, 2, case.every_layer) for _ in range(2))
+    for engine in (at_once, grown):
+        engine.forward([Segment(text[:root], 0, (0, 1), wants_logits=False)])
+    expected = at_once.forward([Segment([text[root]], root, (0, 1), tokens, parents)])
+    logits = [grown.forward([Segment([text[root]], root, (0, 1))])]
+    for done, stop in pairwise((0, 2, 5, 6, len(parents))):
+        level = Segment([], root + 1, (0, 1), tokens[:stop], parents[:stop], computed_nodes=done)
+        logits.append(grown.forward([level]))
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(torch.cat(logits), expected, atol=case.tolerance * scale, rtol=case.tolerance)
+    got, wanted = (
+        engine.read_states((0, 1), 0, root + 1 + len(parents), case.every_layer)
+        for engine in (grown, at_once)
+    )
+    scale = float(wanted.abs().max())
+    torch.testing.assert_close(got, wanted, atol=case.tolerance * scale, rtol=case.tolerance)
+
+
+def test_a_root_that_is_no_row_cannot_be_drawn_from(case: Case) -> None:
+    tree = Segment([], 3, (0,), [5, 6], [-1, 0], computed_nodes=1)
+    with pytest.raises(ValueError, match="without its root's row"):
+        Engine(case.decoder, 2).step(StepInput([SessionRows(tree, SAMPLING)]))
 
 
 def test_kept_states_change_no_logit(case: Case) -> None:
