@@ -75,6 +75,7 @@ class VerifierLink:
         self._saying: set[asyncio.Task[None]] = set()
         # By number of the source, for those that compute.
         self._drafting: dict[int, asyncio.Task[None]] = {}
+        self._ahead: asyncio.Task[None] | None = None
         self._used_at = time.monotonic()
 
     @property
@@ -146,9 +147,11 @@ class VerifierLink:
                 while (response := await call.read()) is not grpc.aio.EOF:
                     await self._round(response)
             finally:
-                for drafting in self._drafting.values():
-                    drafting.cancel()
+                for drafting in (*self._drafting.values(), self._ahead):
+                    if drafting is not None:
+                        drafting.cancel()
                 self._drafting.clear()
+                self._ahead = None
                 self._states = None
                 call.cancel()
 
@@ -216,8 +219,8 @@ class VerifierLink:
         for runner in self._runners:
             if not runner.computes:
                 runner.settle()
-        if self._settings.draft_ahead:
-            await self._go_ahead()
+        if self._settings.draft_ahead and (self._ahead is None or self._ahead.done()):
+            self._ahead = asyncio.create_task(self._go_ahead(), name="draft ahead")
 
     async def _send_trees(self, message: Message) -> None:
         """Send a message, with trees of the text for all sessions that wait."""
@@ -229,14 +232,20 @@ class VerifierLink:
         await self._send(message)
 
     async def _go_ahead(self) -> None:
-        """Send larger trees of the text, while the verifier verifies those that it has."""
+        """Send larger trees of the text, while the verifier verifies those that it has.
+
+        None is held back while others have their turn: it may be that of a later verdict.
+        """
         message, begun = Message(), time.perf_counter()
         for number, runner in enumerate(self._runners):
             for ask in () if runner.computes else self.rounds.asks_ahead(number):
                 if not self._pace.leaves(0.0):
                     break
                 self._add(message, number, [ask])
-                begun = await self._let_others(message, begun)
+                if time.perf_counter() - begun > _SLICE_SECONDS:
+                    await self._send(message)
+                    await asyncio.sleep(0)
+                    message, begun = Message(), time.perf_counter()
         await self._send(message)
 
     def _add(self, message: Message, number: int, asks: Sequence[Ask]) -> None:
