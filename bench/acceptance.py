@@ -151,7 +151,8 @@ def _step(
     lesson = session.learn(verdict)
     for method in methods:
         method.observe(session, lesson)
-        method.settle()
+        while method.settle():
+            pass
     tally.draft_seconds.append(drafted - start)
     tally.learn_seconds.append(time.perf_counter() - told)
 

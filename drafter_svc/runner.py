@@ -56,9 +56,14 @@ class Guard:
         if 0 <= known < len(states):
             self._for(session, self.method.take_states, session, lacks, states[known:])
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """See `Method.settle`."""
-        self._guarded(self.method.settle)
+        try:
+            with self._load.working():
+                return self.method.settle()
+        except Exception:
+            log.exception("drafting method failed", method=self.method.name)
+            return False
 
     def forget(self, session_id: str) -> None:
         """See `Method.forget`."""
@@ -154,9 +159,9 @@ class Runner:
         """See `Method.observe`."""
         self._call(lambda guard: guard.observe(session, lesson))
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """See `Method.settle`."""
-        self._call(lambda guard: guard.settle())
+        return self._guard is not None and self._guard.settle()
 
     def forget(self, session_id: str) -> None:
         """See `Method.forget`."""

@@ -19,7 +19,7 @@ from drafter_svc.load import Load
 from drafter_svc.methods.base import Ask, Target
 from drafter_svc.pace import Pace
 from drafter_svc.rounds import Counters, Message, Rounds, TreeLimits
-from drafter_svc.runner import Runner
+from drafter_svc.runner import Drafts, Runner
 from drafter_svc.states_in import StatesIn
 from drafter_svc.thread_runner import ThreadRunner
 from paceline.net import rpc, wire
@@ -35,7 +35,7 @@ log = telemetry.logger(__name__)
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 3.0
 # Work on the event loop that goes on for so long lets others have a turn.
-_SLICE_SECONDS = 1e-3
+_SLICE_SECONDS = 5e-4
 # States that were taken in and of which the verifier was not told, before a message says nothing but this.
 _TELL_BYTES = WINDOW_BYTES // 8
 
@@ -217,8 +217,9 @@ class VerifierLink:
         self._draft_on_threads()
         await self._send_trees(message)
         for runner in self._runners:
-            if not runner.computes:
-                runner.settle()
+            begun = time.perf_counter()
+            while not runner.computes and runner.settle():
+                begun = await self._let_others(message, begun)
         if self._settings.draft_ahead and (self._ahead is None or self._ahead.done()):
             self._ahead = asyncio.create_task(self._go_ahead(), name="draft ahead")
 
@@ -278,21 +279,33 @@ class VerifierLink:
 
     async def _keep_drafting(self, number: int, runner: ThreadRunner) -> None:
         """Draft for the sessions that wait, and for those that came to wait meanwhile, until none does."""
-        while True:
-            if self.rounds.waiting(number):
-                drafts = await runner.draft(partial(self.rounds.asks, number))
-            elif self._settings.draft_ahead and self._pace.leaves(runner.batch_seconds):
-                drafts = await runner.draft(lambda: list(self.rounds.asks_ahead(number)))
-                if not drafts:
-                    return
-            else:
-                return
-            message, begun = Message(), time.perf_counter()
-            for draft in drafts:
-                self.rounds.deliver([draft], message, number, sessions=len(drafts))
-                begun = await self._let_others(message, begun)
-            await self._send(message)
-            runner.settle()
+        asked = self._ask(number, runner)
+        try:
+            while asked is not None:
+                drafts = await asked
+                # Before anything else, so that the next batch is of all that wait at all verifiers.
+                asked = self._ask(number, runner)
+                message, begun = Message(), time.perf_counter()
+                for draft in drafts:
+                    self.rounds.deliver([draft], message, number, sessions=len(drafts))
+                    begun = await self._let_others(message, begun)
+                await self._send(message)
+                runner.settle()
+                if asked is None:
+                    asked = self._ask(number, runner) or self._ask_ahead(number, runner)
+        finally:
+            if asked is not None:
+                asked.cancel()
+
+    def _ask(self, number: int, runner: ThreadRunner) -> asyncio.Future[Drafts] | None:
+        return runner.draft(partial(self.rounds.asks, number)) if self.rounds.waiting(number) else None
+
+    def _ask_ahead(self, number: int, runner: ThreadRunner) -> asyncio.Future[Drafts] | None:
+        if not self._settings.draft_ahead or not self._pace.leaves(runner.batch_seconds):
+            return None
+        if next(self.rounds.asks_ahead(number), None) is None:
+            return None
+        return runner.draft(lambda: list(self.rounds.asks_ahead(number)))
 
     def _acknowledge(self) -> None:
         """Methods have taken states in: say so if it has not been said of many."""

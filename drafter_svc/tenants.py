@@ -50,13 +50,14 @@ class Tenants(Method):
         """See `Method.observe`."""
         method = self._of(session)
         method.observe(session, lesson)
-        self._unsettled.append(method)
+        if not self._unsettled or self._unsettled[-1] is not method:
+            self._unsettled.append(method)
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """See `Method.settle`."""
-        unsettled, self._unsettled = self._unsettled, []
-        for method in unsettled:
-            method.settle()
+        if self._unsettled and not self._unsettled[-1].settle():
+            self._unsettled.pop()
+        return bool(self._unsettled)
 
     def forget(self, session_id: str) -> None:
         """See `Method.forget`. A tenant leaves with its last session."""

@@ -64,6 +64,16 @@ class ThreadRunner(Runner):
             return None
         return 0 if self._guard is None else self._guard.method.lacks_from(session)
 
+    def settle(self) -> bool:
+        """See `Method.settle`. The thread does all of it."""
+
+        def settle(guard: Guard) -> None:
+            while guard.settle():
+                pass
+
+        self._call(settle)
+        return False
+
     def take_states(
         self, session: Hypothesis, position: int, states: memoryview, taken: Callable[[], None] | None
     ) -> None:
@@ -77,7 +87,7 @@ class ThreadRunner(Runner):
 
         self._thread.submit(take)
 
-    async def draft(self, asks: Callable[[], list[Ask]]) -> Drafts:
+    def draft(self, asks: Callable[[], list[Ask]]) -> asyncio.Future[Drafts]:
         """Draft in one batch with all others that wait for it.
 
         `asks` is called when the batch begins, so that it asks for each session's latest ids.
@@ -86,7 +96,7 @@ class ThreadRunner(Runner):
         self._queue.append((asks, waiting))
         if self._batching is None:
             self._batching = asyncio.create_task(self._run_batches(), name=f"{self.source} batches")
-        return await waiting
+        return waiting
 
     def close(self) -> None:
         """Make no further calls. A call under way is not waited for."""
@@ -134,6 +144,8 @@ class ThreadRunner(Runner):
                     drafts = list(zip(part, islice(trees, len(part)), strict=True))
                     if not waiting.done():
                         waiting.set_result(drafts)
+                # Those who got theirs ask again at once, so that the next batch has their sessions, too.
+                await asyncio.sleep(0)
         finally:
             self._batching = None
 

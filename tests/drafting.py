@@ -29,7 +29,8 @@ class DrivenRounds:
 
     def verdicts(self, verdicts: Iterable[Verdict]) -> Message:
         message = self._with_trees(self.rounds.verdicts(verdicts))
-        self._runner.settle()
+        while self._runner.settle():
+            pass
         return message
 
     def ahead(self) -> Message:

@@ -123,9 +123,12 @@ class Method(Protocol):
         """Take in a verdict. `session.ids` already hold `lesson.committed`, from `lesson.start` on."""
         return
 
-    def settle(self) -> None:
-        """Finish what `observe` put off. Called after the trees have been sent."""
-        return
+    def settle(self) -> bool:
+        """Do a part of what `observe` put off; whether more of it is left. Called after trees have been sent.
+
+        Where the method does not compute, a part takes no longer than half a millisecond.
+        """
+        return False
 
     def forget(self, session_id: str) -> None:
         """Drop what is kept for one session. Unknown sessions are fine."""

@@ -19,6 +19,8 @@ _LEAST_CONFIDENCE = 1e-6
 _MOST_COST = -math.log(0.005)
 # Most ids measured per verdict. The answer to a Join may be long; this bounds the time it takes.
 _MEASURED_IDS = 64
+# Ids that are measured at a time.
+_SETTLED_IDS = 16
 
 
 class HitRates:
@@ -178,14 +180,15 @@ class Merged(TeachableMethod):
                 self._unmeasured.append((rates, cells, token, offset in accepted))
         self.learn(session, lesson)
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Measure the sources on what was committed."""
-        for rates, cells, token, accepted in self._unmeasured:
+        part, self._unmeasured = self._unmeasured[:_SETTLED_IDS], self._unmeasured[_SETTLED_IDS:]
+        for rates, cells, token, accepted in part:
             if accepted and token in cells:
                 metrics.ACCEPTED_TOKENS.labels(source=self._surest(cells[token])).inc()
             for candidate, cell in cells.items():
                 rates.count(cell, candidate == token)
-        self._unmeasured.clear()
+        return bool(self._unmeasured)
 
     def _surest(self, cell: int) -> str:
         """Name of the source whose grade, as the cell has it, adds most to a candidate's log-odds."""

@@ -49,7 +49,8 @@ def step(method: Method, known: Hypothesis, tree: TokenTree, truth: list[int], t
         feedback=Feedback.of(known.ids[-1], tree, tuple(top) * (len(tree) + 1), len(top)),
     )
     method.observe(known, known.learn(verdict))
-    method.settle()
+    while method.settle():
+        pass
 
 
 @settings(deadline=None)

@@ -66,7 +66,7 @@ class Recorder(Method):
         self._note(f"observe {session.key.session_id}")
         assert session.key.session_id != "bad observe"
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         self._note("settle")
         raise RuntimeError("a settle that fails")
 
@@ -138,7 +138,7 @@ async def test_a_method_that_computes_has_a_thread_of_its_own_and_keeps_its_orde
 async def test_all_that_wait_while_a_batch_runs_make_the_next_batch() -> None:
     async with computing() as (method, runner):
         method.go.clear()
-        first = asyncio.create_task(runner.draft(lambda: [ask("a")]))
+        first = runner.draft(lambda: [ask("a")])
         await wait_until(lambda: method.batches == [["a"]], "the first batch runs")
         asked: list[str] = []
 
@@ -146,9 +146,9 @@ async def test_all_that_wait_while_a_batch_runs_make_the_next_batch() -> None:
             asked.append("b")
             return [ask("b"), ask("c")]
 
-        later = [asyncio.create_task(runner.draft(late))]
-        gone = asyncio.create_task(runner.draft(lambda: [ask("gone")]))
-        later.append(asyncio.create_task(runner.draft(lambda: [ask("d")])))
+        later = [runner.draft(late)]
+        gone = runner.draft(lambda: [ask("gone")])
+        later.append(runner.draft(lambda: [ask("d")]))
         await asyncio.sleep(0)
         gone.cancel()
         assert not asked
