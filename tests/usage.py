@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.request import urlopen
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from redis import Redis
 
 from tests.pods import Pods
@@ -32,6 +34,14 @@ def usage(pods: Pods) -> dict[str, Usage]:
     }
 
 
+def samples(pods: Pods, name: str) -> dict[str, float]:
+    """What a pod tells Prometheus: sums over all labels, by the names of its samples."""
+    summed: dict[str, float] = {}
+    for sample in _samples(pods.metrics_ports[name]):
+        summed[sample.name] = summed.get(sample.name, 0.0) + sample.value
+    return summed
+
+
 def redis_keys(url: str) -> int:
     """Keys in Redis, of whatever kind."""
     with Redis.from_url(url) as redis:
@@ -46,13 +56,13 @@ def redis_memory_mb(url: str) -> float:
 
 def _of_process(pid: int, metrics_port: int) -> Usage:
     process = psutil.Process(pid)
-    with urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    tasks = next(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "paceline:tasks"
-    )
+    tasks = next(sample.value for sample in _samples(metrics_port) if sample.name == "paceline:tasks")
     with process.oneshot():
         return Usage(process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(), int(tasks))
+
+
+def _samples(metrics_port: int) -> Iterator[Sample]:
+    with urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    for family in text_string_to_metric_families(text):
+        yield from family.samples

@@ -16,6 +16,7 @@ from verifier_svc.control import DraftControl
 from verifier_svc.delivery import Delivery
 from verifier_svc.draft_rpc import DraftRpc
 from verifier_svc.drafters import DrafterStreams
+from verifier_svc.feature_reads import FeatureReads
 from verifier_svc.forecast import forecast
 from verifier_svc.identity import ServedModel, describe
 from verifier_svc.open_rpc import OpenRpc
@@ -75,10 +76,13 @@ class Verifier:
             divergence_interval=settings.divergence_interval,
             feedback_top_k=streams.feedback_top_k,
         )
+        self._features = FeatureReads(
+            engine, self._table, weights_fingerprint=self.served.weights_fingerprint
+        )
         gauges.export(self._steps)
         self.servicer = VerifierServicer(
             OpenRpc(self.served, self._steps, self.committer, self._delivery),
-            DraftRpc(self.served, drafts, streams, standings),
+            DraftRpc(self.served, drafts, streams, standings, self._features),
             StatusRpc(
                 self.served,
                 self._steps,
@@ -101,6 +105,7 @@ class Verifier:
             finally:
                 living.cancel()
                 await asyncio.to_thread(self._steps.stop)
+                self._features.close()
                 if self._store is not None:
                     await self._store.close()
 

@@ -89,6 +89,8 @@ class Delivery:
                     self._standings.verified(stream.peer, verdict.accepted)
             if stream.overrun:
                 self._drafts.end(stream)
+        # A step without verdicts may have computed a part of a prompt.
+        self._streams.stepped()
         if times.traced:
             outcomes = {step.key: step.outcome for step in steps}
             for rows in times.traced:

@@ -10,6 +10,8 @@ from itertools import islice
 from paceline.session import SessionKey
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
+from verifier_svc import metrics
+from verifier_svc.features import StateFlow
 from verifier_svc.ledger import Ledger
 
 # Most verdicts that may wait: a drafter that leaves so many unread has no use for them.
@@ -32,6 +34,8 @@ class DrafterStream:
     ledger: Ledger
     # Names of what its nodes may come from, by their numbers in trees; one empty name where it gave none.
     sources: tuple[str, ...] = ("",)
+    # The hidden states that it is sent; None where none were granted.
+    flow: StateFlow | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     errors: list[verifier_pb2.SessionError] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,6 +72,9 @@ class DrafterStream:
     def take(self) -> tuple[list[Verdict], list[verifier_pb2.SessionError]]:
         """Everything that waits, for one message down; the queue is empty then."""
         verdicts, self.verdicts = self.verdicts, []
+        if self.flow is not None:
+            for verdict in verdicts:
+                self.flow.told(verdict.key, verdict.base_length + len(verdict.committed))
         errors, self.errors = self.errors, []
         self._taken.set()
         return verdicts, errors
@@ -87,18 +94,28 @@ class DrafterStreams:
         self._next_id = 1
 
     def open(
-        self, peer: str, drafter_id: str, feedback_top_k: int, ledger: Ledger, sources: Sequence[str] = ()
+        self,
+        peer: str,
+        drafter_id: str,
+        feedback_top_k: int,
+        ledger: Ledger,
+        sources: Sequence[str] = (),
+        flow: StateFlow | None = None,
     ) -> DrafterStream:
-        """Register a new stream. `sources`: as in Hello."""
+        """Register a new stream. `sources`: as in Hello; `flow`: where hidden states were granted."""
         named = tuple(sources) or ("",)
-        stream = DrafterStream(self._next_id, peer, drafter_id, feedback_top_k, ledger, named)
+        stream = DrafterStream(self._next_id, peer, drafter_id, feedback_top_k, ledger, named, flow)
+        if flow is not None:
+            metrics.STATE_STREAMS.inc()
         self._next_id += 1
         self._streams[stream.stream_id] = stream
         return stream
 
     def close(self, stream: DrafterStream) -> None:
         """Forget a stream."""
-        self._streams.pop(stream.stream_id, None)
+        known = self._streams.pop(stream.stream_id, None)
+        if known is not None and known.flow is not None:
+            metrics.STATE_STREAMS.dec()
 
     def get(self, stream_id: int) -> DrafterStream | None:
         """The stream of that id, if it is still open."""
@@ -113,6 +130,12 @@ class DrafterStreams:
         """Have all streams of a peer check whether they may go on."""
         for stream in self._streams.values():
             if stream.peer == peer:
+                stream.wake.set()
+
+    def stepped(self) -> None:
+        """Have the streams that are sent hidden states look for new ones."""
+        for stream in self._streams.values():
+            if stream.flow is not None and len(stream.flow):
                 stream.wake.set()
 
     def ids(self) -> list[str]:

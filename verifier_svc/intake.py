@@ -86,8 +86,11 @@ class Intake:
             raise wire.WireError(
                 "trees", f"a message takes {_MAX_NAMED} joins, trees and leaves, not {named}"
             )
-        unasked = self._surplus_seconds(request, named)
-        if not named and not first:
+        size = request.ByteSize()
+        metrics.DRAFT_BYTES_UP.inc(size)
+        unasked = self._surplus_seconds(size, named)
+        acknowledged = self._take_acknowledgement(request.features_taken, stream)
+        if not named and not first and not (acknowledged and stream.ledger.acknowledge()):
             unasked += _MESSAGE_SECONDS
             self._drafts.unasked(stream, "message")
         for number, item in enumerate(self._items(request, stream), 1):
@@ -100,7 +103,7 @@ class Intake:
                 unasked = 0.0
             if not self._hears(stream):
                 # It may come back on a new connection. The rest of the message was decoded in vain.
-                self._work.owe(stream.peer, unasked + request.ByteSize() * _BYTE_SECONDS)
+                self._work.owe(stream.peer, unasked + size * _BYTE_SECONDS)
                 return
         if unasked:
             await self._pause(stream, unasked)
@@ -114,11 +117,20 @@ class Intake:
         for session_id in request.leaves:
             yield partial(drafts.leave, session_id, stream)
 
-    def _surplus_seconds(self, request: verifier_pb2.DraftRequest, named: int) -> float:
+    def _surplus_seconds(self, size: int, named: int) -> float:
         """Seconds to decode what is beyond the largest message with `named` trees."""
         most = named * (self._drafts.bounds.max_nodes * _NODE_BYTES + _KEY_BYTES) + _KEY_BYTES
-        surplus: int = max(0, request.ByteSize() - most)
-        return surplus * _BYTE_SECONDS
+        return max(0, size - most) * _BYTE_SECONDS
+
+    def _take_acknowledgement(self, taken_bytes: int, stream: DrafterStream) -> bool:
+        """Whether the drafter says that it took hidden states in, and that can be; more may follow then."""
+        if not taken_bytes:
+            return False
+        if stream.flow is None or not stream.flow.take(taken_bytes):
+            metrics.FALSE_ACKNOWLEDGEMENTS.inc()
+            return False
+        stream.wake.set()
+        return True
 
     async def _pause(self, stream: DrafterStream, unasked: float) -> None:
         """Give others a turn; a stream that made `unasked` seconds of work waits for its own."""

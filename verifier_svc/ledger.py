@@ -1,8 +1,8 @@
 """What a drafter may send on one stream, by what it was told there and which sessions were opened here.
 
 The ledger counts causes, not times, so an honest drafter stays within it however messages cross: it sends a
-tree for a verdict or beside a join, a leave for an earlier join, and a join for a session that a gateway has
-opened here. See docs/failure.md.
+tree for a verdict or beside a join, a leave for an earlier join, a join for a session that a gateway has
+opened here, and word of what it took in for hidden states. See docs/failure.md.
 """
 
 from __future__ import annotations
@@ -36,12 +36,24 @@ class Ledger:
         self._clock = clock
         self._began_at = clock()
         self._answers = 0
+        self._states = 0
         self._joins = 0
         self._leaves = 0
 
     def told(self, verdicts: int) -> None:
         """`verdicts` that may be answered are on their way down."""
         self._answers += self._answers_per_verdict * verdicts
+
+    def sent_states(self, chunks: int) -> None:
+        """So many chunks of hidden states, which may be acknowledged, are on their way down."""
+        self._states += chunks
+
+    def acknowledge(self) -> bool:
+        """Count a message that says nothing but what was taken in; returns whether it has a cause."""
+        if self._states <= 0:
+            return False
+        self._states -= 1
+        return True
 
     def tree(self) -> bool:
         """Count a tree; returns whether it has a cause."""

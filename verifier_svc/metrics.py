@@ -68,6 +68,14 @@ SOURCE_REPLY_SECONDS = Histogram(
     ["source"],
     buckets=(0.001, 0.002, *SECONDS_BUCKETS),
 )
+DRAFT_BYTES = Counter("paceline:draft_bytes", "Bytes of messages on drafters' streams", ["direction"])
+DRAFT_BYTES_UP, DRAFT_BYTES_DOWN = (DRAFT_BYTES.labels(direction=each) for each in ("up", "down"))
+STATE_BYTES = Counter("paceline:state_bytes", "Bytes of hidden states sent to drafters")
+STATE_CHUNKS = Counter("paceline:state_chunks", "Chunks of hidden states sent to drafters")
+STATE_STREAMS = Gauge("paceline:state_streams", "Drafters' streams that hidden states were granted to")
+FALSE_ACKNOWLEDGEMENTS = Counter(
+    "paceline:false_acknowledgements", "Times a drafter said it took states in that it cannot have"
+)
 UNASKED = Counter("paceline:unasked", "What drafters sent and nothing had asked for", ["what"])
 begin(UNASKED, ("tree", "join", "leave", "message"))
 HARMFUL_TREES = Counter("paceline:harmful_trees", "Trees that made a step fail, and were dropped")

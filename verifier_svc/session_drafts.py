@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paceline import tree
+from paceline.features import NO_FEATURES
 from paceline.net import wire
 from paceline.service import telemetry
 from paceline.session import SessionKey
@@ -93,11 +94,13 @@ class SessionDrafts:
             session = self._open_session(key)
             known = join.known_length
             _check_base(session, known, "known_length")
+            _check_features_from(session, join.features_from, stream)
             if session.drafting.stream_id != stream.stream_id:
                 before = self._streams.get(session.drafting.stream_id)
                 if before is not None:
                     before.dismiss(key, session.length)
             session.drafting.join(stream.stream_id, session.length, stream.sources)
+            _want_states(session, join.features_from, stream)
             verdict = Verdict(
                 key=key,
                 base_length=known,
@@ -206,3 +209,20 @@ def _check_base(session: Session, length: int, name: str) -> None:
             f"{name} {length} is not between the prompt's end {session.prompt_length} "
             f"and what is committed {session.length}",
         )
+
+
+def _check_features_from(session: Session, position: int, stream: DrafterStream) -> None:
+    if stream.flow is not None and position > session.length and position != NO_FEATURES:
+        raise DraftRejectedError(
+            verifier_pb2.SESSION_ERROR_CODE_BAD_BASE,
+            f"features_from {position} lies past what is committed {session.length}",
+        )
+
+
+def _want_states(session: Session, position: int, stream: DrafterStream) -> None:
+    if stream.flow is None:
+        return
+    if position == NO_FEATURES:
+        stream.flow.leave(session.key.session_id)
+    else:
+        stream.flow.join(session.key, position, sent_before=session.states_sent)

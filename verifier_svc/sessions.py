@@ -46,6 +46,8 @@ class Session:
     num_computed: int = 0
     finish_reason: FinishReason | None = None
     drafting: Drafting = field(default_factory=Drafting)
+    # Hidden states of earlier positions have gone to some drafter.
+    states_sent: int = 0
     # Its client asked for plain decoding: no drafter is to be expected.
     plain: bool = False
     # Steps since it was opened, and of these the ones with a tree.

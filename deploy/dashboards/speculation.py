@@ -164,6 +164,42 @@ _TIME = Row(
     ),
 )
 
+_WIRE = Row(
+    "What drafting costs on the wire",
+    (
+        Panel(
+            "Bytes for each token",
+            "Bytes on drafters' streams for each committed token: to drafters, and from them.",
+            "bytes",
+            (
+                Query(
+                    f"sum by (direction) ({rate('paceline:draft_bytes_total', VERIFIER)})"
+                    f" / scalar(sum({_COMMITTED}))",
+                    "{{direction}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Hidden states",
+            "Bytes of hidden states that drafters are sent in a second.",
+            "bytes",
+            (Query(f"sum by (pool) ({rate('paceline:state_bytes_total', VERIFIER)})", "{{pool}}"),),
+        ),
+        Panel(
+            "Streams with hidden states",
+            "Drafters' streams that hidden states were granted to, and false words of what was taken in.",
+            "short",
+            (
+                Query(f"sum by (pool) (paceline:state_streams{{{VERIFIER}}})", "{{pool}}"),
+                Query(
+                    f"sum by (pool) ({rate('paceline:false_acknowledgements_total', VERIFIER)})",
+                    "false, {{pool}}",
+                ),
+            ),
+        ),
+    ),
+)
+
 _FAULTS = Row(
     "Drafters that do harm",
     (
@@ -207,5 +243,5 @@ SPECULATION = Dashboard(
     "speculation",
     "Paceline: speculation",
     "What drafts gain, where they come from, and what holds them up.",
-    (_GAIN, _TIME, _FAULTS),
+    (_GAIN, _TIME, _WIRE, _FAULTS),
 )

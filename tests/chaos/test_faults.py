@@ -35,6 +35,7 @@ async def test_clients_get_the_undisturbed_text(tmp_path: Path, tiny_model: Path
     assert len(singles) == len(Target) * len(world.kinds)
     assert not report.failures
     assert sum(outcome.moved.total() for outcome in outcomes) > 0
+    assert world.eavesdropper.compared > 0
 
 
 @pytest.mark.timeout(600)

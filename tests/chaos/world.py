@@ -19,6 +19,7 @@ from paceline.client import GatewayError, Generation, SyncGatewayClient
 from paceline.local.plan import HOST
 from paceline.store import RedisStore, SessionRecord
 from tests.chaos.clients import Face
+from tests.chaos.eavesdropper import LAYERS, Eavesdropper
 from tests.chaos.faults import Fault, Heal, Kind, Stage, Target
 from tests.chaos.load import Load, Session, Text
 from tests.chaos.network import Network, Packets, Proxies
@@ -61,11 +62,13 @@ class World:
         store: RedisStore,
         network: Network,
         load: Load,
+        eavesdropper: Eavesdropper,
         *,
         strict: bool,
         seed: int,
     ) -> None:
         self.load = load
+        self.eavesdropper = eavesdropper
         # What can happen here.
         self.kinds = (Kind.KILL, Kind.PAUSE, *network.cuts)
         self._pods = pods
@@ -129,6 +132,7 @@ class World:
             await wait_until(lambda: not self._holders(), "nobody holds a session", _RECOVERY_SECONDS)
         except AssertionError as error:
             outcome.failures.append(f"stuck: {error}: {self._holders()}")
+        outcome.failures += self.eavesdropper.failures
         for name, pod in self._pods.pods.items():
             if "Traceback" in pod.log.read_text():
                 outcome.failures.append(f"{name} logged a traceback: {pod.log}")
@@ -264,6 +268,7 @@ async def running(
                 gateways=2,
                 default_settings=True,
                 durability=durability,
+                verifier_flags=("--keep-states", ",".join(map(str, LAYERS))),
             )
         )
         network = Packets(pods.pods) if drop_packets else Proxies(pods.pods)
@@ -289,4 +294,13 @@ async def running(
         load = Load(faces, seed)
         await load.learn()
         load.start()
-        yield World(pods, redis, store, network, load, strict=durability == "strict", seed=seed)
+        eavesdropper = Eavesdropper([pods.told[each] for each in pods.verifiers], store, load, seed)
+        listening = asyncio.create_task(eavesdropper.run())
+        try:
+            yield World(
+                pods, redis, store, network, load, eavesdropper, strict=durability == "strict", seed=seed
+            )
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening

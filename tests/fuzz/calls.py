@@ -10,7 +10,8 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from hypothesis import strategies as st
 
-from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.features import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, NO_FEATURES
+from paceline.net.handshake import SPOKEN_VERSIONS
 from paceline.v1 import drafter_pb2, gateway_pb2, session_pb2, tree_pb2, verifier_pb2
 from tests.fuzz.bystanders import VICTIM, VICTIM_EPOCH, VICTIM_LENGTH
 from tests.fuzz.messages import Plausible, encoded
@@ -111,11 +112,20 @@ def send(channel: grpc.Channel, call: Call, victim: bytes) -> str:
     return str(code.name)
 
 
+# Of states that the verifier keeps, and of others.
+_FEATURES = st.builds(
+    verifier_pb2.FeatureRequest,
+    layers=st.sampled_from([[0], [2], [0, 2], [0, 1, 2]]),
+    window_bytes=st.one_of(st.just(MIN_WINDOW_BYTES), st.integers(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)),
+    weights_fingerprint=st.sampled_from(["", "", "0" * 32]),
+)
 _HELLOS = st.builds(
     verifier_pb2.Hello,
-    protocol_version=st.just(PROTOCOL_VERSION),
+    protocol_version=st.sampled_from([*SPOKEN_VERSIONS, SPOKEN_VERSIONS[-1]]),
     drafter_id=st.integers(0, 10**9).map(str),
     feedback_top_k=st.integers(0, 32),
+    features=st.lists(_FEATURES, max_size=3),
+    sources=st.lists(st.sampled_from(["text", "draft", "eagle"]), max_size=3, unique=True),
 )
 
 
@@ -153,9 +163,19 @@ def plausible(pods: Pods) -> Plausible:
             epoch=st.integers(1, 9),
         ),
         "paceline.v1.Hello": _HELLOS,
-        "paceline.v1.Join": st.builds(verifier_pb2.Join, key=st.just(_victim()), known_length=base),
+        "paceline.v1.FeatureRequest": _FEATURES,
+        "paceline.v1.Join": st.builds(
+            verifier_pb2.Join,
+            key=st.just(_victim()),
+            known_length=base,
+            features_from=st.one_of(st.integers(0, 20), st.just(NO_FEATURES)),
+        ),
         "paceline.v1.TokenTree": _trees(ids, base),
-        **_fields(verifier_pb2.DraftRequest, leaves=st.just(VICTIM.decode())),
+        **_fields(
+            verifier_pb2.DraftRequest,
+            leaves=st.just(VICTIM.decode()),
+            features_taken=st.one_of(st.just(0), st.integers(0, MIN_WINDOW_BYTES)),
+        ),
         **_fields(
             drafter_pb2.AttachRequest,
             verifier_address=st.sampled_from(
@@ -192,4 +212,5 @@ def _trees(draw: st.DrawFn, ids: st.SearchStrategy[int], base: st.SearchStrategy
         token=tokens,
         parent=parents,
         log_prob=draw(st.lists(draw(_CONFIDENCES), min_size=len(tokens), max_size=len(tokens))),
+        source=draw(st.one_of(st.just([]), st.lists(st.integers(0, 2), max_size=len(tokens)))),
     )

@@ -140,7 +140,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, redis_url: str, tally: Tall
         make_tiny_model(tmp_path_factory.mktemp("model"), context=1024),
         redis_url,
         # A prefix cache fills all KV by and by.
-        verifier_flags=(*expiring, "--kv-tokens", "16384"),
+        verifier_flags=(*expiring, "--kv-tokens", "16384", "--keep-states", "0,1,2"),
         gateway_flags=expiring,
         # Hostile gateways name verifiers that never come.
         drafter_flags=("--rejoin-seconds", "1", "--idle-seconds", "2"),

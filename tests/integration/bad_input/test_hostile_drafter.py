@@ -175,6 +175,7 @@ def tree(
     base: int = 2,
     session_id: str = "victim",
     epoch: int = 3,
+    source: Sequence[int] = (),
 ) -> tree_pb2.TokenTree:
     return tree_pb2.TokenTree(
         key=session_pb2.SessionKey(session_id=session_id, epoch=epoch),
@@ -182,6 +183,7 @@ def tree(
         token=token,
         parent=parent,
         log_prob=[-0.5] * len(token) if log_prob is None else log_prob,
+        source=source,
     )
 
 
@@ -200,6 +202,9 @@ HOSTILE = {
     "positive log-probability": (tree([5], [-1], log_prob=[0.5]), "MALFORMED"),
     "log-probability that is no number": (tree([5], [-1], log_prob=[float("nan")]), "MALFORMED"),
     "log-probability of never": (tree([5, 6], [-1, 0], log_prob=[-0.5, -math.inf]), "MALFORMED"),
+    "source that was not named": (tree([5, 6], [-1, 0], source=[0, 1]), "MALFORMED"),
+    "largest source": (tree([5], [-1], source=[2**32 - 1]), "MALFORMED"),
+    "sources of some nodes": (tree([5, 6], [-1, 0], source=[0]), "MALFORMED"),
     "epoch zero": (tree([5], [-1], epoch=0), "MALFORMED"),
     "no session id": (tree([5], [-1], session_id=""), "MALFORMED"),
     "stale epoch": (tree([5], [-1], epoch=2), "STALE_EPOCH"),

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
+from paceline.features import FeatureGrant
 from paceline.session import SessionKey
 from paceline.v1 import verifier_pb2
 from paceline.verdict import Verdict
-from verifier_svc.drafters import MAX_VERDICTS, DrafterStream
+from verifier_svc.drafters import MAX_VERDICTS, DrafterStream, DrafterStreams
+from verifier_svc.features import StateFlow
 from verifier_svc.ledger import Ledger
 
 
@@ -46,3 +48,27 @@ async def test_who_does_not_read_errors_is_not_heard(stream: DrafterStream) -> N
     assert not done
     stream.take()
     await asyncio.wait_for(waiting, 5)
+
+
+def test_only_streams_with_sessions_whose_states_are_wanted_look_for_them() -> None:
+    streams = DrafterStreams()
+    book = Ledger(max_sessions=1, opened=lambda: 0)
+    flow = StateFlow(FeatureGrant((1,), 8, "float32"), 1 << 16)
+    plain, granted = streams.open("a", "a", 0, book), streams.open("b", "b", 0, book, flow=flow)
+    streams.stepped()
+    assert not granted.wake.is_set()
+    flow.join(SessionKey("a", 1), 0)
+    streams.stepped()
+    assert granted.wake.is_set()
+    assert not plain.wake.is_set()
+
+
+def test_the_text_goes_ahead_of_its_states() -> None:
+    flow = StateFlow(FeatureGrant((1,), 8, "float32"), 1 << 16)
+    stream = DrafterStreams().open("a", "a", 0, Ledger(max_sessions=1, opened=lambda: 0), flow=flow)
+    flow.join(SessionKey("a", 1), 0)
+    stream.send([verdict("a", 5)])
+    assert flow.following(lambda key: 9) == []
+    stream.take()
+    (run,) = flow.following(lambda key: 9)
+    assert (run.start, run.count) == (0, 6)

@@ -180,3 +180,12 @@ def test_a_leave_takes_a_join_back() -> None:
     made.join(again=False)
     assert made.leave()
     assert not made.leave()
+
+
+def test_word_of_what_was_taken_in_answers_a_chunk() -> None:
+    made = ledger()
+    assert not made.acknowledge()
+    made.told(5)
+    assert not made.acknowledge()
+    made.sent_states(3)
+    assert [made.acknowledge() for _ in range(4)] == [True, True, True, False]

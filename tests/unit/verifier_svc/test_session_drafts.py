@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from paceline.features import NO_FEATURES, FeatureGrant
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TreeError
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
 from verifier_svc.control import DraftControl
 from verifier_svc.drafters import DrafterStream, DrafterStreams
+from verifier_svc.features import StateFlow
 from verifier_svc.session_drafts import DraftRejectedError, SessionDrafts, TreeBounds
 from verifier_svc.sessions import Session, SessionTable
 from verifier_svc.standing import JUDGED_TREES, Standings
 
 PROMPT = 3
+GRANT = FeatureGrant((1,), 8, "float32")
 
 
 class World:
@@ -45,9 +48,29 @@ class World:
             "named", "named", 0, self.drafts.ledger(sources=2), sources=["text", "eagle"]
         )
 
-    def join(self, stream: DrafterStream, *, known: int = 4, epoch: int = 2, session_id: str = "s") -> float:
+        self.granted = self.streams.open(
+            "granted", "g", 0, self.drafts.ledger(), flow=StateFlow(GRANT, 1 << 16)
+        )
+
+    def join(
+        self,
+        stream: DrafterStream,
+        *,
+        known: int = 4,
+        epoch: int = 2,
+        session_id: str = "s",
+        features_from: int = 0,
+    ) -> float:
         key = session_pb2.SessionKey(session_id=session_id, epoch=epoch)
-        return self.drafts.join(verifier_pb2.Join(key=key, known_length=known), stream)
+        join = verifier_pb2.Join(key=key, known_length=known, features_from=features_from)
+        return self.drafts.join(join, stream)
+
+    def states(self) -> list[tuple[int, int]]:
+        """Positions from and to which the granted stream may be sent states, where all are computed."""
+        flow = self.granted.flow
+        assert flow is not None
+        self.granted.take()
+        return [(run.start, run.start + run.count) for run in flow.following(lambda key: 4)]
 
     def tree(
         self,
@@ -206,3 +229,41 @@ def test_sound_trees_speak_for_their_drafter(world: World) -> None:
     for _ in range(JUDGED_TREES // 2):
         world.standings.tree("one", sound=False)
     assert world.standings.reason_aside("one") is None
+
+
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_a_join_says_from_where_on_states_are_wanted(world: World, start: int) -> None:
+    world.join(world.granted, features_from=start)
+    assert world.states() == ([(start, 4)] if start < 4 else [])
+
+
+def test_a_joined_session_may_be_joined_again_for_states_that_were_lost(world: World) -> None:
+    world.join(world.granted, features_from=3)
+    world.join(world.granted, features_from=1)
+    assert world.states() == [(1, 4)]
+    world.join(world.granted, features_from=NO_FEATURES)
+    assert world.states() == []
+
+
+@pytest.mark.parametrize("start", [5, NO_FEATURES - 1])
+def test_states_of_positions_that_are_not_there_are_refused(world: World, start: int) -> None:
+    with pytest.raises(DraftRejectedError, match=f"features_from {start} lies past what is committed 4"):
+        world.join(world.granted, features_from=start)
+    assert world.session.drafting.stream_id == 0
+    assert world.states() == []
+
+
+def test_where_no_states_were_granted_it_does_not_matter_what_is_lacked(world: World) -> None:
+    world.join(world.one, features_from=1000)
+    assert world.session.drafting.stream_id == world.one.stream_id
+
+
+def test_states_that_a_drafter_was_sent_are_owed_for_by_the_next(world: World) -> None:
+    world.session.states_sent = 3
+    world.join(world.granted, features_from=1)
+    flow = world.granted.flow
+    assert flow is not None
+    world.granted.take()
+    (run,) = flow.following(lambda key: 4)
+    assert flow.sent(run)
+    assert flow.owed_bytes == 2 * GRANT.position_bytes

@@ -1,0 +1,265 @@
+"""What a drafter may do with hidden states at its worst: it changes nothing but its own speed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from paceline.features import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, NO_FEATURES
+from paceline.net.rpc import channel
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from tests.pods import Pods
+from tests.sessions import OpenSession, opened
+from tests.state_taker import StateTaker, taking
+from tests.usage import samples, usage
+from tests.waiting import wait_until
+
+PROMPT = list(range(5, 205))
+TOKENS = 3000
+# Of the tiny model in float32.
+POSITION_BYTES = 2 * 64 * 4
+# What a process may grow by that sends 64 MiB at no time.
+MAY_GROW_MB = 24.0
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    flags = ("--keep-states", "0,2")
+    folder = tmp_path_factory.mktemp("states")
+    with Pods(folder, tiny_model, redis_url, drafters=0, verifier_flags=flags, metrics=True) as made:
+        yield made.start()
+        log = made.pods[made.verifier].log.read_text()
+        assert "Traceback" not in log
+        assert "[error" not in log
+
+
+@pytest.fixture(scope="module")
+def text(pods: Pods) -> list[int]:
+    """The victim's text when nobody bothers it."""
+
+    async def alone() -> list[int]:
+        session = OpenSession(PROMPT, TOKENS)
+        async with opened(pods, session):
+            await wait_until(lambda: session.finished, "it ends", 120)
+        return session.ids
+
+    return asyncio.run(alone())
+
+
+@asynccontextmanager
+async def victim(pods: Pods, text: Sequence[int]) -> AsyncIterator[OpenSession]:
+    """A session that something is done to in the block; it ends with its text all the same."""
+    session = OpenSession(PROMPT, TOKENS)
+    async with opened(pods, session):
+        yield session
+        await wait_until(lambda: session.finished, "it ends", 120)
+    assert session.ids == list(text)
+
+
+async def counted(pods: Pods, name: str) -> float:
+    return (await asyncio.to_thread(samples, pods, pods.verifier)).get(name, 0.0)
+
+
+async def gone_on(session: OpenSession, tokens: int = 200) -> None:
+    """The session goes on, whatever the drafter does."""
+    length = len(session.ids)
+    await wait_until(lambda: session.finished or len(session.ids) >= length + tokens, "it goes on")
+
+
+def hello(**changes: Any) -> verifier_pb2.DraftRequest:
+    fields: dict[str, Any] = {"layers": [0, 2], "window_bytes": MIN_WINDOW_BYTES, **changes}
+    request = verifier_pb2.FeatureRequest(**fields)
+    return verifier_pb2.DraftRequest(
+        hello=verifier_pb2.Hello(protocol_version=2, drafter_id="x", features=[request])
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_bytes": MAX_WINDOW_BYTES + 1}, "window_bytes must be 65536 to 67108864, got 67108865"),
+        ({"window_bytes": 2**32 - 1}, "window_bytes must be"),
+        ({"layers": []}, "must name 1 to 8 layers"),
+        ({"layers": range(50_000)}, "must name 1 to 8 layers"),
+        ({"layers": [2, 0]}, "must ascend"),
+        ({"layers": [0, 3]}, "asks for layer 3; the target's last one is 2"),
+        ({"weights_fingerprint": "mine"}, "empty or 32 hex digits"),
+    ],
+    ids=["window", "largest window", "no layer", "many layers", "order", "beyond the model", "weights"],
+)
+async def test_a_request_that_breaks_a_bound_is_refused_and_told_why(
+    pods: Pods, changes: dict[str, Any], message: str
+) -> None:
+    async with channel(pods.verifier) as made:
+        call = verifier_pb2_grpc.VerifierServiceStub(made).Draft(timeout=10)
+        await call.write(hello(**changes))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert message in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"layers": (0, 1)},
+        {"layers": (0, 2), "weights": "0" * 32},
+        {"layers": (0, 2), "version": 1},
+    ],
+    ids=["a layer that is not kept", "other weights", "version 1"],
+)
+async def test_who_is_granted_nothing_is_sent_nothing_and_may_draft(
+    pods: Pods, text: list[int], asked: dict[str, Any]
+) -> None:
+    before = await counted(pods, "paceline:state_bytes_total")
+    async with victim(pods, text) as session, taking(pods.verifier, **asked) as taker:
+        assert not taker.welcome.HasField("features")
+        assert taker.welcome.vocab_size
+        taken = await taker.join(session.key, len(PROMPT), 7)
+        await wait_until(lambda: taken.told > len(PROMPT) + 50, "it has verdicts")
+    assert await counted(pods, "paceline:state_bytes_total") == before
+    assert not taker.errors
+
+
+async def test_more_than_the_window_is_never_under_way(pods: Pods, text: list[int]) -> None:
+    async with (
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), acknowledges=False) as taker,
+    ):
+        taken = await taker.join(session.key, len(PROMPT))
+        full = MIN_WINDOW_BYTES // POSITION_BYTES
+        await wait_until(lambda: taken.count == full, "the window is full")
+        await gone_on(session)
+        assert taken.count == full
+        await taker.say(features_taken=10 * POSITION_BYTES)
+        await wait_until(lambda: taken.count == full + 10, "it opens by what was taken in")
+        await gone_on(session)
+        assert taken.count == full + 10
+
+
+@pytest.mark.parametrize("said", [2**64 - 1, MIN_WINDOW_BYTES + 1, 1], ids=["all", "one more", "less"])
+async def test_a_false_acknowledgement_opens_nothing_and_is_counted(
+    pods: Pods, text: list[int], said: int
+) -> None:
+    before = await counted(pods, "paceline:false_acknowledgements_total")
+    async with (
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), acknowledges=False) as taker,
+    ):
+        taken = await taker.join(session.key, len(PROMPT))
+        full = MIN_WINDOW_BYTES // POSITION_BYTES
+        await wait_until(lambda: taken.count == full, "the window is full")
+        await taker.say(features_taken=2 * POSITION_BYTES)
+        await wait_until(lambda: taken.count == full + 2, "it opens by what was taken in")
+        more = said + 2 * POSITION_BYTES if said > 1 else said
+        await taker.say(features_taken=min(more, 2**64 - 1))
+        await gone_on(session)
+        assert taken.count == full + 2
+    assert await counted(pods, "paceline:false_acknowledgements_total") == before + 1
+
+
+async def test_who_does_nothing_but_acknowledge_falsely_is_put_aside(pods: Pods, text: list[int]) -> None:
+    async with (
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), acknowledges=False) as taker,
+    ):
+        await taker.join(session.key, len(PROMPT))
+        while taker.code is None:
+            try:
+                await taker.say(features_taken=2**63)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                break
+        await wait_until(lambda: taker.code is not None, "it is sent away")
+    assert taker.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_who_takes_nothing_in_costs_no_memory(pods: Pods, text: list[int]) -> None:
+    """With the largest window, it reads nothing of several long texts until they have ended."""
+    before = usage(pods)["verifier 1"].memory_mb
+    sent = await counted(pods, "paceline:state_bytes_total")
+    others = [OpenSession([*PROMPT, number], TOKENS) for number in range(3)]
+    async with (
+        opened(pods, *others),
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), window=MAX_WINDOW_BYTES, reads=False) as loris,
+    ):
+        for each in (session, *others):
+            await loris.join(each.key, len(each.prompt))
+        await wait_until(lambda: session.finished and all(each.finished for each in others), "all end", 120)
+        # What the connection itself holds; the rest stays where it is kept, and is nobody's when a text ends.
+        under_way = await counted(pods, "paceline:state_bytes_total") - sent
+        assert under_way < 4 * (len(PROMPT) + TOKENS) * POSITION_BYTES
+        assert usage(pods)["verifier 1"].memory_mb - before < MAY_GROW_MB
+
+
+async def test_a_place_past_the_text_is_refused_for_its_session_alone(pods: Pods, text: list[int]) -> None:
+    async with victim(pods, text) as session, taking(pods.verifier, (0, 2)) as taker:
+        await taker.join(session.key, len(PROMPT), 100_000)
+        await wait_until(lambda: bool(taker.errors), "it is told so")
+        (error,) = taker.errors
+        assert error.code == verifier_pb2.SESSION_ERROR_CODE_BAD_BASE
+        assert "features_from 100000 lies past what is committed" in error.message
+        taken = await taker.join(session.key, len(PROMPT), 150)
+        await wait_until(lambda: taken.count > 50, "it may join all the same")
+
+
+async def test_who_wants_none_of_a_session_is_sent_none(pods: Pods, text: list[int]) -> None:
+    async with victim(pods, text) as session, taking(pods.verifier, (0, 2)) as taker:
+        taken = await taker.join(session.key, len(PROMPT), NO_FEATURES)
+        await wait_until(lambda: taken.told > len(PROMPT) + 50, "it has verdicts")
+        assert taken.count == 0
+
+
+async def test_states_that_are_wanted_over_and_over_hold_nobody_up(pods: Pods, text: list[int]) -> None:
+    """One drafter joins again and again from the first position on; another one is served beside it."""
+    other = OpenSession([*PROMPT, 9], 10_000)
+    async with (
+        victim(pods, text) as session,
+        opened(pods, other),
+        taking(pods.verifier, (0, 2), window=MAX_WINDOW_BYTES) as honest,
+    ):
+        taken = await honest.join(other.key, len(other.prompt))
+        again = asyncio.create_task(_over_and_over(pods, session))
+        count = 0
+        while not session.finished:
+            await wait_until(lambda count=count: session.finished or taken.count > count + 50, "it is served")
+            count = taken.count
+        assert await again > 3
+
+
+async def _over_and_over(pods: Pods, session: OpenSession) -> int:
+    """Take the first hundred positions of a session, until it has ended; returns how often."""
+    times = 0
+    while not session.finished:
+        async with taking(pods.verifier, (0, 2), window=MAX_WINDOW_BYTES) as taker:
+            taken = await taker.join(session.key, len(PROMPT))
+            await wait_until(lambda taken=taken: session.finished or taken.count >= 100, "it is served")
+            times += 1
+    return times
+
+
+async def test_all_at_once_change_no_text(pods: Pods, text: list[int]) -> None:
+    """Whoever joined last is served, and the session goes on."""
+
+    async def bother(session: OpenSession, **asked: Any) -> StateTaker:
+        async with taking(pods.verifier, **asked) as taker:
+            for start in (0, 3, 150, NO_FEATURES, 199):
+                await taker.join(session.key, len(PROMPT), start)
+                await taker.say(features_taken=start)
+                await taker.leave(session.key)
+                await gone_on(session, 20)
+        return taker
+
+    async with victim(pods, text) as session:
+        await asyncio.gather(
+            bother(session, layers=(0, 2), reads=False),
+            bother(session, layers=(0,), window=MAX_WINDOW_BYTES, reads=False),
+            bother(session, layers=(2,), acknowledges=False, reads=False),
+            bother(session, layers=(1,), reads=False),
+        )
