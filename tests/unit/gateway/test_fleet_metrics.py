@@ -62,3 +62,19 @@ async def test_one_that_is_being_stopped_is_not_missed_when_it_answers_no_more()
     verifier.lost("gone")
     assert (count("verifier", State.DRAINING), count("verifier", State.DOWN)) == (1, 0)
     await fleet.close()
+
+
+async def test_one_that_has_gone_is_counted_no_more() -> None:
+    fleet = Fleet(1.0)
+    fleet.update(Endpoints.at(("127.0.0.1:1", "127.0.0.1:2"), ("127.0.0.1:3",)))
+    fleet_metrics.export(fleet)
+    for verifier in fleet.verifiers.values():
+        verifier.heard(verifier_pb2.VerifierStatusResponse())
+    fleet.drafters["127.0.0.1:3"].heard(drafter_pb2.DrafterStatusResponse())
+    assert (count("verifier", State.UP), count("drafter", State.UP)) == (2, 1)
+    fleet.update(Endpoints.at(("127.0.0.1:2",)))
+    assert {each: count("verifier", each) for each in State} == {
+        each: float(each is State.UP) for each in State
+    }
+    assert {count("drafter", each) for each in State} == {0.0}
+    await fleet.close()

@@ -72,6 +72,23 @@ def test_after_each_poll_it_knows_exactly_what_the_verifier_keeps(data: st.DataO
                 assert texts.told == set(held)
 
 
+def test_who_missed_a_removal_that_is_no_longer_remembered_is_told_everything_anew() -> None:
+    kept, texts = KeptTexts(most=4), HeldTexts()
+    for key in range(1, 5):
+        kept.add(key)
+    ask(texts, kept)
+    cursor = texts.cursor
+    for key in range(1, 5):
+        kept.remove(key)
+    assert not kept.since(cursor, limit=9).anew
+    kept.add(5)
+    kept.remove(5)
+    assert kept.since(cursor, limit=9).anew
+    assert not kept.since(cursor + 1, limit=9).anew, "it knows of the one that is forgotten"
+    ask(texts, kept)
+    assert texts.told == set()
+
+
 def test_the_first_blocks_that_are_known_count_and_the_last_token_never_does() -> None:
     texts = HeldTexts()
     ids = list(range(12))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import platform
+import random
+import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from pydantic_settings import SettingsConfigDict
 
+from paceline.net import rpc
 from paceline.service.settings import ServiceSettings, service_command
 
 
@@ -43,3 +49,26 @@ def test_a_service_collects_garbage_but_never_looks_at_what_it_was_imported_with
     assert not collects_while_importing
     assert collects_while_serving
     assert spared >= imported
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators decide for themselves")
+def test_a_service_gives_back_what_was_freed_while_it_loaded() -> None:
+    held: list[int] = []
+
+    async def serve(_: asyncio.Event) -> None:
+        held.append(resident_bytes())
+
+    loaded = [random.randbytes(4096) for _ in range(1 << 14)]
+    # What stays lies between what is freed: glibc gives none of it back by itself.
+    stays = loaded[::64]
+    loaded.clear()
+    before = resident_bytes()
+    rpc.run_service(serve)
+    assert stays
+    assert held[0] < before - (32 << 20)
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
