@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 
 MODEL = "m"
 PROMPT = (5, 6, 7)
+BLOCK = 4
 Response = verifier_pb2.OpenResponse
 # What one call of Open does: it refuses the session; or admits it and then says responses, keeps silent for
 # some seconds, or ends.
@@ -94,6 +95,12 @@ class ScriptedVerifier(verifier_pb2_grpc.VerifierServiceServicer):
             stalled=self.stalled,
         )
 
+    async def Prefixes(
+        self, request: verifier_pb2.PrefixesRequest, context: grpc.aio.ServicerContext
+    ) -> verifier_pb2.PrefixesResponse:
+        """It keeps texts, and has not yet said which."""
+        return verifier_pb2.PrefixesResponse(instance=1, cursor=1, block_size=BLOCK)
+
 
 @asynccontextmanager
 async def serving(
@@ -104,15 +111,18 @@ async def serving(
     poll_seconds: float = 0.05,
     queue_seconds: float = 0.0,
     max_sessions: int = 9,
+    drafters: Sequence[str] = (),
+    fleet: Fleet | None = None,
 ) -> AsyncIterator[Sessions]:
+    """`drafters`: their addresses. `fleet`: for a test that looks into it; one that has no pods yet."""
     server = await rpc.start_server(
         lambda grpc_server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(verifier, grpc_server),
         services=["paceline.v1.VerifierService"],
         host="127.0.0.1",
         port=0,
     )
-    fleet = Fleet(poll_seconds)
-    fleet.start(StaticDiscovery(Endpoints.at((server.address,))))
+    fleet = fleet or Fleet(poll_seconds)
+    fleet.start(StaticDiscovery(Endpoints.at((server.address,), tuple(drafters))))
     try:
         await wait_until(lambda: any(pod.healthy for pod in fleet.verifier_views()), "the verifier is seen")
         policy = Policy(strict=False, silence_seconds=silence_seconds, check_seconds=1)

@@ -14,16 +14,31 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from gateway import session
 from gateway.caller import ANYBODY
 from gateway.errors import OVERLOADED, RequestError
-from gateway.events import Chunk, Event, Finished
+from gateway.events import Chunk, Event, Finished, Started
+from gateway.fleet import Fleet
 from gateway.generation import Generation
 from gateway.prompt import Prompts
+from gateway.routing.texts import RoutedText
 from gateway.sessions import Sessions
 from gateway.suspicion import CLEARING_TOKENS
 from paceline.sampling import SamplingParams
 from paceline.service import spans
 from paceline.session import FinishReason
 from paceline.store import MemoryStore
-from tests.scripted_verifier import ALIVE, DIES, FINISHED, MODEL, PROMPT, ScriptedVerifier, serving, tokens
+from paceline.v1 import verifier_pb2
+from tests.scripted_drafter import scripted_drafter
+from tests.scripted_verifier import (
+    ALIVE,
+    BLOCK,
+    DIES,
+    FINISHED,
+    MODEL,
+    PROMPT,
+    Response,
+    ScriptedVerifier,
+    serving,
+    tokens,
+)
 from tests.waiting import wait_until
 
 STOP_ID = 2
@@ -177,6 +192,51 @@ async def test_those_that_were_near_it_go_on_one_by_one(prompts: Prompts) -> Non
     assert texts == [[10, 11]] * 4
     assert max(verifier.at_once[:4]) == 4
     assert verifier.at_once[8:] == [1] * 4
+
+
+async def test_a_session_that_its_verifier_has_ended_is_told_again_as_it_ended(
+    prompts: Prompts,
+) -> None:
+    """Its ids alone do not say that it is over: there is room for more."""
+    verifier = ScriptedVerifier([tokens(3, 10, 11), FINISHED])
+    async with serving(verifier) as sessions:
+        first, *told = [event async for event in asked(sessions, prompts)]
+        assert isinstance(first, Started)
+        claimed = await sessions.claim(first.session_id, ANYBODY)
+        resumed = sessions.resume(claimed, ANYBODY, prompts.detokenizer(), INVALID_SPAN)
+        again = [event async for event in resumed]
+    assert ids(again) == ids(told) == [10, 11]
+    assert reason(again) is reason(told) is FinishReason.LENGTH
+    assert len(verifier.opened) == 1
+
+
+async def test_a_chats_next_turn_finds_all_of_the_last_where_it_was(ask: Ask) -> None:
+    fleet = Fleet(0.05)
+    verifier = ScriptedVerifier([tokens(3, 10, 11), tokens(5, 12, 13, 14), FINISHED])
+    async with serving(verifier, fleet=fleet) as sessions:
+        (pod,) = fleet.verifiers.values()
+        await wait_until(lambda: pod.texts.block_size == BLOCK, "it says that it keeps texts")
+        told = ids([event async for event in ask(sessions)])
+        # The verifier has said nothing of them yet.
+        assert not pod.texts.told
+        assert pod.texts.held_tokens(RoutedText([*PROMPT, *told, 99])) == 2 * BLOCK
+
+
+async def test_what_steps_accept_is_to_the_credit_of_the_sessions_drafter(ask: Ask) -> None:
+    fleet = Fleet(0.05)
+    step = Response(tokens=verifier_pb2.CommittedTokens(position=3, accepted=2))
+    async with scripted_drafter() as (drafter, address):
+        # Its drafter is attached before the first step.
+        verifier = ScriptedVerifier([0.5, *[step] * 32, FINISHED])
+        async with serving(verifier, drafters=(address,), fleet=fleet) as sessions:
+            await wait_until(lambda: bool(fleet.drafter_views()), "the drafter is seen")
+            # Another one brings nothing there.
+            fleet.benefits.add("other", next(iter(fleet.verifiers)), steps=32, accepted=0)
+            assert [event async for event in ask(sessions)]
+            assert drafter.attached == 1
+            brought = fleet.benefits.of(address)
+    assert brought is not None
+    assert (brought.mean, round(brought.weight, 2)) == (2, 1)
 
 
 async def test_a_moved_session_stays_in_its_trace(

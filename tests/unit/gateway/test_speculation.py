@@ -18,7 +18,8 @@ from paceline.net import rpc
 from paceline.sampling import SamplingParams
 from paceline.service.tasks import cancel_and_wait
 from paceline.session import SessionKey
-from paceline.v1 import drafter_pb2, drafter_pb2_grpc, verifier_pb2, verifier_pb2_grpc
+from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from tests.scripted_drafter import ScriptedDrafter, scripted_drafter
 from tests.waiting import wait_until
 
 POLL_SECONDS = 0.05
@@ -33,33 +34,6 @@ class Verifier(verifier_pb2_grpc.VerifierServiceServicer):
         return verifier_pb2.VerifierStatusResponse(drafters_aside=["d", "d (another)"])
 
 
-class Drafter(drafter_pb2_grpc.DrafterServiceServicer):
-    """Takes sessions, and is connected to `verifiers`, as it says."""
-
-    def __init__(self) -> None:
-        self.verifiers: list[str] = []
-        self.sessions: set[str] = set()
-        self.attached = 0
-        self.asked = 0
-
-    async def Attach(self, request: drafter_pb2.AttachRequest, context: object) -> drafter_pb2.AttachResponse:
-        self.sessions.add(request.key.session_id)
-        self.attached += 1
-        return drafter_pb2.AttachResponse()
-
-    async def Detach(self, request: drafter_pb2.DetachRequest, context: object) -> drafter_pb2.DetachResponse:
-        self.sessions.discard(request.session_id)
-        return drafter_pb2.DetachResponse()
-
-    async def Status(
-        self, request: drafter_pb2.DrafterStatusRequest, context: object
-    ) -> drafter_pb2.DrafterStatusResponse:
-        self.asked += 1
-        return drafter_pb2.DrafterStatusResponse(
-            drafter_id="d", max_sessions=9, sessions=len(self.sessions), verifiers=self.verifiers
-        )
-
-
 @dataclass
 class World:
     """Two drafters of one name, and a session that is drafted for at a verifier."""
@@ -69,8 +43,8 @@ class World:
     # Their addresses, in the order in which the gateway tries them.
     addresses: list[str]
     # The one that has the session at first, and the other.
-    first: Drafter
-    second: Drafter
+    first: ScriptedDrafter
+    second: ScriptedDrafter
 
     async def has_been_looked_after(self) -> None:
         """Return when the gateway has had occasion enough to replace a drafter."""
@@ -80,23 +54,17 @@ class World:
 
 @asynccontextmanager
 async def world(*, first_connects: bool) -> AsyncIterator[World]:
-    drafters = [Drafter(), Drafter()]
     async with AsyncExitStack() as stack:
-
-        async def serve(add: object) -> str:
-            server = await rpc.start_server(add, services=[], host="127.0.0.1", port=0)  # type: ignore[arg-type]
-            stack.push_async_callback(server.stop, 0)
-            return server.address
-
-        verifier = await serve(
-            lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Verifier(), server)
+        server = await rpc.start_server(
+            lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Verifier(), server),
+            services=[],
+            host="127.0.0.1",
+            port=0,
         )
-        by_address = {
-            await serve(
-                lambda server, each=each: drafter_pb2_grpc.add_DrafterServiceServicer_to_server(each, server)
-            ): each
-            for each in drafters
-        }
+        stack.push_async_callback(server.stop, 0)
+        verifier = server.address
+        drafters = [await stack.enter_async_context(scripted_drafter()) for _ in range(2)]
+        by_address = {address: drafter for drafter, address in drafters}
         # The gateway tries the first address first.
         first, second = (by_address[address] for address in sorted(by_address))
         first.verifiers, second.verifiers = [verifier] * first_connects, [verifier]
