@@ -54,8 +54,8 @@ fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7"
 soak: setup  ## Serve 16 clients for 20 minutes and see that nothing grows; ARGS="--minutes 60"
 	@$(BIN)/python -m tests.soak.run $(ARGS)
 
-alerts: setup  ## Make the fault that each alert is for on a fleet that a real Prometheus scrapes, on a quiet machine
-	@$(BIN)/python -m pytest tests/monitoring --alerts -rs $(ARGS)
+alerts: setup  ## Make the fault that each alert is for on a fleet that a real Prometheus scrapes
+	@$(BIN)/python -m pytest tests/monitoring -rs $(ARGS)
 
 clients: setup  ## Try every client of docs/clients.md, also those that take minutes to install; ARGS="-k litellm"
 	@$(BIN)/python -m pytest tests/clients --all-clients -rs --timeout 1200 $(ARGS)

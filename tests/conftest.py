@@ -36,7 +36,6 @@ hypothesis.settings.load_profile("paceline")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-cases", type=int, default=400, help="About how many; `make fuzz` tries more.")
     parser.addoption("--all-clients", action="store_true", help="Those that take long to install, too.")
-    parser.addoption("--alerts", action="store_true", help="Make each alert's fault on a real fleet.")
     parser.addoption("--scale-minutes", type=float, default=0, help="At least so long under a changing load.")
     parser.addoption("--fuzz-seed", type=int, default=0, help="The same seed, the same cases.")
 

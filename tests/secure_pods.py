@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from paceline.net.roles import Role
-from tests.certificates import LOCAL, Authority, Issued, Secret
+from tests.certificates import DAY, LOCAL, Authority, Issued, Secret
 from tests.pods import Gateway, Pods
 
 
@@ -24,9 +25,9 @@ class SecurePods(Pods):
         self.public = Secret(folder / "public", self.public_authority.issue(*LOCAL))
         super().__init__(folder, model, redis_url, **options)
 
-    def issue(self, role: Role) -> Issued:
+    def issue(self, role: Role, *, ends_in: timedelta = DAY) -> Issued:
         """A new certificate for a role."""
-        return self.authority.issue(role.dns_name)
+        return self.authority.issue(role.dns_name, ends_in=ends_in)
 
     @property
     def gateway(self) -> Gateway:
@@ -34,13 +35,17 @@ class SecurePods(Pods):
         return self.gateways["gateway"]
 
     def _start(self, name: str, module: str, *flags: str, ranks: int = 1) -> None:
-        role = Role(module.removesuffix("_svc"))
+        role = self._role(name)
         public = self.public.flags("public-tls", ca=False) if role is Role.GATEWAY else ()
         super()._start(name, module, *flags, *self.secrets[role].flags(), *public, ranks=ranks)
 
     def _channel(self, address: str) -> grpc.Channel:
-        role = Role.VERIFIER if address in self.verifiers else Role.DRAFTER
-        return dial(address, self.issue(Role.GATEWAY), role)
+        return dial(address, self.issue(Role.GATEWAY), self._role(address))
+
+    def _role(self, name: str) -> Role:
+        if name in self.gateways:
+            return Role.GATEWAY
+        return Role.VERIFIER if name in self.verifiers else Role.DRAFTER
 
     def _gateway(self, http: str, address: str) -> Gateway:
         return replace(

@@ -1,30 +1,35 @@
-"""A verifier whose engine hangs as long as the file that $ENGINE_HANGS names is there."""
+"""A verifier whose steps take as long as those of a big model on a GPU, with the CPU as idle meanwhile.
+
+Its engine hangs as long as the file that $ENGINE_HANGS names is there.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 from torch import Tensor
 
-from paceline.engine import engine
+from paceline.engine.kv import KVPool
+from paceline.engine.model import Decoder
 from paceline.engine.rows import RaggedBatch
-from paceline.engine.verify import Decision, decide
-from paceline.sampling import SamplingParams
 from verifier_svc.__main__ import command
 
+# Beside it the way to a drafter and back is short, also on a machine that has other work.
+STEP_SECONDS = 0.1
 
-def _decide(
-    batch: RaggedBatch, logits: Tensor, sampling: Sequence[SamplingParams], feedback_top_k: Sequence[int]
-) -> list[Decision]:
+_compute = Decoder.forward
+
+
+def _forward(decoder: Decoder, batch: RaggedBatch, pool: KVPool) -> Tensor:
+    time.sleep(STEP_SECONDS)
     while Path(os.environ["ENGINE_HANGS"]).exists():
         time.sleep(0.1)
-    return decide(batch, logits, sampling, feedback_top_k)
+    return _compute(decoder, batch, pool)
 
 
 if __name__ == "__main__":
-    with patch.object(engine, "decide", _decide):
+    with patch.object(Decoder, "forward", _forward):
         command()
