@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from paceline.features import MAX_CHUNK_BYTES, FeatureGrant, FeatureRequest
+from paceline.features import MAX_CHUNK_BYTES, STATE_BYTES, FeatureGrant, FeatureRequest
 from paceline.session import SessionKey
 
 
@@ -19,7 +19,7 @@ class KeptStates:
 
     layers: tuple[int, ...] = ()
     width: int = 0
-    # A key of `paceline.features.STATE_BYTES`.
+    # As torch names it. What is not in `paceline.features.STATE_BYTES` does not travel.
     dtype: str = "float32"
     weights_fingerprint: str = ""
 
@@ -28,7 +28,7 @@ class KeptStates:
         for request in requests:
             grant = FeatureGrant(request.layers, self.width, self.dtype)
             fits = request.weights_fingerprint in ("", self.weights_fingerprint)
-            kept = set(request.layers) <= set(self.layers)
+            kept = self.dtype in STATE_BYTES and set(request.layers) <= set(self.layers)
             if fits and kept and grant.position_bytes <= min(request.window_bytes, MAX_CHUNK_BYTES):
                 return grant, request.window_bytes
         return None

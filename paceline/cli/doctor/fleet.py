@@ -8,7 +8,7 @@ from typing import Any
 
 from paceline import __version__
 from paceline.cli.doctor.findings import Check, Report
-from paceline.net.handshake import PROTOCOL_VERSION
+from paceline.net.handshake import PROTOCOL_VERSION, SPOKEN_VERSIONS
 from paceline.v1 import gateway_pb2
 
 
@@ -117,11 +117,19 @@ def check_versions(report: Report, speakers: Mapping[str, Any]) -> None:
                 "does not tell its version: it is of an earlier release",
                 "bring all pods to one release",
             )
-        elif status.protocol_version != PROTOCOL_VERSION:
+        elif status.protocol_version not in SPOKEN_VERSIONS:
             report.error(
                 Check.VERSIONS,
                 name,
                 f"speaks version {status.protocol_version} of the protocol, this release {PROTOCOL_VERSION}",
+                "bring all pods to one release",
+            )
+        elif status.protocol_version != PROTOCOL_VERSION:
+            report.warning(
+                Check.VERSIONS,
+                name,
+                f"speaks version {status.protocol_version} of the protocol, this release {PROTOCOL_VERSION}: "
+                "both work, without hidden states and sources of nodes",
                 "bring all pods to one release",
             )
         else:

@@ -51,6 +51,10 @@ def test_what_is_not_kept_is_not_granted(requests: list[FeatureRequest]) -> None
     assert KeptStates().grant([*requests, request(0, weights="")]) is None
 
 
+def test_numbers_of_a_type_that_does_not_travel_are_not_granted() -> None:
+    assert KeptStates((0, 3, 6), 8, "float64", WEIGHTS).grant([request(3, 6)]) is None
+
+
 def test_the_first_request_that_can_be_served_is_granted() -> None:
     wanted = [request(3, 6, weights=OTHERS), request(5), request(6), request(3)]
     assert KEPT.grant(wanted) == (FeatureGrant((6,), 8, "bfloat16"), 1 << 16)

@@ -99,16 +99,18 @@ async def test_pods_clocks_are_seen_through_the_gateway_too(clock: float, level:
 
 
 async def test_another_protocol_is_an_error_and_another_release_a_warning() -> None:
-    newer, older = Ill(), Ill()
+    newer, older, silent = Ill(), Ill(), Ill()
     newer.status = {"protocol_version": 99, "version": "99.0"}
-    older.status = {"protocol_version": 0, "version": ""}
-    async with serving(newer) as one, serving(older) as two:
-        report = await examined(gateway=one, verifiers=(one, two))
+    older.status = {"protocol_version": 1}
+    silent.status = {"protocol_version": 0, "version": ""}
+    async with serving(newer) as one, serving(older) as two, serving(silent) as three:
+        report = await examined(gateway=one, verifiers=(one, two, three))
     (error,) = found(report, Check.VERSIONS, Level.ERROR)
     assert error.subject == f"verifier {one}"
     assert "speaks version 99 of the protocol" in error.what
-    old, several = found(report, Check.VERSIONS, Level.WARNING)
-    assert (old.subject, several.subject) == (f"verifier {two}", "fleet")
+    spoken, old, several = found(report, Check.VERSIONS, Level.WARNING)
+    assert (spoken.subject, old.subject, several.subject) == (f"verifier {two}", f"verifier {three}", "fleet")
+    assert "speaks version 1 of the protocol, this release 2: both work" in spoken.what
     assert "99.0" in several.what
 
 
