@@ -35,6 +35,8 @@ MODEL = "tiny"
 START_SECONDS = 240.0
 # Services that do not import torch; tests' verifiers have modules of their own.
 _WITHOUT_TORCH = ("gateway", "drafter_svc")
+# With one of these a drafter does.
+_TORCH_FLAGS = {"--draft-model", "--heads"}
 # Channels to what may not listen yet: by itself gRPC tries again after a second.
 _EAGER = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
 
@@ -63,7 +65,7 @@ class Pod:
         self._process: subprocess.Popen[bytes] | Forked
         if forked:
             _, _, module, *flags = command
-            made = nursery(torch=module not in _WITHOUT_TORCH)
+            made = nursery(torch=module not in _WITHOUT_TORCH or not _TORCH_FLAGS.isdisjoint(flags))
             self._process = made.start(module, flags, self.log, variables, group)
             return
         with self.log.open("ab") as output:

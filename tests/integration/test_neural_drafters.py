@@ -1,0 +1,81 @@
+"""One pod that drafts with models for many sessions of two verifiers: in batches, killed, started again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from paceline.client import Generation
+from tests.pods import Pods
+from tests.streams import Stream
+from tests.waiting import wait_until
+
+SESSIONS = 32
+
+
+@pytest.fixture
+def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    # The draft model is the target: all that it drafts is right.
+    flags = ("--method", "lookup+recycling+draft", "--draft-model", str(tiny_model), "--device", "cpu")
+    with Pods(tmp_path, tiny_model, redis_url, verifiers=2, drafter_flags=flags, metrics=True) as made:
+        yield made.start()
+
+
+def asked(number: int, *, tokens: int) -> Generation:
+    ids = random.Random(number).choices(range(10, 250), k=20 + number)
+    temperature = 0.0 if number % 2 else 0.9
+    return Generation(ids=ids, max_tokens=tokens, ignore_eos=True, temperature=temperature, seed=number)
+
+
+def counted(pods: Pods, name: str, **labels: str) -> float:
+    """A sample of the drafter's metrics; 0 where there is none."""
+    page = httpx.get(f"http://127.0.0.1:{pods.metrics_ports[pods.drafter]}/metrics").text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def test_32_sessions_of_two_verifiers_are_drafted_for_in_batches(pods: Pods) -> None:
+    asks = [asked(number, tokens=60) for number in range(SESSIONS)]
+    plain = [Stream(pods, replace(each, speculation=False)) for each in asks]
+    expected = [await stream.whole() for stream in plain]
+
+    streams = [Stream(pods, each) for each in asks]
+    assert [await stream.whole() for stream in streams] == expected
+
+    assert all(pods.verifier_status(address).accepted_tokens for address in pods.verifiers)
+    batches = counted(pods, "paceline:drafter_batch_sessions_count", source="draft")
+    small = counted(pods, "paceline:drafter_batch_sessions_bucket", source="draft", le="8.0")
+    assert batches - small >= 3
+    drafted = counted(pods, "paceline:drafter_accepted_tokens_total", source="draft")
+    # A text of 60 tokens takes at least eight trees of seven levels; many come too late for their step.
+    assert drafted > SESSIONS * 60 / 10
+
+
+async def test_a_pod_that_was_killed_drafts_again_for_the_sessions_that_go_on(pods: Pods) -> None:
+    streams = [Stream(pods, asked(number, tokens=900)) for number in range(4)]
+    for stream in streams:
+        await stream.comes_to(100)
+    pods.pods[pods.drafter].kill()
+    for stream in streams:
+        await stream.comes_to(len(stream.token_ids) + 20)
+    pods.launch_drafter(pods.drafter)
+    await wait_until(
+        lambda: (
+            pods.serving(pods.drafter)
+            and counted(pods, "paceline:drafter_accepted_tokens_total", source="draft") > 20
+        ),
+        "it drafts again",
+        60,
+    )
+    again = [Stream(pods, replace(stream.asked, speculation=False)) for stream in streams]
+    assert [await stream.whole() for stream in streams] == [await stream.whole() for stream in again]
