@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import AutoTokenizer
 
 from drafter_svc.config import DrafterSettings
@@ -121,8 +118,10 @@ class DraftModel(Method):
             )
         if not segments:
             return [NOTHING] * len(levels)
-        logits = _of_vocabulary(self._engine.forward(segments, self._contexts.take_tasks()), self._vocab_size)
-        found = dict(zip(wishes, choose(logits, list(wishes.values())), strict=True))
+        logits = self._engine.forward(segments, self._contexts.take_tasks())
+        # Models of one tokenizer may have more ids, without a token, or fewer.
+        chosen = choose(logits[:, : self._vocab_size], list(wishes.values()))
+        found = dict(zip(wishes, chosen, strict=True))
         return [found.get(number, NOTHING) for number in range(len(levels))]
 
 
@@ -137,12 +136,6 @@ class _Place:
     def missing(self) -> int:
         """Positions of the text that have no keys."""
         return self.ask.length - self.context.computed
-
-
-def _of_vocabulary(logits: Tensor, size: int) -> Tensor:
-    """Logits of the target's ids: models of one tokenizer may have more or fewer ids without a token."""
-    missing = size - logits.shape[1]
-    return logits[:, :size] if missing <= 0 else functional.pad(logits, (0, missing), value=-torch.inf)
 
 
 class DraftModelFactory:

@@ -55,8 +55,11 @@ def endless(params: SamplingParams, position: int) -> bool:
 
 
 def masked(row: Tensor, params: SamplingParams, token_ids: NDArray[np.int64] | None = None) -> Tensor:
-    """A row's logits without the ids that end a text; `token_ids`: see `noisy_scores`."""
-    stops = sorted(params.stop_token_ids)
+    """A row's logits without the ids that end a text; `token_ids`: see `noisy_scores`.
+
+    A drafter's row may have fewer ids than the target.
+    """
+    stops = [token for token in sorted(params.stop_token_ids) if token_ids is not None or token < len(row)]
     out = row.clone()
     out[stops if token_ids is None else np.flatnonzero(np.isin(token_ids, stops))] = -torch.inf
     return out

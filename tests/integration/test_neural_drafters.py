@@ -9,11 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from paceline.client import Generation
+from paceline.engine.fingerprint import weights_fingerprint
+from paceline.heads import store
+from paceline.heads.eagle import EagleConfig, EagleHead
 from tests.pods import Pods
 from tests.streams import Stream
+from tests.tiny import VOCAB
 from tests.waiting import wait_until
 
 SESSIONS = 32
@@ -21,9 +26,24 @@ SESSIONS = 32
 
 @pytest.fixture
 def pods(tmp_path: Path, tiny_model: Path, redis_url: str) -> Iterator[Pods]:
+    # A head of the target that has learned nothing: its trees are there to be counted.
+    config = EagleConfig((0, 1), 64, 128, heads=4, kv_heads=2, head_dim=16, draft_vocab=100, vocab=VOCAB)
+    head = EagleHead(config)
+    head.tokens.copy_(torch.arange(100) + 10)
+    heads = tmp_path / "heads"
+    fingerprint = weights_fingerprint(tiny_model)
+    store.save(head, heads / "tiny.safetensors", weights_fingerprint=fingerprint, card={})
     # The draft model is the target: all that it drafts is right.
-    flags = ("--method", "lookup+recycling+draft", "--draft-model", str(tiny_model), "--device", "cpu")
-    with Pods(tmp_path, tiny_model, redis_url, verifiers=2, drafter_flags=flags, metrics=True) as made:
+    flags = ("--method", "lookup+recycling+draft+eagle", "--draft-model", str(tiny_model), "--device", "cpu")
+    with Pods(
+        tmp_path,
+        tiny_model,
+        redis_url,
+        verifiers=2,
+        verifier_flags=("--keep-states", "0,1"),
+        drafter_flags=(*flags, "--heads", str(heads), "--model", str(tiny_model)),
+        metrics=True,
+    ) as made:
         yield made.start()
 
 
@@ -53,9 +73,11 @@ async def test_32_sessions_of_two_verifiers_are_drafted_for_in_batches(pods: Pod
     assert [await stream.whole() for stream in streams] == expected
 
     assert all(pods.verifier_status(address).accepted_tokens for address in pods.verifiers)
-    batches = counted(pods, "paceline:drafter_batch_sessions_count", source="draft")
-    small = counted(pods, "paceline:drafter_batch_sessions_bucket", source="draft", le="8.0")
-    assert batches - small >= 3
+    for source in ("draft", "eagle"):
+        batches = counted(pods, "paceline:drafter_batch_sessions_count", source=source)
+        small = counted(pods, "paceline:drafter_batch_sessions_bucket", source=source, le="8.0")
+        assert batches - small >= 3
+        assert counted(pods, "paceline:drafter_trees_total", source=source) > SESSIONS
     drafted = counted(pods, "paceline:drafter_accepted_tokens_total", source="draft")
     # A text of 60 tokens takes at least eight trees of seven levels; many come too late for their step.
     assert drafted > SESSIONS * 60 / 10

@@ -242,12 +242,14 @@ def test_a_session_at_the_end_of_the_models_context_gets_no_deeper_tree(tmp_path
 
 
 def test_a_model_with_more_or_fewer_ids_than_the_target_drafts_the_targets(target: Decoder) -> None:
-    [replayed] = texts(target, PROMPTS[:1], GREEDY)
+    sampling = replace(GREEDY, stop_token_ids=frozenset({9, VOCAB + 7}), stop_from=1000)
+    replayed = Replayed("s", PROMPTS[0], len(PROMPTS[0]), sampling)
     for vocab_size in (VOCAB - 100, VOCAB + 8):
         drafter, _ = method(target, vocab_size=vocab_size)
         [tree] = drafter.draft([replayed.ask(31, 4)])
         assert len(tree) == 31
         assert max(tree.tokens) < min(vocab_size, VOCAB)
+        assert 9 not in tree.tokens
 
 
 def test_a_session_whose_forward_fails_is_computed_anew(
