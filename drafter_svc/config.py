@@ -44,6 +44,13 @@ class DrafterSettings(ServiceSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number type in which methods compute; auto takes that of their weights."
     )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads of methods that compute; 0 takes as many as affinity mask and cgroup allow "
+        "cores.",
+    )
     model: str = Field(
         "",
         description="Folder or Hugging Face id of the target model, for methods that use parts of it, such "

@@ -11,7 +11,7 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.methods.base import Ask, Method, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts, follow
-from drafter_svc.neural.devices import device_of, dtype_of
+from drafter_svc.neural.devices import device_of, dtype_of, take_threads
 from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Level, grow
 from paceline.engine.engine import Engine
 from paceline.engine.loading import ModelError, one_line
@@ -162,6 +162,7 @@ class DraftModelFactory:
     def create(self, target: Target) -> Method:
         """See `MethodFactory.create`."""
         settings = self._settings
+        take_threads(settings)
         try:
             decoder = Decoder.load(settings.draft_model, device=self._device, dtype=dtype_of(settings))
         except ModelError as error:

@@ -14,7 +14,7 @@ from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts
-from drafter_svc.neural.devices import device_of, dtype_of
+from drafter_svc.neural.devices import device_of, dtype_of, take_threads
 from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Level, grow
 from drafter_svc.neural.targets import embedding_of
 from paceline.engine.rows import Segment
@@ -276,6 +276,7 @@ class EagleFactory:
         if path is None or target.features is None:
             raise UnfitError(f"no head of the weights {target.weights_fingerprint or '(unknown)'} is here")
         settings = self._settings
+        take_threads(settings)
         try:
             head = store.load(
                 path,

@@ -54,7 +54,9 @@ class Drafting:
 
     def flags(self, model: LocalModel) -> tuple[str, ...]:
         """What a drafter for this target is told."""
-        flags = ("--method", self.method, "--model", str(model.folder)) if self.method else ()
+        # The verifier has all cores: more threads beside them would only make it wait.
+        threads = ("--threads", "1")
+        flags = ("--method", self.method, "--model", str(model.folder), *threads) if self.method else ()
         return (*flags, "--draft-model", self.draft_model) if self.draft_model else flags
 
     @property

@@ -65,10 +65,14 @@ def counted(pods: Pods, name: str, **labels: str) -> float:
 
 
 async def test_32_sessions_of_two_verifiers_are_drafted_for_in_batches(pods: Pods) -> None:
-    asks = [asked(number, tokens=60) for number in range(SESSIONS)]
+    asks = [asked(number, tokens=300) for number in range(SESSIONS)]
     plain = [Stream(pods, replace(each, speculation=False)) for each in asks]
     expected = [await stream.whole() for stream in plain]
 
+    first = Stream(pods, asked(99, tokens=2000))
+    await wait_until(
+        lambda: counted(pods, "paceline:drafter_trees_total", source="draft") > 0, "the models are loaded", 60
+    )
     streams = [Stream(pods, each) for each in asks]
     assert [await stream.whole() for stream in streams] == expected
 
@@ -79,8 +83,9 @@ async def test_32_sessions_of_two_verifiers_are_drafted_for_in_batches(pods: Pod
         assert batches - small >= 3
         assert counted(pods, "paceline:drafter_trees_total", source=source) > SESSIONS
     drafted = counted(pods, "paceline:drafter_accepted_tokens_total", source="draft")
-    # A text of 60 tokens takes at least eight trees of seven levels; many come too late for their step.
-    assert drafted > SESSIONS * 60 / 10
+    # Many come too late for their step.
+    assert drafted > SESSIONS * 300 / 20
+    await first.whole()
 
 
 async def test_a_pod_that_was_killed_drafts_again_for_the_sessions_that_go_on(pods: Pods) -> None:

@@ -22,9 +22,13 @@ def told(drafting: Drafting) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("drafting", "drafter", "verifier"),
     [
-        (Drafting("lookup"), "--method lookup --model /models/tiny", ""),
-        (Drafting("draft", "small"), "--method draft --model /models/tiny --draft-model small", ""),
-        (Drafting("lookup+eagle"), "--method lookup+eagle --model /models/tiny", "eagle"),
+        (Drafting("lookup"), "--method lookup --model /models/tiny --threads 1", ""),
+        (
+            Drafting("draft", "small"),
+            "--method draft --model /models/tiny --threads 1 --draft-model small",
+            "",
+        ),
+        (Drafting("lookup+eagle"), "--method lookup+eagle --model /models/tiny --threads 1", "eagle"),
     ],
 )
 def test_every_drafter_drafts_as_asked_and_verifiers_keep_what_it_takes(
