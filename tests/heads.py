@@ -82,7 +82,7 @@ def _trained() -> dict[str, Tensor]:
             wanted = ids[:, 2 + number :] - KNOWN[0]
             loss = loss + functional.cross_entropy(head.logits(state[:, :-1]).flatten(0, 1), wanted.flatten())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return head.state_dict()
 

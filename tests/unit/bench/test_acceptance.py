@@ -49,8 +49,9 @@ class Scripted(Method):
     def observe(self, session: Hypothesis, lesson: Lesson) -> None:
         """Learns nothing."""
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Puts nothing off."""
+        return False
 
     def forget(self, session_id: str) -> None:
         """Keeps nothing."""
