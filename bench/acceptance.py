@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from transformers import AutoTokenizer
 
+from bench.drafting import DraftingMethods, UnfitError, UnknownMethodError, made
 from bench.judged import Judge
 from bench.recording import TOP_K, Recording, Target, questions
-from drafter_svc import methods
+from bench.states import States, Treatment, hand_over
+from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Ask, Method, Needs
-from drafter_svc.tenants import Tenants
+from drafter_svc.methods.base import Ask
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
-from paceline.vocabulary import vocab_fingerprint
 
 Path_ = tuple[int, ...]
 
@@ -88,14 +87,20 @@ class Answers:
 
 
 def simulate(
-    methods: Sequence[Method], needs: Needs, answers: Answers, nodes: int, depth: int, tenants: int = 1
+    drafting: DraftingMethods,
+    answers: Answers,
+    nodes: int,
+    depth: int,
+    *,
+    tenants: int = 1,
+    states: States | None = None,
 ) -> Tally:
     """Replay every recording in turn, as sessions that follow one another in one drafter process.
 
     Each method is a source of its own; their trees are merged as a verifier merges them. The sessions are
-    dealt to `tenants` tenants in turn.
+    dealt to `tenants` tenants in turn. `states` are for methods that draft from the target's.
     """
-    tally, judge = Tally(), Judge()
+    tally, judge, methods = Tally(), Judge(), drafting.methods
     for prompt, recording in enumerate(answers.recordings):
         key = SessionKey(str(prompt), 1)
         # The first token comes from the prefill, before a drafter may take part.
@@ -107,8 +112,13 @@ def simulate(
         )
         end = len(recording.prompt) + len(recording.text)
         before = session.base_length
+        for method in methods:
+            method.attach(session)
+        known = None if states is None else states.of(recording)
         while session.base_length < end:
-            _step(methods, judge, needs, session, answers, prompt, nodes, depth, tally)
+            if known is not None:
+                hand_over(methods, session, known)
+            _step(drafting, judge, session, answers, prompt, nodes, depth, tally)
             tally.steps[recording.task] = tally.steps.get(recording.task, 0) + 1
         for method in methods:
             method.forget(key.session_id)
@@ -117,9 +127,8 @@ def simulate(
 
 
 def _step(
-    methods: Sequence[Method],
+    drafting: DraftingMethods,
     judge: Judge,
-    needs: Needs,
     session: Hypothesis,
     answers: Answers,
     prompt: int,
@@ -130,6 +139,7 @@ def _step(
     base, recording = session.base_length, answers.recordings[prompt]
     rest = recording.text[base - len(recording.prompt) :]
     start = time.perf_counter()
+    methods = drafting.methods
     trees = [tree for method in methods for tree in method.draft([Ask(session, base, nodes, depth)])]
     drafted = time.perf_counter()
     tree = judge.choose(trees, nodes)
@@ -142,7 +152,7 @@ def _step(
     judge.learn(path)
     accepted = len(path)
     feedback = None
-    if needs.feedback_top_k:
+    if drafting.feedback_top_k:
         rows = answers.rows(prompt, base, tree)
         top_ids = tuple(token for row in rows for token in row)
         feedback = Feedback.of(session.ids[-1], tree, top_ids, TOP_K)
@@ -202,7 +212,21 @@ def _row(name: str, tally: Tally) -> str:
     multiple=True,
     default=("lookup", "recycling", "lookup+recycling"),
     show_default=True,
-    help="Drafting method. Repeatable.",
+    help="Drafting methods joined by +, as `paceline drafter methods` lists them. Repeatable.",
+)
+@click.option(
+    "--heads",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of trained heads, beside those that come with Paceline.",
+)
+@click.option("--draft-model", default="", help="Folder or Hugging Face id of a draft model.")
+@click.option(
+    "--states",
+    "treatment",
+    type=click.Choice([each.value for each in Treatment]),
+    default=Treatment.TRUE.value,
+    show_default=True,
+    help="Hidden states that methods get: the target's, zeros, or those of the question before.",
 )
 @click.option("--per-task", default=4, show_default=True, help="Questions of each of the six tasks.")
 @click.option("--offset", default=0, show_default=True, help="Questions of each task to skip first.")
@@ -220,6 +244,9 @@ def command(
     model: Path,
     dataset: Path,
     names: tuple[str, ...],
+    heads: Path | None,
+    draft_model: str,
+    treatment: str,
     per_task: int,
     offset: int,
     tokens: int,
@@ -240,16 +267,22 @@ def command(
     asked = list(questions(dataset, per_task, offset))
     answers = Answers(target, _recordings(cache, target, asked, tokens))
     for name in names:
-        # Ids come from the target itself, so any bound above them will do.
-        method = methods.create(name, vocab_size=1 << 31)
-        if tables and not methods.tables.load(method, methods.tables.SHIPPED, _fingerprint(model)):
-            raise click.UsageError(f"no tables come with Paceline for the vocabulary of {model}")
-        tally = simulate([Tenants(method, tenants)], methods.needs(name), answers, nodes, depth, tenants)
+        settings = DrafterSettings.model_validate(
+            {"method": name, "model": str(model), "heads": heads, "draft_model": draft_model}
+        )
+        try:
+            drafting = made(
+                settings,
+                width=target().width,
+                vocab_size=target().vocab_size,
+                tables=tables,
+                tenants=tenants,
+            )
+        except (UnknownMethodError, UnfitError) as error:
+            raise click.UsageError(str(error)) from error
+        states = States(target(), drafting.layers, Treatment(treatment)) if drafting.layers else None
+        tally = simulate(drafting, answers, nodes, depth, tenants=tenants, states=states)
         click.echo(_row(name, tally))
-
-
-def _fingerprint(model: Path) -> str:
-    return vocab_fingerprint(AutoTokenizer.from_pretrained(model).get_vocab())
 
 
 if __name__ == "__main__":

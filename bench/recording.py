@@ -47,6 +47,9 @@ class Target:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        if self._tokenizer.pad_token is None:
+            # What is padded is masked, so any token will do.
+            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(0)
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         self._model.train(False)
         self._cache: Any = None
@@ -86,6 +89,29 @@ class Target:
         self._cache = DynamicCache()
         self._model(torch.tensor([ids]), past_key_values=self._cache, logits_to_keep=1)
         self._length = len(ids)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state of one layer."""
+        return int(self._model.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of its output layer."""
+        return int(self._model.config.vocab_size)
+
+    @torch.inference_mode()
+    def states(self, ids: Sequence[int], layers: Sequence[int]) -> torch.Tensor:
+        """Hidden states [ids, layers, width]; 0 is the embedding's output, the last is before the norm."""
+        last: list[torch.Tensor] = []
+        norm = self._model.model.norm
+        hook = norm.register_forward_pre_hook(lambda module, inputs: last.append(inputs[0]))
+        try:
+            out = self._model.model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+        finally:
+            hook.remove()
+        states = [*out.hidden_states[:-1], last[0]]
+        return torch.stack([states[layer][0] for layer in layers], dim=1)
 
     @torch.inference_mode()
     def rows(self, base: int, tokens: Sequence[int], parents: Sequence[int]) -> list[tuple[int, ...]]:

@@ -6,12 +6,17 @@ import random
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from bench.acceptance import Answers, simulate
+from bench.drafting import DraftingMethods
 from bench.judged import Judge
 from bench.recording import Recording, Target
+from bench.states import hand_over
 from drafter_svc.hypothesis import Hypothesis, Lesson
-from drafter_svc.methods.base import Ask, Method, Needs
+from drafter_svc.methods.base import Ask, Method
+from paceline.sampling import SamplingParams
+from paceline.session import SessionKey
 from paceline.tree import TokenTree
 
 PROMPT = (1, 2, 3)
@@ -61,7 +66,7 @@ def length(*methods: Method, nodes: int = 8) -> float:
     def target() -> Target:
         raise AssertionError("no feedback was asked for")
 
-    return simulate(methods, Needs(), Answers(target, RECORDINGS), nodes, 16).length()
+    return simulate(DraftingMethods(methods, 0, ()), Answers(target, RECORDINGS), nodes, 16).length()
 
 
 @pytest.mark.parametrize(("drafted", "committed"), [(0, 1.0), (1, 2.0), (3, 4.0)])
@@ -87,3 +92,54 @@ def test_what_is_chosen_is_a_tree_within_its_size() -> None:
     assert judge.choose([text, head], 2).tokens == (1, 2)
     judge.learn([0])
     assert judge.choose([], 8) == TokenTree()
+
+
+class Reading(Method):
+    """Takes hidden states in, and drafts nothing."""
+
+    name = "reading"
+
+    def __init__(self) -> None:
+        self.attached = 0
+        self.taken: list[int] = []
+
+    def attach(self, session: Hypothesis) -> None:
+        self.attached += 1
+        self.taken = []
+
+    def lacks_from(self, session: Hypothesis) -> int | None:
+        return len(self.taken)
+
+    def take_states(self, session: Hypothesis, position: int, states: memoryview) -> None:
+        assert position == len(self.taken)
+        numbers = torch.frombuffer(bytearray(states), dtype=torch.bfloat16).view(-1, 2, 3)
+        self.taken += numbers[:, 0, 0].int().tolist()
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        for ask in asks:
+            assert len(self.taken) == ask.length - 1, "the last id has no states yet"
+        return [TokenTree() for _ in asks]
+
+    def forget(self, session_id: str) -> None:
+        """Keeps nothing."""
+
+
+def test_methods_get_the_states_of_all_positions_that_have_a_key_once() -> None:
+    session = Hypothesis(SessionKey("s", 1), SamplingParams(max_tokens=9), range(1000, 1601))
+    method, states = Reading(), torch.arange(700).bfloat16().view(-1, 1, 1).expand(700, 2, 3)
+    hand_over([method], session, states)
+    assert method.taken == torch.arange(600).bfloat16().int().tolist()
+    session.ids += [7, 8]
+    hand_over([method], session, states)
+    assert method.taken == torch.arange(602).bfloat16().int().tolist()
+
+
+def test_a_method_without_room_gets_no_states() -> None:
+    class Full(Reading):
+        def lacks_from(self, session: Hypothesis) -> int | None:
+            return None
+
+    session = Hypothesis(SessionKey("s", 1), SamplingParams(max_tokens=9), range(9))
+    full = Full()
+    hand_over([full], session, torch.zeros(20, 2, 3))
+    assert full.taken == []

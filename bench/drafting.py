@@ -1,0 +1,70 @@
+"""Drafting methods as a drafter process makes them, for replays without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from drafter_svc import methods, registry
+from drafter_svc.config import DrafterSettings
+from drafter_svc.methods import UnknownMethodError
+from drafter_svc.methods.base import Method, Needs, Target, UnfitError, check_fit
+from drafter_svc.tenants import Tenants
+from paceline.engine.fingerprint import weights_fingerprint
+from paceline.features import FeatureGrant
+from paceline.vocabulary import vocab_fingerprint
+
+__all__ = ["DraftingMethods", "UnfitError", "UnknownMethodError", "made"]
+
+# What `bench.recording.Target` computes in.
+_DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftingMethods:
+    """The methods that a name joins by +: one for all that draft from the text, then each other one."""
+
+    methods: Sequence[Method]
+    feedback_top_k: int
+    # Layers of the target whose hidden states they draft from, for those that do.
+    layers: tuple[int, ...]
+
+
+def made(
+    settings: DrafterSettings, *, width: int, vocab_size: int, tables: bool, tenants: int
+) -> DraftingMethods:
+    """The methods of `settings.method` for the target `settings.model`, whose states have `width` numbers.
+
+    `tables`: begin with those that come with Paceline. Raises `UnknownMethodError` and `UnfitError`.
+    """
+    others = registry.installed()
+    names = settings.method.split("+")
+    text = [name for name in names if name not in others]
+    fingerprint = vocab_fingerprint(AutoTokenizer.from_pretrained(settings.model).get_vocab())
+    found: list[Method] = []
+    needs: list[Needs] = []
+    if text:
+        method = methods.create("+".join(text), vocab_size)
+        if tables and not methods.tables.load(method, methods.tables.SHIPPED, fingerprint):
+            raise UnfitError(f"no tables come with Paceline for the vocabulary of {settings.model}")
+        found.append(Tenants(method, tenants))
+        needs.append(methods.needs("+".join(text)))
+    weights = weights_fingerprint(settings.model)
+    factories = [registry.make(others[name], settings) for name in names if name in others]
+    wanted = [
+        want.layers
+        for factory in factories
+        for want in factory.needs.features
+        if want.weights_fingerprint in ("", weights)
+    ]
+    layers = tuple(sorted({layer for each in wanted for layer in each}))
+    grant = FeatureGrant(layers, width, _DTYPE) if layers else None
+    target = Target(Path(settings.model).name, fingerprint, vocab_size, weights, grant)
+    for factory in factories:
+        check_fit(factory.needs, target)
+        found.append(factory.create(target))
+        needs.append(factory.needs)
+    return DraftingMethods(found, max(each.feedback_top_k for each in needs), layers)
