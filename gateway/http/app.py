@@ -46,7 +46,7 @@ def build_app(gateway: Gateway) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, draining=lambda: gateway.readiness.draining)
     _add_probes(app, gateway)
     _add_models(app, gateway)
     _add_generation(app, gateway)

@@ -41,13 +41,19 @@ def readiness(pods: Pods) -> tuple[int, int]:
 async def test_sessions_are_taken_until_readiness_has_been_seen_to_be_off(pods: Pods) -> None:
     gateway = pods.pods["gateway"]
     assert readiness(pods) == (200, health_pb2.HealthCheckResponse.SERVING)
-    async with GatewayClient(pods.grpc, resume_s=0) as client:
+    async with (
+        GatewayClient(pods.grpc, resume_s=0) as client,
+        httpx.AsyncClient(base_url=pods.http) as http,
+    ):
+        assert "connection" not in (await http.get("/v1/models")).headers
         running = client.generate(ASKED)
         await anext(running)
         gateway.terminate()
         await wait_until(
             lambda: readiness(pods) == (503, health_pb2.HealthCheckResponse.NOT_SERVING), "readiness is off"
         )
+        # The next request of this client goes where a load balancer sends it.
+        assert (await http.get("/v1/models")).headers["connection"] == "close"
         late = [event async for event in client.generate(ASKED)]
         early = [event async for event in running]
         assert isinstance(early[-1], Finished)

@@ -58,6 +58,12 @@ async def test_requests_without_an_id_get_one_each() -> None:
     assert first != second
 
 
+@pytest.mark.parametrize("draining", [False, True])
+async def test_connections_end_while_the_gateway_drains(draining: bool) -> None:
+    answer = await _ask(AccessLog(Application(), lambda: draining))
+    assert answer.headers.get("connection") == ("close" if draining else None)
+
+
 async def test_what_is_streamed_stays_in_its_task() -> None:
     """Handed to another one, every event would cost a turn of the event loop more."""
     application = Application()
