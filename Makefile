@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/*/*.proto)
 
-.PHONY: help chart setup run test test-long test-unit chaos fuzz soak alerts clients check format protos protos-check dashboards bench peers images images-check chart-check clean clean-kernels
+.PHONY: help chart setup run test test-long test-unit chaos fuzz soak alerts clients check format protos protos-check dashboards bench peers images images-check chart-check compose-check clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -98,8 +98,11 @@ images:  ## Build the images with docker, podman or buildah; deploy/build has th
 images-check: setup  ## Build the images and serve from them in podman, read-only and as nobody; ARGS="--base IMAGE"
 	@$(BIN)/python -m tests.images.run $(ARGS)
 
-chart-check: setup  ## Play the rendered chart in podman from those images, test it, kill pods under a stream
+chart-check: setup  ## Play the rendered chart in podman from those images, test it, kill its pods, upgrade it
 	@$(BIN)/python -m tests.images.chart $(ARGS)
+
+compose-check: setup  ## Run compose's own services in podman from those images
+	@$(BIN)/python -m tests.images.compose $(ARGS)
 
 clean:  ## Remove the environment and caches (not what is in ~/.cache/paceline)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist

@@ -79,7 +79,7 @@ class _End(asyncio.Protocol):
 class Connection:
     """One client's connection to the server behind the proxy."""
 
-    def __init__(self, upstream: str, near: _End) -> None:
+    def __init__(self, upstream: Callable[[], str], near: _End) -> None:
         self._upstream = upstream
         self._near = near
         self._far = _End()
@@ -112,8 +112,8 @@ class Connection:
         # Nothing is read before there is somewhere to write it.
         self._near.wait(full=True)
         loop = asyncio.get_running_loop()
-        host, _, port = self._upstream.rpartition(":")
         try:
+            host, _, port = self._upstream().rpartition(":")
             await loop.create_connection(lambda: self._far, host, int(port))
         except OSError:
             self._near.reset()
@@ -124,19 +124,30 @@ class Connection:
 
 
 class Proxy:
-    """Stands before one server. Use as an asynchronous context manager."""
+    """Stands before servers. Use as an asynchronous context manager."""
 
-    def __init__(self, upstream: str, how: Callable[[Connection], Cut | None] = lambda _: None) -> None:
-        """`upstream`: host:port. `how` says whether a new connection is cut."""
-        self._upstream = upstream
+    def __init__(
+        self,
+        upstream: str | Callable[[], str],
+        how: Callable[[Connection], Cut | None] = lambda _: None,
+        *,
+        host: str = HOST,
+        port: int = 0,
+    ) -> None:
+        """`upstream`: host:port, or what says where a new connection goes; it raises `OSError` for nowhere.
+
+        `how` says whether a new connection is cut. `host` and `port`: where to listen.
+        """
+        self._upstream = (lambda: upstream) if isinstance(upstream, str) else upstream
         self._how = how
+        self._at = host, port
         self._connections: list[Connection] = []
         self._server: asyncio.Server | None = None
         self.address = ""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Accepted(self), HOST, 0)
-        self.address = f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Accepted(self), *self._at)
+        self.address = f"{self._at[0]}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(

@@ -80,10 +80,17 @@ async def over_grpc(
 
 
 async def over_http(
-    addresses: Sequence[str], asked: Generation, timeout_seconds: float
+    addresses: Sequence[str],
+    asked: Generation,
+    timeout_seconds: float,
+    *,
+    resume_seconds: float = _RESUME_SECONDS,
 ) -> AsyncIterator[Event]:
-    """One completion by server-sent events, resumed with the last event's id. Raises `FailedError`."""
-    stream = _Stream(asked)
+    """One completion by server-sent events, resumed with the last event's id. Raises `FailedError`.
+
+    `resume_seconds`: how long it is tried while nothing is heard.
+    """
+    stream = _Stream(asked, resume_seconds)
     async with asyncio.timeout(timeout_seconds), httpx.AsyncClient(timeout=_SILENCE_SECONDS) as client:
         for number in range(10_000):
             try:
@@ -98,8 +105,9 @@ async def over_http(
 class _Stream:
     """How far a session has been told, over as many requests as it takes."""
 
-    def __init__(self, asked: Generation) -> None:
+    def __init__(self, asked: Generation, resume_seconds: float) -> None:
         self._asked = asked
+        self._resume_seconds = resume_seconds
         self._last_id = ""
         self._position = 0
         self._finish: FinishReason | None = None
@@ -110,7 +118,7 @@ class _Stream:
         now = time.monotonic()
         if self._broken_at is None:
             self._broken_at = now
-        if now - self._broken_at > _RESUME_SECONDS:
+        if now - self._broken_at > self._resume_seconds:
             raise FailedError(why)
 
     async def events(self, client: httpx.AsyncClient, address: str) -> AsyncIterator[Event]:
@@ -148,6 +156,7 @@ class _Stream:
             "stream": True,
             "stream_options": {"include_usage": True},
             "speculation": {"enabled": asked.speculation},
+            "ignore_eos": asked.ignore_eos,
         }
         for name in ("max_tokens", "temperature", "top_k", "top_p", "seed"):
             if getattr(asked, name) is not None:

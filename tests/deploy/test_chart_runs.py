@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from paceline.addresses import parse_address
-from paceline.net.readiness import grpc_serving, http_ok
+from tests.deploy.probes import passes
 from tests.deploy.rendering import Object, Rendered, container, environment
 from tests.pods import Pod
 from tests.redis_servers import RedisServer, free_ports
@@ -39,12 +39,8 @@ class Release:
         return not self.pods[service].running
 
     async def passes(self, service: str, probe: str) -> bool:
-        """Whether a probe, asked as the kubelet does, passes."""
-        asked = container(self.spec(service))[probe]
-        if "grpc" in asked:
-            return await grpc_serving(f"127.0.0.1:{asked['grpc']['port']}")
-        page = asked["httpGet"]
-        return await http_ok(f"{page['scheme'].lower()}://127.0.0.1:{page['port']}{page['path']}")
+        """Whether a probe passes now."""
+        return await passes(container(self.spec(service))[probe], "127.0.0.1")
 
 
 def workload(service: str) -> str:

@@ -16,6 +16,8 @@ from drafter_svc.config import DrafterSettings
 from gateway.config import GatewaySettings
 from paceline import __version__
 from paceline.service.settings import ServiceSettings, load_settings
+from tests.images.checks import CheckError
+from tests.images.compose_file import OWN, services, words
 from verifier_svc.config import VerifierSettings
 
 FOLDER = Path(__file__).parents[2] / "deploy"
@@ -107,3 +109,25 @@ def test_services_may_do_nothing_but_serve(service: str) -> None:
     grace = SETTINGS.get(service, ServiceSettings).model_fields["grace_seconds"].default
     # It ends by itself before it is killed.
     assert int(limits["stop_grace_period"].removesuffix("s")) >= grace + 10
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_the_check_of_compose_gives_podman_all_of_a_service(service: str) -> None:
+    definition = services({"PACELINE_MODELS": "/home/models"})[service]
+    flags = words(definition, {"redis": "redis-of-the-check"})
+    assert {"--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"} <= set(flags)
+    for name, value in definition.get("environment", {}).items():
+        assert f"--env={name}={value}" in flags
+    assert definition["image"] in flags
+    if service == "redis":
+        assert '--entrypoint=["valkey-server"]' in flags
+        assert "--volume=redis-of-the-check:/data" in flags
+        assert flags[-2:] == ["--dir", "/data"]
+    elif service == "gateway":
+        assert "--volume=/home/models:/models:ro" in flags
+        assert "--publish=127.0.0.1::8000" in flags
+
+
+def test_the_check_of_compose_passes_over_no_key() -> None:
+    with pytest.raises(CheckError, match="tmpfs"):
+        words({"image": "image", "tmpfs": ["/tmp"]}, {})

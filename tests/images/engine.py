@@ -34,8 +34,8 @@ class EngineError(Exception):
 class Engine:
     """podman, with what it needs where no systemd runs."""
 
-    def __init__(self, *, hosts: str = "") -> None:
-        """`hosts`: lines of the file by which containers find names. Raises `EngineError` without podman."""
+    def __init__(self, *, names: bool = False) -> None:
+        """`names`: containers find by name what `tell` says. Raises `EngineError` without podman."""
         if shutil.which("podman") is None:
             raise EngineError(
                 f"podman is missing; on Debian: apt-get install --no-install-recommends {PACKAGES}"
@@ -44,16 +44,21 @@ class Engine:
         nested = not Path("/run/systemd/system").is_dir()
         if nested:
             self.environment.setdefault("BUILDAH_ISOLATION", "chroot")
-        if hosts or (nested and "CONTAINERS_CONF" not in os.environ):
+        if names or (nested and "CONTAINERS_CONF" not in os.environ):
             folder = Path(tempfile.mkdtemp(prefix="paceline-engine-"))
             atexit.register(shutil.rmtree, folder)
-            names = folder / "hosts"
-            names.write_text(hosts or Path("/etc/hosts").read_text())
+            self._hosts = folder / "hosts"
+            self._hosts.write_text("127.0.0.1 localhost\n" if names else Path("/etc/hosts").read_text())
             configuration = folder / "containers.conf"
             configuration.write_text(
-                f'[containers]\nbase_hosts_file = "{names}"\n{_NESTED if nested else ""}'
+                f'[containers]\nbase_hosts_file = "{self._hosts}"\n{_NESTED if nested else ""}'
             )
             self.environment["CONTAINERS_CONF"] = str(configuration)
+
+    def tell(self, address: str, *names: str) -> None:
+        """Let containers that start from now on find an address by these names."""
+        with self._hosts.open("a") as hosts:
+            hosts.write(f"{address} {' '.join(names)}\n")
 
     def call(self, *arguments: str) -> str:
         """What podman prints. Raises `EngineError`."""
@@ -153,6 +158,11 @@ class Container:
     def kill(self) -> None:
         """SIGKILL to its process, not by podman, which then starts it anew where it is to."""
         os.kill(self.state["Pid"], signal.SIGKILL)
+
+    def stop(self, seconds: int) -> int:
+        """SIGTERM, and SIGKILL after so many seconds; nobody starts it anew. Its exit code."""
+        self._engine.call("stop", "--time", str(seconds), self.name)
+        return self.exit_code
 
     def wait(self) -> int:
         """Its exit code once it ends."""

@@ -1,16 +1,20 @@
-"""A rendered chart as podman plays it on one machine, whose network all pods share."""
+"""A rendered chart's objects as podman plays them, one workload at a time."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
 
-_PLAYED = ("ConfigMap", "Deployment")
-# What a kubelet or a network of pods does, of which neither is here.
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+# Before the name of a Secret: the ConfigMap that holds it, and podman's volume of that.
+MOUNTED = "mounted-"
+
+# What a kubelet and the network do, and `cluster` in their place. podman would publish ports on this machine.
 _LEFT_OUT = ("ports", "startupProbe", "livenessProbe", "readinessProbe", "lifecycle")
 
 
@@ -24,43 +28,66 @@ def secrets(objects: Iterable[Object]) -> dict[str, dict[str, str]]:
     return found
 
 
-def playable(objects: Sequence[Object]) -> list[Object]:
-    """The workloads with their configuration, as podman 4.3 takes them.
+def deployments(objects: Iterable[Object]) -> dict[str, Object]:
+    """The Deployments by name."""
+    return {each["metadata"]["name"]: each for each in objects if each["kind"] == "Deployment"}
 
-    It plays no probes and no hooks; the check asks what probes ask. It keeps a Secret that it plays in a form
-    that it does not read, so secrets are made beforehand, and what is mounted of one is a ConfigMap.
+
+def playable(objects: Sequence[Object], each: Object, name: str) -> list[Object]:
+    """A Deployment, or the Pod of a test, under another name and behind the ConfigMaps that it mounts.
+
+    podman 4.3 plays no probes and no hooks. It keeps a Secret that it plays in a form that it does not read:
+    secrets are made beforehand, and what is mounted of one is a ConfigMap. Pods that it plays share volumes
+    of one name, an `emptyDir` too. A claim it takes for a volume of that name, and makes it if need be.
     """
-    objects = deepcopy(objects)
-    played = [each for each in objects if each["kind"] in _PLAYED]
-    known = secrets(objects)
-    mounted: dict[str, Object] = {}
-    for workload in (each for each in played if each["kind"] == "Deployment"):
-        pod = workload["spec"]["template"]["spec"]
-        for container in pod["containers"]:
-            for name in _LEFT_OUT:
-                container.pop(name, None)
-        for volume in pod["volumes"]:
-            if secret := volume.pop("secret", None):
-                name = secret["secretName"]
-                mounted[name] = _config_map(name, known[name])
-                items = {"items": secret["items"]} if "items" in secret else {}
-                volume["configMap"] = {"name": f"mounted-{name}", **items}
-    # What is referred to comes first.
-    return [*mounted.values(), *sorted(played, key=lambda each: _PLAYED.index(each["kind"]))]
+    each = deepcopy(each)
+    each["metadata"]["name"] = name
+    pod = each["spec"] if each["kind"] == "Pod" else each["spec"]["template"]["spec"]
+    for container in pod["containers"]:
+        for left_out in _LEFT_OUT:
+            container.pop(left_out, None)
+        for mount in container["volumeMounts"]:
+            mount["name"] = f"{name}-{mount['name']}"
+    maps: dict[str, Object] = {}
+    kept = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ConfigMap"}
+    for volume in pod["volumes"]:
+        volume["name"] = f"{name}-{volume['name']}"
+        if secret := volume.pop("secret", None):
+            source = secret["secretName"]
+            volume["configMap"] = {"name": MOUNTED + source, **_items(secret)}
+            maps[MOUNTED + source] = _config_map(MOUNTED + source, secrets(objects)[source])
+        elif mounted := volume.get("configMap"):
+            maps[mounted["name"]] = kept[mounted["name"]]
+    return [*maps.values(), each]
 
 
-def helm_test(objects: Iterable[Object]) -> Object:
-    """The container of the pod of `helm test` that streams a completion."""
+def with_account(deployment: Object, account: Path, host: str, port: int) -> Object:
+    """A Deployment whose pods have their account and know where the API server is, as kubelets do it."""
+    deployment = deepcopy(deployment)
+    pod = deployment["spec"]["template"]["spec"]
+    if pod["automountServiceAccountToken"]:
+        (container,) = pod["containers"]
+        container["env"].append({"name": "KUBERNETES_SERVICE_HOST", "value": host})
+        container["env"].append({"name": "KUBERNETES_SERVICE_PORT", "value": str(port)})
+        container["volumeMounts"].append({"name": "account", "mountPath": ACCOUNT, "readOnly": True})
+        pod["volumes"].append({"name": "account", "hostPath": {"path": str(account)}})
+    return deployment
+
+
+def pod_of_test(objects: Iterable[Object], name: str) -> Object:
+    """A pod of `helm test`, by the end of its name."""
     pods = (each for each in objects if each["kind"] == "Pod")
-    (pod,) = (each for each in pods if each["metadata"]["name"].endswith("-completion"))
-    (container,) = pod["spec"]["containers"]
-    return dict(container)
+    (pod,) = (each for each in pods if each["metadata"]["name"].endswith(f"-test-{name}"))
+    return pod
+
+
+def _items(secret: Object) -> Object:
+    return {"items": secret["items"]} if "items" in secret else {}
 
 
 def _config_map(name: str, data: dict[str, str]) -> Object:
     decoded = {key: base64.b64decode(value).decode() for key, value in data.items()}
-    metadata = {"name": f"mounted-{name}"}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": decoded}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": decoded}
 
 
 def _encoded(text: str) -> str:

@@ -7,38 +7,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 from openai import APIError
 
 from tests.images.build import SERVICES, build_all, image
+from tests.images.checks import CheckError, hold, tiny_model
 from tests.images.engine import Engine, EngineError
-from tests.images.system import MODEL, System
-from tests.tiny import make_tiny_model
+from tests.images.system import System
 
 USER = (10001, 10001)
 # So many tokens that the answer is under way when all is told to end.
 LONG = 1500
 
 
-class CheckError(Exception):
-    """What the images did is not what they should."""
-
-
 def check_answer(system: System) -> None:
     """Stream one answer, and see that drafters had a part in it."""
     pieces = list(system.stream("again and again and again", 64))
-    _hold(len(pieces) > 2, f"the answer came in {len(pieces)} pieces")
+    hold(len(pieces) > 2, f"the answer came in {len(pieces)} pieces")
     last = next(piece for piece in reversed(pieces) if piece.usage)
-    _hold(last.usage is not None and last.usage.completion_tokens == 64, f"the answer has {last.usage}")
+    hold(last.usage is not None and last.usage.completion_tokens == 64, f"the answer has {last.usage}")
     print(f"streamed 64 tokens in {len(pieces)} pieces; the last one: {last.to_json(indent=None)}")
 
 
 def check_users(system: System) -> None:
     """See that no process is anybody."""
     for name, container in system.containers.items():
-        _hold(container.user == USER, f"{name} runs as {container.user}")
+        hold(container.user == USER, f"{name} runs as {container.user}")
     print(f"all run as user and group {USER[0]}, read-only, without capabilities")
 
 
@@ -54,10 +48,10 @@ def check_drain(system: System) -> None:
         logs = "\n".join(f"{name}:\n{each.log[-2000:]}" for name, each in system.containers.items())
         raise CheckError(f"the answer broke off: {error}\n{logs}") from error
     usage = pieces[-1].usage
-    _hold(usage is not None and usage.completion_tokens == LONG, f"the answer was cut: {usage}")
+    hold(usage is not None and usage.completion_tokens == LONG, f"the answer was cut: {usage}")
     for service in SERVICES:
         code = system.containers[service].wait()
-        _hold(code == 0, f"{service} ended with {code}:\n{system.containers[service].log[-2000:]}")
+        hold(code == 0, f"{service} ended with {code}:\n{system.containers[service].log[-2000:]}")
     print(f"told to end, they finished an answer of {LONG} tokens, and ended with 0")
 
 
@@ -66,12 +60,7 @@ def print_sizes(engine: Engine) -> None:
     for service in SERVICES:
         size = int(engine.call("image", "inspect", "--format", "{{.Size}}", image(service)))
         print(f"{image(service)}: {size / 1e6:.0f} MB")
-        _hold(service != "gateway" or size < 400e6, "the gateway's image is larger than 400 MB")
-
-
-def _hold(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise CheckError(otherwise)
+        hold(service != "gateway" or size < 400e6, "the gateway's image is larger than 400 MB")
 
 
 def main(arguments: list[str]) -> int:
@@ -80,11 +69,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--base", help="image to build from; without it a bare Debian is made here, once")
     parser.add_argument("--built", action="store_true", help="take the images as they are")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        model = make_tiny_model(Path(folder) / MODEL)
-        # Another user reads it.
-        for path in (Path(folder), model, *model.iterdir()):
-            path.chmod(0o755)
+    with tiny_model() as model:
         try:
             engine = Engine()
             if not options.built:

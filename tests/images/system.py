@@ -10,9 +10,9 @@ from openai.types import Completion
 from paceline.addresses import parse_address
 from paceline.local.plan import choose_addresses
 from tests.images.build import REDIS, SERVICES, image
+from tests.images.checks import MODEL, MODEL_PATH
 from tests.images.engine import Container, Engine
 
-MODEL = "tiny"
 # The volume of compiled kernels.
 KERNELS = "paceline-check-kernels"
 
@@ -30,7 +30,7 @@ class System:
         """Return when all are healthy, by the checks of their own images, and the gateway is ready."""
         verifier, (drafter, redis) = self.at.verifiers[0], self.at.drafters
         self._run("redis", REDIS, "--port", _port(redis), "--save", "", "--bind", "127.0.0.1")
-        model = {"MODEL": f"/models/{MODEL}", "MODEL_NAME": MODEL, "REDIS_URL": f"redis://{redis}/0"}
+        model = {"MODEL": MODEL_PATH, "MODEL_NAME": MODEL, "REDIS_URL": f"redis://{redis}/0"}
         small = {"DEVICE": "cpu", "DTYPE": "float32", "KV_TOKENS": "32768"}
         self._serve("verifier", PORT=_port(verifier), **small, **model)
         self._serve("drafter", PORT=_port(drafter))
@@ -63,7 +63,7 @@ class System:
     def _serve(self, service: str, **settings: str) -> None:
         settings["GRACE_SECONDS"] = "600"  # for machines that are busy with other things
         variables = {f"PACELINE_{service.upper()}_{name}": value for name, value in settings.items()}
-        volumes = [f"{self._model}:/models/{MODEL}:ro"] if "MODEL" in settings else []
+        volumes = [f"{self._model}:{MODEL_PATH}:ro"] if "MODEL" in settings else []
         if service == "verifier":  # compiled once for all runs on this machine
             volumes.append(f"{KERNELS}:/var/cache/paceline/kernels")
         name = f"paceline-check-{service}"

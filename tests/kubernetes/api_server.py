@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,12 @@ class Faults:
 class ApiServer:
     """Use as a context manager. What it keeps outlives `stop` and `start`, as etcd does."""
 
-    def __init__(self, *, bookmark_seconds: float = 60.0) -> None:
+    def __init__(
+        self, *, host: str = HOST, tls: ssl.SSLContext | None = None, bookmark_seconds: float = 60.0
+    ) -> None:
+        """`host`: an address of this machine to listen on. `tls`: None speaks plain HTTP."""
+        self.host = host
+        self.tls = tls
         self.objects = Objects()
         self.faults = Faults()
         self.bookmark_seconds = bookmark_seconds
@@ -57,12 +63,12 @@ class ApiServer:
         self.asked: list[tuple[str, str]] = []
         # Requests that `faults` has turned away.
         self.refusals = 0
-        self.port = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0).http_port
+        self.port = choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0, host=host).http_port
         self._server: _Server | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
         self.start()
@@ -124,7 +130,10 @@ class _Server(ThreadingHTTPServer):
         self.api = api
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__((HOST, api.port), _Handler)
+        super().__init__((api.host, api.port), _Handler)
+        if api.tls is not None:
+            # A client that is slow in the handshake holds up its own thread alone.
+            self.socket = api.tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -205,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Raises `ApiError` for what the roles of the token do not have."""
         api = self.server.api
         api.asked.append((verb, resource.plural))
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        # The client writes the scheme's name in small letters in a pod, and with a capital outside.
+        _, _, token = (self.headers.get("Authorization") or "").partition(" ")
         if not token:
             return
         if token not in api.rules:

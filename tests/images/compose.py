@@ -1,0 +1,124 @@
+"""`make compose-check`: run compose's services from the images, as deploy/compose.yaml defines them.
+
+Those of other projects (collector, Jaeger, Prometheus, Grafana) are left out: no registry is asked. Needs the
+images, which `make images-check` builds, and the right to make a network of podman's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from openai import OpenAI
+
+from tests.images.build import REDIS, REPOSITORY, TAG
+from tests.images.checks import MODEL, MODEL_PATH, CheckError, hold, tiny_model
+from tests.images.compose_file import OWN, Definition, seconds, services, words
+from tests.images.engine import Container, Engine, EngineError
+from tests.images.network import Network
+from tests.images.system import KERNELS
+
+PROJECT = "paceline-check-compose"
+TOKENS = 64
+
+
+def variables(models: Path) -> dict[str, str]:
+    """Of the file: our images, and a model that is fetched from nowhere."""
+    ours = {"PACELINE_REPOSITORY": REPOSITORY, "PACELINE_TAG": TAG, "REDIS_IMAGE": REDIS}
+    return {**ours, "PACELINE_MODEL": MODEL_PATH, "PACELINE_MODELS": str(models)}
+
+
+class Project:
+    """Use `remove` at the end, whatever happened."""
+
+    def __init__(self, engine: Engine, definitions: Mapping[str, Definition]) -> None:
+        self.containers: dict[str, Container] = {}
+        self._engine = engine
+        self._definitions = definitions
+        # Kernels are compiled once for all checks on this machine.
+        self._volumes = {name: f"{PROJECT}-{name}" for name in ("models", "redis")} | {"kernels": KERNELS}
+        self._network = Network(engine, PROJECT)
+
+    def start(self) -> None:
+        """Return when all are healthy, by the checks of the file or of their images."""
+        addresses = {name: self._network.address() for name in OWN}
+        for name, address in addresses.items():
+            self._engine.tell(address, name)
+        for name, address in addresses.items():
+            self.containers[name] = Container(self._engine, f"{PROJECT}-{name}")
+            place = ["--name", f"{PROJECT}-{name}", "--network", self._network.name, "--ip", address]
+            flags = [*place, "--pull", "never", *words(self._definitions[name], self._volumes)]
+            self._engine.call("run", "--detach", *flags)
+        for container in self.containers.values():
+            container.until(container.healthy)
+
+    def url(self, port: int) -> str:
+        """Where this machine reaches a published port of the gateway."""
+        return f"http://{self._engine.call('port', f'{PROJECT}-gateway', str(port)).strip()}"
+
+    def stop(self) -> None:
+        """End all, the last first, each within its grace. Raises `CheckError` unless it ends with 0."""
+        for name in reversed(OWN):
+            code = self.containers[name].stop(seconds(self._definitions[name]["stop_grace_period"]))
+            hold(code == 0, f"{name} ended with {code}:\n{self.containers[name].log[-4000:]}")
+
+    def remove(self) -> None:
+        """Take all of it away, but the kernels."""
+        for container in self.containers.values():
+            container.remove()
+        for name in set(self._volumes.values()) - {KERNELS}:
+            self._engine.try_("volume", "rm", "--force", name)
+        self._network.remove()
+
+
+def check_answer(url: str) -> None:
+    """Stream one completion."""
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    stream = client.completions.create(
+        model=MODEL,
+        prompt="again and again and again",
+        max_tokens=TOKENS,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    pieces = list(stream)
+    usage = pieces[-1].usage
+    hold(usage is not None and usage.completion_tokens == TOKENS, f"the answer has {usage}")
+    print(f"streamed {TOKENS} tokens in {len(pieces)} pieces from {url}")
+
+
+def check(engine: Engine, models: Path) -> None:
+    """Raises `CheckError`."""
+    definitions = services(variables(models))
+    project = Project(engine, definitions)
+    try:
+        project.start()
+        print(f"started {', '.join(OWN)}")
+        for name, container in project.containers.items():
+            user = definitions[name].get("user", "10001:10001")
+            hold(container.user == tuple(map(int, user.split(":"))), f"{name} runs as {container.user}")
+        check_answer(project.url(8000))
+        project.stop()
+        print("stopped them, and each ended with 0")
+    finally:
+        project.remove()
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="make compose-check", description=__doc__)
+    parser.parse_args(arguments)
+    with tiny_model() as model:
+        try:
+            check(Engine(names=True), model.parent)
+        except (EngineError, CheckError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
