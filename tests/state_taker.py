@@ -94,7 +94,7 @@ class StateTaker:
             assert chunk.position == taken.stop, "once, and in order"
             taken.states += chunk.states
             taken.count += chunk.count
-            assert taken.stop <= taken.told, "behind the text"
+            assert taken.stop < taken.told, "behind the text, and the id that follows"
             self.taken_bytes += len(chunk.states)
         if self.acknowledges:
             await self.say(features_taken=self.taken_bytes)

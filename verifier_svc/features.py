@@ -43,7 +43,8 @@ class _Place:
     position: int
     # Those of earlier positions have gone to a drafter before.
     sent_before: int
-    # Length of the text that the drafter has been told: states of later positions would be of no use to it.
+    # Length of the text that the drafter has been told. A head reads a position's states beside the id that
+    # follows, so those of the last id would be of no use yet.
     told: int = 0
 
 
@@ -124,7 +125,7 @@ class StateFlow:
             length = computed(place.key)
             if length is None:
                 self.leave(place.key.session_id)
-            elif (count := min(length, place.told) - place.position) > 0:
+            elif (count := min(length, place.told - 1) - place.position) > 0:
                 places.append(place)
                 missing.append(count)
         if self.owed_bytes:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
+from tests.hidden_states import Reference
 from tests.pods import Pods
 from tests.sessions import OpenSession, opened
 from tests.state_taker import StateTaker, taking
@@ -39,26 +37,6 @@ def small(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, redis_url:
     folder = tmp_path_factory.mktemp("small")
     with Pods(folder, tiny_model, redis_url, drafters=0, verifier_flags=flags, metrics=True) as made:
         yield made.start()
-
-
-class Reference:
-    """Transformers' forward of a whole text at once."""
-
-    def __init__(self, model: Path) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-
-    @torch.no_grad()
-    def states(self, ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
-        """[positions, layers, width]; the last layer's before the final norm."""
-        ends: list[torch.Tensor] = []
-        norm = self._model.model.norm
-        watching = norm.register_forward_pre_hook(lambda _, given: ends.append(given[0]))
-        try:
-            output = self._model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        finally:
-            watching.remove()
-        hidden = [*output.hidden_states[:-1], ends[0]]
-        return np.stack([hidden[layer][0].numpy() for layer in layers], axis=1)
 
 
 @pytest.fixture(scope="module")

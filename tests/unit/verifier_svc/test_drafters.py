@@ -71,4 +71,4 @@ def test_the_text_goes_ahead_of_its_states() -> None:
     assert flow.following(lambda key: 9) == []
     stream.take()
     (run,) = flow.following(lambda key: 9)
-    assert (run.start, run.count) == (0, 6)
+    assert (run.start, run.count) == (0, 5)

@@ -89,8 +89,8 @@ async def test_what_is_computed_is_read_as_the_engine_has_it(world: World) -> No
     world.flow.join(KEYS[1], 50)
     world.flow.told(KEYS[1], 55)
     (chunk,) = await world.reads.following(world.stream)
-    assert (chunk.key, chunk.position, chunk.count) == (KEYS[1], 50, 5)
-    assert np.frombuffer(chunk.states, dtype="<f4").shape == (5 * 2 * 64,)
+    assert (chunk.key, chunk.position, chunk.count) == (KEYS[1], 50, 4)
+    assert np.frombuffer(chunk.states, dtype="<f4").shape == (4 * 2 * 64,)
 
 
 @pytest.mark.parametrize("what", ["taken over", "preempted", "joined anew", "left"])
