@@ -18,6 +18,7 @@ from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target
 from drafter_svc.service import Drafter
 from paceline.client import Generation
+from paceline.service.settings import load_settings
 from paceline.tree import TokenTree
 from tests.hidden_states import Reference
 from tests.pods import Pods
@@ -117,7 +118,7 @@ async def drafter(pods: Pods) -> AsyncIterator[RecorderFactory]:
     """The fleet's one drafter, in this process: with the text's method and the recorder."""
     recorder = RecorderFactory()
     host, _, port = pods.drafter.rpartition(":")
-    settings = DrafterSettings(host=host, port=int(port), drafter_id="d", grace_seconds=0)
+    settings = load_settings(DrafterSettings, host=host, port=int(port), drafter_id="d", grace_seconds=0)
     async with Drafter.running(settings, [*factories(settings), recorder]):
         await wait_until(
             lambda: all(pod.healthy for pod in pods.gateways["gateway"].fleet().drafters), "seen"
