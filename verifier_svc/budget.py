@@ -71,11 +71,19 @@ class DraftBudget:
         """Drop what is known of a drafter that is gone."""
         self._drafters.pop(stream_id, None)
 
-    def allot(self, trees: Sequence[TokenTree], *, blocks: int, probing: Sequence[bool] = ()) -> list[int]:
+    def allot(
+        self,
+        trees: Sequence[TokenTree],
+        *,
+        blocks: int,
+        probing: Sequence[bool] = (),
+        remnant: Sequence[bool] = (),
+    ) -> list[int]:
         """How many nodes of each judged tree to verify; one tree, maybe empty, per decoding session.
 
         A node's survival is at most its parent's, so the globally best nodes contain their parents. Nodes
-        that are next to impossible take no row, however cheap it is, but in sessions that are `probing`.
+        that are next to impossible take no row, however cheap it is, but in sessions that are `probing`. A
+        `remnant` of trees on earlier texts says nothing of the trees that are asked for.
         """
         ranked = sorted(
             (
@@ -86,7 +94,9 @@ class DraftBudget:
             ),
             reverse=True,
         )
-        self._learn_curve([tree for tree in trees if tree.tokens])
+        self._learn_curve(
+            [tree for session, tree in enumerate(trees) if tree.tokens and not (remnant and remnant[session])]
+        )
         counts = [0] * len(trees)
         gains = list(accumulate((math.exp(survival) for survival, _ in ranked), initial=0.0))
         chosen = self._best(len(trees), gains, blocks)

@@ -141,6 +141,7 @@ def _take(
         trees,
         blocks=sum(len(session.blocks) for session in decoding),
         probing=[session.steps % PROBE_STEPS == 0 for session in decoding],
+        remnant=[not each.in_time for each in waiting],
     )
     taken: dict[str, _Taken] = {}
     for session, each, tree, count in zip(decoding, waiting, trees, counts, strict=True):

@@ -24,8 +24,9 @@ log = telemetry.logger(__name__)
 
 # About the event loop's time that one refused or needless thing takes, in seconds.
 ITEM_SECONDS = 50e-6
-# Trees of a session and source that are taken in for one step without counting as work that nobody asked for.
-_TREES_PER_STEP = 4
+# Trees of a session and source that are taken in for one step without counting as work that nobody asked for:
+# after a hold-up those of several verdicts come at once, and a verdict may have two.
+_TREES_PER_STEP = 8
 
 
 class DraftRejectedError(Exception):

@@ -97,6 +97,18 @@ def test_under_saturation_a_session_drafts_now_and_then_and_recovers() -> None:
     assert budget.ask(8, blocks=8) == 32
 
 
+@pytest.mark.parametrize("remnant", [False, True])
+def test_poor_remnants_of_trees_do_not_stop_what_whole_trees_pay_for(remnant: bool) -> None:
+    budget = _budget(StepCost({edge: 1.0 + edge / 8 for edge in range(1, 65)}, 0.0))
+    for _ in range(100):
+        budget.allot([_chain(0.9, 0.9, 0.9, 0.9)], blocks=1)
+    asked = budget.ask(1, blocks=1)
+    assert asked > 2
+    for _ in range(100):
+        budget.allot([_chain(0.05)], blocks=1, remnant=[remnant])
+    assert (budget.ask(1, blocks=1) == asked) == remnant
+
+
 def test_a_prompt_stretches_a_step_only_so_far() -> None:
     cost = StepCost({8: 1.0, 64: 2.0, 128: 3.0, 256: 6.0}, 0.0, 0.01)
     budget = _budget(cost)

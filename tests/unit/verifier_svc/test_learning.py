@@ -117,6 +117,16 @@ def test_a_source_brought_what_the_others_would_have_missed(budget: DraftBudget)
     assert gained(row, path[:1], node_tokens=0.1).by_source == {0: 0.0, 1: pytest.approx(-0.1)}
 
 
+def test_what_is_left_of_an_earlier_tree_says_nothing_of_those_that_are_asked_for(
+    budget: DraftBudget,
+) -> None:
+    session = _session(3, decoding=True)
+    session.drafting.came(TokenTree((1, 2), (-1, 0), (-0.01,) * 2), 3, now=0.0)
+    planned = _planned(budget, session)
+    assert planned.rows[0].tree.tokens == (2,)
+    assert not _learn(planned, 0, 1.0, budget).gains
+
+
 def test_without_a_tree_nothing_is_learned_of_trees(budget: DraftBudget) -> None:
     assert not _learn(_planned(budget, _session(3, decoding=True)), 0, 1.0, budget).gains
 

@@ -186,9 +186,9 @@ def test_a_node_comes_from_a_source_that_was_named(world: World, sources: tuple[
 def test_many_trees_for_one_step_are_work_that_nobody_asked_for(world: World) -> None:
     world.join(world.one)
     world.one.ledger.told(10)
-    seconds = [world.tree(world.one) for _ in range(6)]
-    assert seconds[:4] == [0.0] * 4
-    assert all(seconds[4:])
+    seconds = [world.tree(world.one) for _ in range(12)]
+    assert seconds[:8] == [0.0] * 8
+    assert all(seconds[8:])
 
 
 def test_a_drafter_leaves_its_own_session_only(world: World) -> None:
