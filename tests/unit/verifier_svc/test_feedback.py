@@ -92,7 +92,10 @@ def test_rows_say_which_nodes_were_verified_and_what_came_of_each(tiny_model: Pa
     for sent, verdict in taught:
         assert list(verdict.committed) == text[verdict.base_length :][: len(verdict.committed)]
         back = verdict.feedback
-        assert back is not None
+        if back is None:
+            # A drafter that boasts so may lose its budget for some steps; nothing was verified then.
+            assert not verdict.drafted
+            continue
         assert len(back.row_tokens) == 1 + verdict.drafted == len(back.row_parents)
         assert len(back.top_ids) == TOP_K * len(back.row_tokens)
         assert (back.row_tokens[0], back.row_parents[0]) == (text[verdict.base_length - 1], -1)
