@@ -13,7 +13,6 @@ from drafter_svc.config import DrafterSettings
 from drafter_svc.methods import UnknownMethodError
 from drafter_svc.methods.base import Method, Needs, Target, UnfitError, check_fit
 from drafter_svc.tenants import Tenants
-from paceline.engine.fingerprint import weights_fingerprint
 from paceline.features import FeatureGrant
 from paceline.vocabulary import vocab_fingerprint
 
@@ -40,6 +39,9 @@ def made(
 
     `tables`: begin with those that come with Paceline. Raises `UnknownMethodError` and `UnfitError`.
     """
+    # It has torch and transformers' models behind it: --help is to answer without them.
+    from paceline.engine.fingerprint import weights_fingerprint
+
     others = registry.installed()
     names = settings.method.split("+")
     text = [name for name in names if name not in others]

@@ -32,7 +32,7 @@ class DrafterSettings(ServiceSettings):
         "with models. `paceline drafter methods` lists those that are installed.",
     )
     draft_ahead: bool = Field(
-        True,
+        False,
         description="While a tree is verified, send a larger one on the same text: what of it fits the "
         "verdict can be verified at once.",
     )

@@ -176,7 +176,8 @@ async def test_who_does_nothing_but_acknowledge_falsely_is_put_aside(pods: Pods,
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 break
         await wait_until(lambda: taker.code is not None, "it is sent away")
-    assert taker.code is grpc.StatusCode.FAILED_PRECONDITION
+        # Its own gRPC may say INTERNAL: it was writing when the stream was closed.
+        await wait_until(lambda: bool(pods.verifier_status(pods.verifier).drafters_aside), "it is aside")
 
 
 async def test_who_takes_nothing_in_costs_no_memory(pods: Pods, text: list[int]) -> None:
