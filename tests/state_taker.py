@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +117,14 @@ async def taking(
     version: int = PROTOCOL_VERSION,
     acknowledges: bool = True,
     reads: bool = True,
+    connection: grpc.aio.Channel | None = None,
 ) -> AsyncIterator[StateTaker]:
-    """A stream on a connection of its own; `reads`: all that comes is taken in beside the block."""
-    async with rpc.channel(address) as made:
+    """A stream on a connection of its own, or on `connection`: by that a verifier knows who it is.
+
+    `reads`: all that comes is taken in beside the block.
+    """
+    async with AsyncExitStack() as stack:
+        made = connection or await stack.enter_async_context(rpc.channel(address))
         call = verifier_pb2_grpc.VerifierServiceStub(made).Draft(timeout=120)
         taker = StateTaker(call, acknowledges=acknowledges)
         hello = Hello(
