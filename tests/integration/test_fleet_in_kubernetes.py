@@ -190,9 +190,11 @@ async def test_idle_pods_are_the_first_to_go_whichever_gateway_says_so(fleet: Fl
         ("drafter", other),
     ):
         await wait_until(lambda at=(component, address): fleet.cost(*at) == "0", "it is idle again")
-    # Nobody writes what has been written, except now and then.
+    # Nobody writes what has been written, except now and then: two gateways make some ten rounds in this
+    # second and write all four pods in one round of twenty. Six such rounds come less than twice in 100,000
+    # runs; without a memory it would be all ten, 40 writes.
     written = fleet.server.objects.version
     patches = fleet.server.count("patch", "pods")
     await asyncio.sleep(1)
     assert fleet.server.objects.version == written
-    assert fleet.server.count("patch", "pods") - patches < 10
+    assert fleet.server.count("patch", "pods") - patches < 24
