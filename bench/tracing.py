@@ -154,7 +154,9 @@ async def _turn(
     async def session() -> None:
         nonlocal tokens
         for question in waiting:
-            tokens += (await arm.answer(question.text, plan.max_tokens)).tokens
+            # Awaited first: `tokens +=` would read before and forget what others add meanwhile.
+            answer = await arm.answer(question.text, plan.max_tokens)
+            tokens += answer.tokens
 
     began, before = time.perf_counter(), sum(running.processor_seconds().values())
     async with asyncio.TaskGroup() as group:
