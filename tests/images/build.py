@@ -15,19 +15,20 @@ from tests.images.engine import PACKAGES, ROOT, Engine, EngineError
 REPOSITORY = "localhost/paceline"
 TAG = "checked"
 SERVICES = ("gateway", "drafter", "verifier")
+IMAGES = ("gateway", "drafter", "neural-drafter", "verifier")
 REDIS = "localhost/paceline-test-redis:checked"
 _BASE = "localhost/paceline-base:bookworm"
 # What a container needs no copy of.
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
-def image(service: str) -> str:
-    """The name of a service's image."""
-    return f"{REPOSITORY}-{service}:{TAG}"
+def image(name: str) -> str:
+    """The whole name of one of `IMAGES`."""
+    return f"{REPOSITORY}-{name}:{TAG}"
 
 
 def build_all(engine: Engine, base: str | None) -> None:
-    """Build the three images and a Redis. `base`: an image to begin with; None makes a bare Debian."""
+    """Build the images and a Redis. `base`: an image to begin with; None makes a bare Debian."""
     base = base or _debian(engine)
     flags = ["--network", "host", "--build-arg", f"BASE={base}"]
     # pip finds packages as it does on this machine.
