@@ -44,6 +44,8 @@ SERVICES: Mapping[str, type[ServiceSettings]] = {
     "verifier": VerifierSettings,
     "drafter": DrafterSettings,
 }
+# Values that have `settings`, and whose they are.
+SETTINGS_OF: Mapping[str, str] = {**{service: service for service in SERVICES}, "neuralDrafter": "drafter"}
 
 WORDS: Json = {"type": "object", "additionalProperties": {"type": "string"}}
 NAME: Json = {"type": "string", "pattern": r"^$|^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}
@@ -136,6 +138,10 @@ REFINED: Mapping[str, Json] = {
     "pullSecrets": {"type": "array", "items": NAME | {"minLength": 1}},
     "image.digest": DIGEST,
     "model.source": {"type": "string", "minLength": 1},
+    "variant": one_of("text", "neural"),
+    "weights.type": one_of("none", "persistentVolumeClaim", "hostPath"),
+    "weights.mountPath": {"type": "string", "pattern": "^/.+"},
+    "weights.hostPath": {"type": "string", "pattern": "^$|^/.+"},
     "cache.type": one_of("emptyDir", "persistentVolumeClaim", "hostPath"),
     "cache.mountPath": {"type": "string", "pattern": "^/.+"},
     "accessModes": {
@@ -260,11 +266,11 @@ _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def _of_value(path: str, value: Any, comments: Mapping[str, str]) -> Json:
-    service = path.removesuffix(".settings")
+    of, _, rest = path.rpartition(".")
     if path == "settings":
         schema = settings_schema(None)
-    elif service in SERVICES and path != service:
-        schema = settings_schema(service)
+    elif rest == "settings" and of in SETTINGS_OF:
+        schema = settings_schema(SETTINGS_OF[of])
     elif refined := _refined(path):
         schema = dict(refined)
     elif isinstance(value, dict):

@@ -56,6 +56,7 @@ OTHERS: dict[str, Any] = {
     "redis.mode": "none",
     "verifierPools": {"other": {}},
     "drafterPools": {"other": {}},
+    "weights.hostPath": "/other",
 }
 GIVEN = dict.fromkeys(("gateway", "verifier", "drafter", "autoscaler"), "given")
 # In whose light a value shows; the first that shows it is enough.

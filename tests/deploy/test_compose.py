@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from gateway.config import GatewaySettings
 from paceline import __version__
 from paceline.service.settings import ServiceSettings, load_settings
 from tests.images.checks import CheckError
-from tests.images.compose_file import OWN, services, words
+from tests.images.compose_file import NEURAL, OWN, services, words
 from verifier_svc.config import VerifierSettings
 
 FOLDER = Path(__file__).parents[2] / "deploy"
-FILES = ("compose.yaml", "compose.gpu.yaml")
+FILES = ("compose.yaml", "compose.gpu.yaml", "compose.neural.yaml", "compose.neural-gpu.yaml")
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "gateway": GatewaySettings,
     "verifier": VerifierSettings,
@@ -51,16 +52,42 @@ def test_a_misspelt_key_is_refused() -> None:
         PyCompose.from_json(json.dumps(misspelt))
 
 
-@pytest.mark.parametrize("service", SETTINGS)
-def test_every_setting_is_one_of_the_service(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_of(
+    service: str, definition: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> ServiceSettings:
+    """A service's settings from a definition's variables alone. Raises `SettingsError`."""
     for name in [name for name in os.environ if name.startswith("PACELINE_")]:
         monkeypatch.delenv(name)
-    for name, value in SERVICES[service]["environment"].items():
+    for name, value in definition["environment"].items():
         monkeypatch.setenv(name, str(value))
-    settings = load_settings(SETTINGS[service])
+    return load_settings(SETTINGS[service])
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_setting_is_one_of_the_service(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(service, SERVICES[service], monkeypatch)
     # Where Prometheus looks for it, and the collector that is there.
     assert settings.metrics_port == 9400
     assert settings.otlp_endpoint == "collector:4317"
+
+
+def test_a_drafter_with_a_model_takes_its_image_its_weights_and_their_volumes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {"PACELINE_DRAFT_MODEL": "/models/small", "PACELINE_KEEP_STATES": "eagle"}
+    neural = services(given | {"PACELINE_MODEL": "/models/large"}, NEURAL)
+    drafter = settings_of("drafter", neural["drafter"], monkeypatch)
+    assert isinstance(drafter, DrafterSettings)
+    assert (drafter.method, drafter.draft_model) == ("lookup+recycling+draft", "/models/small")
+    assert drafter.model == "/models/large"
+    verifier = settings_of("verifier", neural["verifier"], monkeypatch)
+    assert isinstance(verifier, VerifierSettings)
+    assert (verifier.model, verifier.keep_states) == ("/models/large", "eagle")
+    assert neural["drafter"]["image"] == f"paceline-neural-drafter:{__version__}"
+    # All of these hold what it reads and compiles; the rest is as without the file.
+    assert {*neural["drafter"]["volumes"]} == {*neural["verifier"]["volumes"]}
+    assert neural["drafter"]["read_only"] is True
+    assert neural["gateway"] == services({"PACELINE_MODEL": "/models/large"})["gateway"]
 
 
 def test_services_are_called_where_they_are() -> None:

@@ -11,8 +11,10 @@ import sys
 import time
 from dataclasses import replace
 
+from openai import AsyncOpenAI
+
 from tests.deploy.rendering import Values
-from tests.images.checks import CheckError, hold, tiny_model
+from tests.images.checks import MODEL, CheckError, hold, tiny_model
 from tests.images.clients import LONG, SHORT, Reader, by_events, by_grpc, by_openai, text_of
 from tests.images.engine import Engine, EngineError
 from tests.images.release import WORKLOADS, Release
@@ -23,6 +25,8 @@ UPGRADE: Values = {
     "commonAnnotations": {"example.com/upgrade": "1"},
     "settings": {"logFormat": "human"},
 }
+# Among so many, sessions are given to both drafters.
+ANSWERS = 40
 # Clients that stream during an upgrade, by each of the faces.
 READERS = 2
 
@@ -33,6 +37,20 @@ async def check_tests(release: Release) -> None:
     found = await release.test("doctor")
     hold("its settings in the environment are sound" in found, f"the doctor has not looked:\n{found}")
     print(f"helm test's doctor:\n{found.rstrip()}")
+
+
+async def check_model(release: Release) -> None:
+    """Ask until a session was given to the drafter with a model, and what that drafted was accepted."""
+    async with AsyncOpenAI(base_url=f"{release.http}/v1", api_key="none", max_retries=0) as client:
+        for _ in range(ANSWERS):
+            answer = await client.completions.create(
+                model=MODEL, prompt=SHORT.text or "", max_tokens=SHORT.max_tokens, temperature=0
+            )
+            sources = (answer.model_extra or {})["paceline"]["sources"]
+            if sources.get("draft", {}).get("accepted_tokens"):
+                print(f"the model drafts: {sources}")
+                return
+    raise CheckError(f"in {ANSWERS} answers nothing was accepted of what the model drafted")
 
 
 async def check_kills(release: Release) -> None:
@@ -84,6 +102,7 @@ async def check(engine: Engine) -> None:
         async with Release(engine, model) as release:
             print(f"played {len(WORKLOADS)} workloads of the chart in {time.monotonic() - begin:.0f} s")
             await check_tests(release)
+            await check_model(release)
             await check_kills(release)
             await check_upgrade(release)
 

@@ -15,10 +15,10 @@ from openai import OpenAI
 
 from tests.images.build import REDIS, REPOSITORY, TAG
 from tests.images.checks import MODEL, MODEL_PATH, CheckError, hold, tiny_model
-from tests.images.compose_file import OWN, Definition, seconds, services, words
+from tests.images.compose_file import NEURAL, OWN, Definition, seconds, services, words
 from tests.images.engine import Container, Engine, EngineError
 from tests.images.network import Network
-from tests.images.system import KERNELS
+from tests.images.system import KERNELS, accepted_by_source
 
 PROJECT = "paceline-check-compose"
 TOKENS = 64
@@ -27,7 +27,9 @@ TOKENS = 64
 def variables(models: Path) -> dict[str, str]:
     """Of the file: our images, and a model that is fetched from nowhere."""
     ours = {"PACELINE_REPOSITORY": REPOSITORY, "PACELINE_TAG": TAG, "REDIS_IMAGE": REDIS}
-    return {**ours, "PACELINE_MODEL": MODEL_PATH, "PACELINE_MODELS": str(models)}
+    # The target itself drafts, where a model does: any other one is of other weights only.
+    given = {"PACELINE_MODEL": MODEL_PATH, "PACELINE_DRAFT_MODEL": MODEL_PATH, "PACELINE_MODELS": str(models)}
+    return {**ours, **given}
 
 
 class Project:
@@ -73,8 +75,8 @@ class Project:
         self._network.remove()
 
 
-def check_answer(url: str) -> None:
-    """Stream one completion."""
+def check_answer(url: str, source: str) -> None:
+    """Stream one completion, in which drafted tokens of this source are accepted."""
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     stream = client.completions.create(
         model=MODEL,
@@ -87,20 +89,22 @@ def check_answer(url: str) -> None:
     pieces = list(stream)
     usage = pieces[-1].usage
     hold(usage is not None and usage.completion_tokens == TOKENS, f"the answer has {usage}")
-    print(f"streamed {TOKENS} tokens in {len(pieces)} pieces from {url}")
+    accepted = accepted_by_source(pieces)
+    hold(accepted.get(source, 0) > 0, f"of {source} nothing was accepted: {accepted}")
+    print(f"streamed {TOKENS} tokens in {len(pieces)} pieces from {url}; accepted by source: {accepted}")
 
 
-def check(engine: Engine, models: Path) -> None:
-    """Raises `CheckError`."""
-    definitions = services(variables(models))
+def check(engine: Engine, models: Path, source: str, *beside: Path) -> None:
+    """Raises `CheckError`. `beside`: files that are given after compose.yaml."""
+    definitions = services(variables(models), *beside)
     project = Project(engine, definitions)
     try:
         project.start()
-        print(f"started {', '.join(OWN)}")
+        print(f"started {', '.join(OWN)}", *(f"with {file.name}" for file in beside))
         for name, container in project.containers.items():
             user = definitions[name].get("user", "10001:10001")
             hold(container.user == tuple(map(int, user.split(":"))), f"{name} runs as {container.user}")
-        check_answer(project.url(8000))
+        check_answer(project.url(8000), source)
         project.stop()
         print("stopped them, and each ended with 0")
     finally:
@@ -113,7 +117,9 @@ def main(arguments: list[str]) -> int:
     parser.parse_args(arguments)
     with tiny_model() as model:
         try:
-            check(Engine(names=True), model.parent)
+            engine = Engine(names=True)
+            check(engine, model.parent, "text")
+            check(engine, model.parent, "draft", NEURAL)
         except (EngineError, CheckError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

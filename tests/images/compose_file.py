@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from tests.images.checks import CheckError
 from tests.images.engine import ROOT
 
 FILE = ROOT / "deploy" / "compose.yaml"
+NEURAL = ROOT / "deploy" / "compose.neural.yaml"
 # In the order of what they depend on.
 OWN = ("redis", "verifier", "drafter", "gateway")
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
@@ -20,11 +22,25 @@ _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 Definition = Mapping[str, Any]
 
 
-def services(variables: Mapping[str, str]) -> dict[str, Definition]:
-    """The definitions of our services by name; what is not among the variables has its default."""
-    text = _VARIABLE.sub(lambda found: variables.get(found[1], found[2]), FILE.read_text())
-    found = yaml.safe_load(text)["services"]
+def services(variables: Mapping[str, str], *beside: Path) -> dict[str, Definition]:
+    """The definitions of our services by name; what is not among the variables has its default.
+
+    `beside`: files that are given after compose.yaml.
+    """
+    found: Any = {}
+    for file in (FILE, *beside):
+        text = _VARIABLE.sub(lambda found: variables.get(found[1], found[2]), file.read_text())
+        found = _merged(found, yaml.safe_load(text)["services"])
     return {name: found[name] for name in OWN}
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """As compose merges files: mappings by key, lists end to end."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+    if isinstance(below, list) and isinstance(above, list):
+        return [*below, *(each for each in above if each not in below)]
+    return above
 
 
 def words(definition: Definition, volumes: Mapping[str, str]) -> list[str]:

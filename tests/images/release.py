@@ -26,7 +26,10 @@ from tests.waiting import wait_until
 VALUES = Path(__file__).parent / "chart-values.yaml"
 PREFIX = "fleet-paceline-"
 # In the order in which they are started.
-WORKLOADS = ("redis", "verifier-default", "verifier-other", "drafter-default", "gateway")
+WORKLOADS = (
+    *("redis", "verifier-default", "verifier-other", "drafter-default", "drafter-neural"),
+    "gateway",
+)
 NETWORK = "paceline-check-chart"
 _START_SECONDS = 600.0
 
@@ -45,6 +48,10 @@ def values(ports: tuple[int, int, int], model: Path, kernels: str = "") -> dict[
     return {
         "gateway": {**image, **mounted, "service": {"httpPort": http, "grpcPort": grpc}},
         "drafter": image,
+        "neuralDrafter": image,
+        "drafterPools": {
+            "neural": {"weights": {"hostPath": str(model.parent)}, "kernelCache": {"hostPath": kernels}}
+        },
         "verifier": {**image, **mounted, "kernelCache": {"hostPath": kernels}},
         "redis": {"internal": {"port": redis}},
     }

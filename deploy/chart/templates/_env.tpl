@@ -26,6 +26,12 @@
 {{- $model := .root.Values.model -}}
 {{- $settings := dict "model" $model.source "modelName" (include "paceline.modelName" .root) "trustRemoteCode" $model.trustRemoteCode -}}
 {{- include "paceline.settings" (dict "service" .component "settings" $settings) }}
+{{- include "paceline.modelCacheEnv" .root }}
+{{- end -}}
+
+{{/* Where models are looked for and kept. */}}
+{{- define "paceline.modelCacheEnv" }}
+{{- $model := .Values.model }}
 - name: PACELINE_CACHE
   value: {{ $model.cache.mountPath }}
 - name: HF_HOME
@@ -38,6 +44,14 @@
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef: {name: {{ . }}, key: {{ $model.hubToken.key }}}
+{{- end }}
+{{- end -}}
+
+{{/* Where compilers keep what they made. */}}
+{{- define "paceline.kernelEnv" }}
+{{- range $variable, $folder := dict "NUMBA_CACHE_DIR" "numba" "TORCHINDUCTOR_CACHE_DIR" "inductor" "TRITON_CACHE_DIR" "triton" }}
+- name: {{ $variable }}
+  value: /var/cache/paceline/kernels/{{ $folder }}
 {{- end }}
 {{- end -}}
 

@@ -86,7 +86,11 @@ annotations:
 {{- define "paceline.pools" -}}
 {{- range $name, $own := index .root.Values (printf "%sPools" .kind) }}
 {{- if not (kindIs "invalid" $own) }}
-{{ $name }}: {{ mustMergeOverwrite (deepCopy (index $.root.Values $.kind)) $own | toJson }}
+{{- $values := deepCopy (index $.root.Values $.kind) }}
+{{- if eq "neural" (default (default "" $values.variant) $own.variant) }}
+{{- $values = mustMergeOverwrite $values (deepCopy $.root.Values.neuralDrafter) }}
+{{- end }}
+{{ $name }}: {{ mustMergeOverwrite $values $own | toJson }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -39,6 +39,17 @@
   {{- end }}
 {{- end -}}
 
+{{/* What drafters draft with, `weights` of a pool; empty without such a volume. */}}
+{{- define "paceline.weightsVolume" -}}
+{{- if eq .type "persistentVolumeClaim" -}}
+- name: weights
+  persistentVolumeClaim: {claimName: {{ .existingClaim }}, readOnly: true}
+{{- else if eq .type "hostPath" -}}
+- name: weights
+  hostPath: {path: {{ .hostPath }}, type: Directory}
+{{- end -}}
+{{- end -}}
+
 {{/* Volumes of certificates and of Redis' CA, (dict "root" "component"). */}}
 {{- define "paceline.certificateVolumes" -}}
 {{- $tls := .root.Values.tls -}}

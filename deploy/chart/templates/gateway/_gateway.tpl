@@ -71,34 +71,3 @@
 {{- define "paceline.scaled" -}}
 {{- if has "keda" (list .Values.autoscaling.verifiers.mode .Values.autoscaling.drafters.mode) }}yes{{ end -}}
 {{- end -}}
-
-{{/* Init containers of gateways and verifiers: what values ask for, then the model. */}}
-{{- define "paceline.initContainers" -}}
-{{- with .values.extraInitContainers }}
-{{ toYaml . }}
-{{- end }}
-{{- if .root.Values.model.fetch }}
-- name: fetch-model
-  image: {{ include "paceline.image" (dict "image" .values.image "registry" .root.Values.image.registry "version" .root.Chart.AppVersion) }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  command: [paceline, model, fetch, {{ .root.Values.model.source | quote }}]
-  env:
-    - {name: PACELINE_CACHE, value: {{ .root.Values.model.cache.mountPath }}}
-    - {name: HF_HOME, value: {{ .root.Values.model.cache.mountPath }}/huggingface}
-    {{- with .root.Values.model.hubToken.existingSecret }}
-    - name: HF_TOKEN
-      valueFrom:
-        secretKeyRef: {name: {{ . }}, key: {{ $.root.Values.model.hubToken.key }}}
-    {{- end }}
-    {{- with .values.extraEnv }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  resources:
-    requests: {cpu: 100m, memory: 512Mi}
-  securityContext:
-    {{- mustMergeOverwrite (deepCopy .root.Values.security.container) .values.containerSecurityContext | toYaml | nindent 4 }}
-  volumeMounts:
-    - {name: tmp, mountPath: /tmp}
-    {{- include "paceline.modelMount" . | nindent 4 }}
-{{- end }}
-{{- end -}}

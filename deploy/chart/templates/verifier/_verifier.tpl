@@ -32,14 +32,6 @@
 {{- end }}
 {{- end -}}
 
-{{/* Where compilers keep what they made. */}}
-{{- define "paceline.kernelEnv" }}
-{{- range $variable, $folder := dict "NUMBA_CACHE_DIR" "numba" "TORCHINDUCTOR_CACHE_DIR" "inductor" "TRITON_CACHE_DIR" "triton" }}
-- name: {{ $variable }}
-  value: /var/cache/paceline/kernels/{{ $folder }}
-{{- end }}
-{{- end -}}
-
 {{- define "paceline.verifierMounts" -}}
 {{ include "paceline.modelMount" . }}
 - {name: kernels, mountPath: /var/cache/paceline/kernels}
