@@ -35,6 +35,8 @@ class Ask:
 class Asks:
     """The last requests, by the length of the text that trees are to hang on."""
 
+    # Sources that have sent a tree for the session, whether it was asked for or came beside the join.
+    heard: set[int] = field(default_factory=set)
     _asks: dict[int, Ask] = field(default_factory=dict)
     _rates: dict[int, float] = field(default_factory=dict)
 
@@ -53,11 +55,13 @@ class Asks:
 
     def answered(self, base: int, sources: Iterable[int], now: float) -> list[Answer]:
         """A tree of these sources on the first `base` ids came; which of them had not answered for it yet."""
+        sources = set(sources)
+        self.heard |= sources
         ask = self._asks.get(base)
         if ask is None:
             return []
         answers: list[Answer] = []
-        for source in sorted(set(sources).difference(ask.answered)):
+        for source in sorted(sources - ask.answered):
             rate = self.rate(source)
             self._rates[source] = rate + _WEIGHT * (1 - rate)
             answers.append(Answer(source, now - ask.since, now - max(ask.since, ask.until)))
@@ -66,5 +70,8 @@ class Asks:
         return answers
 
     def rate(self, source: int) -> float:
-        """Share of the last requests that the source answered, in time or late; 1 where it is not known."""
+        """Share of the last requests that the source answered, in time or late; 1 where none was answered.
+
+        Of a source that has been heard: of others nothing is expected.
+        """
         return self._rates.get(source, 1.0)

@@ -11,6 +11,7 @@ from paceline.tree import TokenTree
 from verifier_svc.asks import Answer
 from verifier_svc.budget import DraftBudget
 from verifier_svc.cost import StepCost
+from verifier_svc.drafting import Ready
 from verifier_svc.isolation import Drawn
 from verifier_svc.learning import learn
 from verifier_svc.readiness import ready
@@ -77,12 +78,22 @@ class DraftControl:
         """Wait while trees are on their way and waiting for them pays; releases the lock meanwhile."""
         if not self._max_wait_seconds:
             return Waited()
+        # A step decides anew with every tree that comes, and most sessions have what they had.
+        known: dict[str, tuple[Ready, Held | None]] = {}
+
+        def held(session: Session) -> Held | None:
+            there = ready(session, self.budget)
+            before = known.get(session.key.session_id)
+            if before is None or before[0] is not there:
+                before = known[session.key.session_id] = there, self._held(there)
+            return before[1]
+
         waited = 0.0
         began = time.monotonic()
         awaited = [session for session in self._table.running() if self._wait.awaited(session)]
         while not stopping():
             limit = self._max_wait_seconds - waited
-            seconds = self._wait.seconds(self._table.running(), limit=limit, held=self._held)
+            seconds = self._wait.seconds(self._table.running(), limit=limit, held=held)
             if seconds <= 0:
                 break
             self._table.lock.wait(timeout=seconds)
@@ -91,9 +102,8 @@ class DraftControl:
             return Waited()
         return Waited(waited, sum(self._wait.exposed(session, waited) for session in awaited))
 
-    def _held(self, session: Session) -> Held | None:
-        """What the session has for its next step, if any tree fits."""
-        there = ready(session, self.budget)
+    def _held(self, there: Ready) -> Held | None:
+        """What a session has for its next step, if any tree fits."""
         if not there.tree.tokens:
             return None
         row = self.budget.row_tokens

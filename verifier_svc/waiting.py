@@ -3,7 +3,8 @@
 A step that starts now yields one token per session, plus what its trees gain; each second of waiting costs
 that rate. A source's delay is measured from the request for a tree, and from late trees too: an estimate
 from trees in time alone would stay too short for ever. A session that has a tree is waited for where another
-source's tree, or a newer one of the same source, is expected to add enough.
+source's tree, or a newer one of the same source, is expected to add enough. A source of which a session never
+had a tree is not waited for: it may lack states or room for it.
 """
 
 from __future__ import annotations
@@ -121,12 +122,16 @@ class TreeWait:
         """
         if any(not session.decoding for session in running):
             return 0.0
+        on_their_way = [list(self._on_their_way(session)) for session in running]
+        if not any(on_their_way):
+            return 0.0
         awaited: list[Awaited] = []
         ready_gain = 0.0
-        for session in running:
+        for session, trees in zip(running, on_their_way, strict=True):
             there = held(session)
             ready_gain += 0.0 if there is None else max(0.0, there.gain_tokens)
-            awaited += self._awaited(session, there)
+            if trees:
+                awaited += self._awaited(session, there, trees)
         return wait_seconds(
             awaited,
             ready_gain=ready_gain,
@@ -135,8 +140,10 @@ class TreeWait:
             limit=limit,
         )
 
-    def _awaited(self, session: Session, held: Held | None) -> Iterator[Awaited]:
-        """What of the session's trees is on its way, in the order in which it is expected.
+    def _awaited(
+        self, session: Session, held: Held | None, on_their_way: list[tuple[int, float, float]]
+    ) -> Iterator[Awaited]:
+        """What trees that are on their way are worth, in the order in which they are expected.
 
         Trees that nobody waits for come late and teach nothing. So once in `PROBE_STEPS` steps the gains are
         assumed to be at least what they were at the beginning.
@@ -145,10 +152,10 @@ class TreeWait:
         hoped = HOPED_GAIN if session.steps % PROBE_STEPS == 0 else 0.0
         gains = {
             source: max(0.0, hoped, drafting.source_gains.get(source, HOPED_GAIN))
-            for source in self._replies.of(drafting.stream_id)
+            for source in drafting.asks.heard
         }
         whole = max(hoped, drafting.tree_gain)
-        on_their_way = sorted(self._on_their_way(session), key=lambda each: each[1])
+        on_their_way.sort(key=lambda each: each[1])
         for place, (source, expected_in, overdue_in) in enumerate(on_their_way):
             gain = gains[source]
             if held is not None and source in held.sources:
@@ -159,7 +166,7 @@ class TreeWait:
             yield Awaited(gain * drafting.asks.rate(source), expected_in, overdue_in)
 
     def _on_their_way(self, session: Session) -> Iterator[tuple[int, float, float]]:
-        """Sources that have not answered the last request: seconds until each is expected, and is overdue.
+        """Sources that will answer the last request: seconds until each is expected, and is overdue.
 
         A late tree is taken to be as far away as one that was just asked for.
         """
@@ -168,8 +175,13 @@ class TreeWait:
         if ask is None or not drafting.stream_id:
             return
         waited = self._clock() - ask.since
+        heard = drafting.asks.heard
         for source, mean in self._replies.of(drafting.stream_id).items():
-            if source not in ask.answered and waited < min(PATIENCE * mean, GIVE_UP_SECONDS):
+            if (
+                source in heard
+                and source not in ask.answered
+                and waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
+            ):
                 yield source, mean - waited if waited < mean else mean, PATIENCE * mean - waited
 
 

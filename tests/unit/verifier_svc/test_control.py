@@ -34,6 +34,9 @@ def session(table: SessionTable) -> Session:
         num_computed=3,
         drafting=Drafting(stream_id=1),
     )
+    # A tree came beside the join.
+    made.drafting.came(TREE, made.length, now=0.0)
+    made.drafting.drop_trees()
     table.add(made)
     return made
 

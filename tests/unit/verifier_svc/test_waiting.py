@@ -27,6 +27,12 @@ from verifier_svc.waiting import (
 TREE = TokenTree((1,), (-1,), (0.0,))
 
 
+def _heard(session: Session) -> None:
+    """A tree came beside the join, and nobody had asked for it."""
+    session.drafting.came(TREE, session.length, now=0.0)
+    session.drafting.drop_trees()
+
+
 def _awaited(gain_tokens: float, expected_in: float) -> Awaited:
     return Awaited(gain_tokens, expected_in, PATIENCE * expected_in)
 
@@ -102,6 +108,7 @@ def session() -> Session:
         opened_length=2,
     )
     opened.num_computed, opened.drafting.stream_id = 2, 1
+    _heard(opened)
     # Not one of the steps in which a tree is hoped for whatever came of the others.
     opened.steps = 1
     return opened
@@ -332,19 +339,32 @@ def test_a_newer_tree_of_the_same_source_is_worth_what_it_adds(
     assert [_waits_with(wait, session, gain) for gain in (0.1, 1.4, 3.0)] == [True, False, False]
 
 
-def test_a_source_that_never_answered_is_not_waited_for(
-    wait: TreeWait, clock: _Clock, session: Session
+def test_a_source_that_never_answered_a_session_is_not_waited_for(
+    wait: TreeWait, clock: _Clock, two: Session
 ) -> None:
-    for _ in range(20):
-        wait.asked(session)
-        clock.now += 0.002
-        wait.came(session, TokenTree((9,), (-1,), (0.0,), (EAGLE,)), session.length)
-        session.drafting.drop_trees()
-        session.token_ids.append(4)
-        session.num_computed += 1
-    wait.asked(session)
-    _answer(wait, session, EAGLE)
-    assert wait.seconds([session], limit=1.0) == 0.0
+    """Not even in the steps in which a tree is hoped for: the head has no room for the states of this one."""
+    other = replace(two, key=SessionKey("b", 1), token_ids=[1, 2, 3], drafting=Drafting(stream_id=1))
+    other.num_computed = 2
+    for other.steps in range(2 * PROBE_STEPS):
+        wait.asked(other)
+        if other.steps:
+            assert wait.seconds([other], limit=1.0) == pytest.approx(PATIENCE * 0.001, rel=0.02), "the text"
+        else:
+            assert wait.seconds([other], limit=1.0) == 0.0, "it has sent nothing yet"
+        clock.now += 0.001
+        _answer(wait, other, TEXT)
+        assert wait.seconds([other], limit=1.0) == 0.0
+        other.drafting.drop_trees()
+        other.token_ids.append(4)
+        other.num_computed += 1
+    # One late tree, and it is.
+    wait.came(other, TokenTree((9,), (-1,), (0.0,), (EAGLE,)), other.length - 1)
+    wait.asked(other)
+    assert wait.seconds([other], limit=1.0) > 2 * PATIENCE * 0.001
+    other.drafting.leave()
+    other.drafting.join(1, other.length)
+    wait.asked(other)
+    assert wait.seconds([other], limit=1.0) == 0.0, "a drafter that joins anew has sent nothing yet"
 
 
 def test_a_source_that_has_lost_its_states_is_waited_for_no_longer(
@@ -367,6 +387,7 @@ def test_a_source_that_has_lost_its_states_is_waited_for_no_longer(
 
 def test_drafters_have_reply_times_of_their_own(wait: TreeWait, clock: _Clock, session: Session) -> None:
     other = replace(session, key=SessionKey("b", 1), token_ids=[1, 2, 3], drafting=Drafting(stream_id=2))
+    _heard(other)
     for _ in range(50):
         _answers(wait, clock, session, 0.002)
         _answers(wait, clock, other, 0.020)
