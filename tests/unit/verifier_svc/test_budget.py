@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -269,6 +271,68 @@ def test_a_step_never_becomes_free_however_dear_its_blocks_are_taken_to_be() -> 
         cost.observe(1, 100, 3.0)
     assert cost.seconds(1, 1) >= 0.2
     assert DraftBudget(cost, draft_rows=8, max_nodes=8).plain_share(1, 7, blocks=1) <= 1.0
+
+
+def _true_seconds(rows: int) -> float:
+    edge = next(edge for edge in EDGES if rows <= edge)
+    return 0.03 + 0.0004 * edge
+
+
+def _take_steps(cost: StepCost, widths: Sequence[int], steps: int, random: Random) -> None:
+    """Steps that vary by a tenth; one in ten is disturbed, and takes twice as long."""
+    for step in range(steps):
+        rows = widths[step % len(widths)]
+        disturbed = 2.0 if random.random() < 0.1 else 1.0
+        cost.observe(rows, 1, _true_seconds(rows) * random.lognormvariate(0.0, 0.1) * disturbed)
+
+
+BESIDE_ANOTHER = {
+    "all widths alike": lambda edge, random: 3.0,
+    "narrow ones most": lambda edge, random: 5.0 if edge <= 8 else 1.5,
+    "wide ones most": lambda edge, random: 1.2 if edge <= 8 else 3.0,
+    "each by itself": lambda edge, random: random.uniform(1.0, 4.0),
+}
+
+
+@pytest.mark.parametrize("slower", BESIDE_ANOTHER.values(), ids=BESIDE_ANOTHER)
+@pytest.mark.parametrize("seed", range(5))
+def test_costs_measured_while_another_process_started_are_right_after_fifty_steps(
+    slower: Callable[[int, Random], float], seed: int
+) -> None:
+    random = Random(seed)
+    measured = {edge: _true_seconds(edge) * slower(edge, random) for edge in EDGES}
+    # As at the start: fewer rows never take longer.
+    cost = StepCost({edge: min(measured[wide] for wide in EDGES if wide >= edge) for edge in EDGES}, 0.0)
+    # Without a tree, with small ones and with whole ones.
+    widths = (1, 32, 12, 32, 4, 32, 24, 16)
+    _take_steps(cost, widths, 50, random)
+    for rows in widths:
+        assert cost.seconds(rows, 1) == pytest.approx(_true_seconds(rows), rel=0.25)
+    share = cost.seconds(32, 1) / cost.seconds(1, 1)
+    assert share == pytest.approx(_true_seconds(32) / _true_seconds(1), rel=0.2)
+
+
+def test_costs_that_are_known_stay_where_they_are_whatever_single_steps_take() -> None:
+    random = Random(7)
+    cost = StepCost({edge: _true_seconds(edge) for edge in EDGES}, 0.0)
+    _take_steps(cost, (1, 32, 12), 300, random)
+    # A tenth of the steps takes twice as long: the mean of the logarithms is this much higher.
+    mean = 2.0**0.1
+    for _ in range(300):
+        _take_steps(cost, (1, 32, 12), 3, random)
+        assert cost.seconds(32, 1) == pytest.approx(mean * _true_seconds(32), rel=0.25)
+        share = cost.seconds(32, 1) / cost.seconds(1, 1)
+        assert share == pytest.approx(_true_seconds(32) / _true_seconds(1), rel=0.1)
+
+
+def test_a_narrow_width_that_was_timed_wrongly_makes_no_wider_one_dear() -> None:
+    """Wider ones never count as cheaper: those that are taken say that it cannot be so."""
+    cost = StepCost({1: 2.0, 8: 2.1, 16: 2.2}, 0.0)
+    for _ in range(50):
+        cost.observe(8, 1, 1.0)
+        cost.observe(16, 1, 1.1)
+    assert cost.seconds(1, 1) <= 1.1
+    assert cost.seconds(16, 1) == pytest.approx(1.1, rel=0.05)
 
 
 def test_what_a_node_costs_is_counted_in_tokens_of_all_sessions() -> None:
