@@ -228,23 +228,65 @@ def tracing(concurrency: tuple[int, ...], rounds: int, **options: Any) -> None:
     type=click.Path(exists=True, file_okay=False),
     help="Folder of a draft model (`paceline train draft`).",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(["one-machine", "split", "paced", "replay"]),
+    help="Make this part only. Repeatable. [default: all]",
+)
+@click.option(
+    "--paced-prompts",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Questions of `paced`, the first of all.",
+)
+@click.option(
+    "--paced-tokens",
+    type=click.IntRange(2),
+    default=64,
+    show_default=True,
+    help="Most tokens of their answers.",
+)
+@click.option(
+    "--round-trip",
+    "round_trips",
+    multiple=True,
+    type=click.FloatRange(0),
+    default=(0.5, 5.0, 20.0, 60.0),
+    show_default=True,
+    help="Milliseconds between verifier and drafter in `paced`. Repeatable.",
+)
 def drafters(
     names: tuple[str, ...],
+    only: tuple[str, ...],
     sampled_prompts: int,
     temperature: float,
     draft_model: str | None,
+    paced_prompts: int,
+    paced_tokens: int,
+    round_trips: tuple[float, ...],
     **options: Any,
 ) -> None:
-    """What each drafting method brings and costs, on one machine and on halves of its cores."""
-    from bench.drafters.compare import measure, table
+    """What each drafting method brings and costs: on one machine, on halves of its cores, and farther away.
+
+    `one-machine` and `split` run real drafters. `paced` plays recorded trees at round trips. `replay` counts
+    what is accepted of trees of 14 and 31 nodes.
+    """
+    from bench.drafters.compare import measure
+    from bench.drafters.tables import tables
 
     settings = {
         "names": names,
+        "only": only,
         "sampled_prompts": sampled_prompts,
         "temperature": temperature,
         "draft_model": draft_model,
+        "paced_prompts": paced_prompts,
+        "paced_tokens": paced_tokens,
+        "round_trips": round_trips,
     }
-    carry_out(measure, settings, table=table, **options)
+    carry_out(measure, settings, table=tables, **options)
 
 
 @command.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from bench.results import Document
     from bench.system import Progress
@@ -32,7 +32,7 @@ def carry_out(
     dataset: Path | None = None,
     prompts: int = 0,
     max_tokens: int = 1,
-    table: Callable[[Document], Table] | None = None,
+    table: Callable[[Document], RenderableType] | None = None,
     plot: Path | None = None,
     draw: Callable[[Document, Path], None] | None = None,
 ) -> Document:

@@ -62,12 +62,7 @@ class Target:
         self._tokenizer.padding_side = "left"
         for start in range(0, len(asked), 10):
             batch = asked[start : start + 10]
-            prompts = [
-                self._tokenizer.apply_chat_template(
-                    [{"role": "user", "content": turn}], add_generation_prompt=True, return_dict=False
-                )
-                for _, turn in batch
-            ]
+            prompts = [self.prompt(turn, chat=True) for _, turn in batch]
             padded = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
             out = self._model.generate(**padded, max_new_tokens=max_tokens, do_sample=False)
             width = padded["input_ids"].shape[1]
@@ -76,6 +71,18 @@ class Target:
                 text = row[: row.index(end) + 1] if end in row else row
                 recordings.append(Recording(task, tuple(prompt), tuple(text), self._top(prompt, text)))
         return recordings
+
+    def prompt(self, turn: str, *, chat: bool) -> list[int]:
+        """Ids of a user's message in the model's template, or of a plain prompt: as the gateway has them."""
+        if chat:
+            message = {"role": "user", "content": turn}
+            turn = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        return list(self._tokenizer(turn, add_special_tokens=not chat)["input_ids"])
+
+    @torch.inference_mode()
+    def known(self, task: str, prompt: Sequence[int], text: Sequence[int]) -> Recording:
+        """The recording of a continuation that somebody else has made."""
+        return Recording(task, tuple(prompt), tuple(text), self._top(list(prompt), list(text)))
 
     def _top(self, prompt: list[int], text: list[int]) -> tuple[tuple[int, ...], ...]:
         ids = torch.tensor([prompt + text[:-1]])

@@ -27,7 +27,7 @@ def machine() -> dict[str, object]:
 
     device = choose_device("auto")
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": usable_cores(),
         "device": str(device),
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
@@ -103,7 +103,8 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

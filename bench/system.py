@@ -108,12 +108,12 @@ async def system(
     progress: Progress,
     *,
     variables: Mapping[str, str] | None = None,
-    adjust: Callable[[Service], Service] = lambda service: service,
+    adjust: Callable[[Service], Service | None] = lambda service: service,
 ) -> AsyncIterator[RunningSystem]:
     """Redis, a verifier, a drafter and the gateway, running; stopped when the block is left.
 
     `variables`: of the environment, for all services beside our own. `adjust` may change what each service is
-    started with.
+    started with, or leave it out by None.
     Raises `BenchError` when a service has ended meanwhile: without its drafter the system goes on, slower,
     and nothing else would tell.
     """
@@ -127,7 +127,10 @@ async def system(
             server = redis_server.private_server(redis_server.find_server(), folder)
             url = server.url
         waves = plan_fleet(plan.model, addresses, redis_url=url, redis=server)
-        set_up = [[adjust(_set(service, plan, variables or {})) for service in wave] for wave in waves]
+        set_up = [
+            [each for service in wave if (each := adjust(_set(service, plan, variables or {}))) is not None]
+            for wave in waves
+        ]
         fleet = LocalFleet(set_up, plan.logs, _quiet)
         stack.push_async_callback(fleet.stop)
         await fleet.start()

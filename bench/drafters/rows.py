@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from drafter_svc.config import DrafterSettings
 from paceline.local.process import Service
 from paceline.service.machine import usable_cores
 
@@ -26,6 +27,11 @@ class Row:
     method: str = ""
     # The verifier's --keep-states; empty leaves its default.
     keep_states: str = ""
+
+    @property
+    def methods(self) -> str:
+        """The drafter's --method, where it is left to its default, too."""
+        return self.method or str(DrafterSettings.model_fields["method"].default)
 
 
 ROWS = (
@@ -54,41 +60,55 @@ def halves() -> tuple[list[int], list[int]]:
 
 
 def adjustment(
-    row: Row, arrangement: Arrangement, *, model: Path, draft_model: str | None
+    row: Row, arrangement: Arrangement, *, model: Path, draft_model: str | None, metrics_port: int
 ) -> Callable[[Service], Service]:
     """What a fleet of this row and arrangement is started with.
 
-    `model`: the target's folder; `draft_model`: of the draft model.
+    `model`: the target's folder; `draft_model`: of the draft model. `metrics_port`: the verifier's.
     """
     verifier_half, rest = halves()
 
     def adjust(service: Service) -> Service:
         kind = service.name.partition("-")[0]
         if kind == "drafter":
-            service = replace(service, command=(*service.command, *_drafter_flags(row, model, draft_model)))
+            flags = drafter_flags(row, arrangement, model=model, draft_model=draft_model)
+            service = replace(service, command=(*service.command, *flags))
         elif kind == "verifier":
-            flags: tuple[str, ...] = ("--keep-states", row.keep_states) if row.keep_states else ()
-            if arrangement is Arrangement.SPLIT:
-                flags += ("--threads", str(len(verifier_half) or usable_cores()))
+            flags = verifier_flags(row.keep_states, arrangement, metrics_port)
             service = replace(service, command=(*service.command, *flags))
         if arrangement is Arrangement.SPLIT and kind != "redis":
-            service = _pinned(service, verifier_half if kind == "verifier" else rest)
+            cores = verifier_half if kind == "verifier" else rest
+            service = replace(service, command=pinned(service.command, cores))
         return service
 
     return adjust
 
 
-def _drafter_flags(row: Row, model: Path, draft_model: str | None) -> tuple[str, ...]:
+def verifier_flags(keep_states: str, arrangement: Arrangement, metrics_port: int) -> tuple[str, ...]:
+    """What a verifier is told beside what all are."""
+    flags: tuple[str, ...] = ("--metrics-port", str(metrics_port))
+    flags += ("--keep-states", keep_states) if keep_states else ()
+    if arrangement is Arrangement.SPLIT:
+        flags += ("--threads", str(len(halves()[0]) or usable_cores()))
+    return flags
+
+
+def drafter_flags(
+    row: Row, arrangement: Arrangement, *, model: Path, draft_model: str | None
+) -> tuple[str, ...]:
+    """What a row's drafter is told."""
     flags: tuple[str, ...] = ("--method", row.method) if row.method else ()
     if row.method != TEXT:
         flags += ("--model", str(model))
+        # As `paceline up` does: the verifier has all cores there.
+        flags += ("--threads", "1") if arrangement is Arrangement.ONE_MACHINE else ()
     if draft_model is not None and "draft" in row.method.split("+"):
         flags += ("--draft-model", draft_model)
     return flags
 
 
-def _pinned(service: Service, cores: Sequence[int]) -> Service:
+def pinned(command: Sequence[str], cores: Sequence[int]) -> tuple[str, ...]:
+    """A command that runs on these cores only; without cores the command itself."""
     if not cores:
-        return service
-    program = _PINNED.format(cores=set(cores))
-    return replace(service, command=(sys.executable, "-c", program, *service.command))
+        return tuple(command)
+    return (sys.executable, "-c", _PINNED.format(cores=set(cores)), *command)

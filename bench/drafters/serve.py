@@ -10,7 +10,7 @@ from bench.arms import PLAIN, SPECULATIVE, PacelineArm, Sample
 from bench.dataset import TASKS
 from bench.decode import WARM_UP
 from bench.drafters.rows import Arrangement, Row, adjustment
-from bench.drafters.usage import Usage, read
+from bench.drafters.usage import Usage, free_port, read
 from bench.results import per, ratio
 from bench.system import Plan, Progress, RunningSystem, system
 
@@ -39,22 +39,46 @@ async def measure(
     *,
     temperatures: Mapping[float, int],
     draft_model: str | None,
+    answers: dict[str, tuple[int, ...]],
 ) -> dict[str, Any]:
     """Figures of a row in an arrangement. `temperatures`: how many of the questions at each.
 
-    Raises what `system` raises.
+    `answers` gets the plain greedy ones, by the question's id. Raises what `system` raises.
     """
-    adjust = adjustment(row, arrangement, model=plan.model.folder, draft_model=draft_model)
+    port = free_port()
+    adjust = adjustment(row, arrangement, model=plan.model.folder, draft_model=draft_model, metrics_port=port)
     made: dict[str, Any] = {}
     async with system(plan, progress, adjust=adjust) as running:
         for temperature, count in temperatures.items():
-            taken = await _answer(running, plan, count, temperature, f"{row.name}, {arrangement}", progress)
-            made[f"{temperature:g}"] = _figures(taken, [each.task for each in plan.questions[:count]])
+            what = f"{row.name}, {arrangement}"
+            taken = await _answer(running, port, plan, count, temperature, what, progress)
+            asked = plan.questions[:count]
+            made[f"{temperature:g}"] = _figures(taken, [each.task for each in asked])
+            if not temperature:
+                plain = zip(asked, taken[PLAIN].samples, strict=True)
+                answers.update((question.id, sample.token_ids) for question, sample in plain)
+    return made
+
+
+async def plain_answers(plan: Plan, progress: Progress) -> dict[str, tuple[int, ...]]:
+    """Plain greedy answers to all questions, as ids by the question's id. Raises what `system` raises."""
+    made: dict[str, tuple[int, ...]] = {}
+    async with system(plan, progress) as running:
+        arm = PacelineArm(running.client, plan, speculation=False)
+        for number, question in enumerate(plan.questions):
+            progress("plain answers", number, len(plan.questions))
+            made[question.id] = (await arm.answer(question.text, plan.max_tokens)).token_ids
     return made
 
 
 async def _answer(
-    running: RunningSystem, plan: Plan, count: int, temperature: float, what: str, progress: Progress
+    running: RunningSystem,
+    metrics_port: int,
+    plan: Plan,
+    count: int,
+    temperature: float,
+    what: str,
+    progress: Progress,
 ) -> dict[str, Taken]:
     arms = {
         name: PacelineArm(running.client, plan, speculation=name == SPECULATIVE, temperature=temperature)
@@ -67,9 +91,9 @@ async def _answer(
         progress(f"{what}, T = {temperature:g}", number, count)
         order = list(arms)[:: 1 if number % 2 == 0 else -1]
         for name in order:
-            before = await read(running)
+            before = await read(running, metrics_port)
             taken[name].samples.append(await arms[name].answer(question.text, plan.max_tokens))
-            taken[name].usage += await read(running) - before
+            taken[name].usage += await read(running, metrics_port) - before
     return taken
 
 
@@ -80,9 +104,9 @@ def _figures(taken: Mapping[str, Taken], tasks: Sequence[str]) -> dict[str, Any]
     return {
         "prompts": len(pairs),
         "identical": sum(one.token_ids == two.token_ids and one.text == two.text for one, two in pairs),
-        "acceptance_length": round(_length(drafted.samples), 3),
+        "acceptance_length": round(acceptance_length(drafted.samples), 3),
         "acceptance_length_by_task": {
-            task: round(_length(samples), 3)
+            task: round(acceptance_length(samples), 3)
             for task in TASKS
             if (samples := [each for each, its in zip(drafted.samples, tasks, strict=True) if its == task])
         },
@@ -90,12 +114,15 @@ def _figures(taken: Mapping[str, Taken], tasks: Sequence[str]) -> dict[str, Any]
         "verifier_ms_per_token": round(1e3 * per(usage.step_seconds, usage.tokens), 3),
         "plain_verifier_ms_per_token": round(1e3 * per(plain.usage.step_seconds, plain.usage.tokens), 3),
         "drafter_ms_per_token": round(1e3 * per(usage.drafter_seconds, usage.tokens), 3),
+        "bytes_up_per_token": round(per(usage.bytes_up, usage.tokens), 1),
+        "bytes_down_per_token": round(per(usage.bytes_down, usage.tokens), 1),
         "tokens_per_second": round(drafted.rate, 2),
         "plain_tokens_per_second": round(plain.rate, 2),
         "over_plain": ratio(drafted.rate, plain.rate),
     }
 
 
-def _length(samples: Sequence[Sample]) -> float:
+def acceptance_length(samples: Sequence[Sample]) -> float:
+    """Committed tokens per step of some answers."""
     receipts = [sample.receipt for sample in samples if sample.receipt is not None]
     return per(sum(each.committed_tokens for each in receipts), sum(each.steps for each in receipts))

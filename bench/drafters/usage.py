@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.system import RunningSystem
+from paceline.local.plan import HOST, choose_addresses
 from paceline.net import rpc
 from paceline.net.roles import Role
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
@@ -25,6 +31,11 @@ class Usage:
     step_seconds: float = 0
     # Processor time of all drafters.
     drafter_seconds: float = 0
+    # Of messages on drafters' streams, from the drafters and to them.
+    bytes_up: float = 0
+    bytes_down: float = 0
+    # In which steps waited for trees.
+    exposed_seconds: float = 0
 
     def __sub__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
@@ -33,18 +44,48 @@ class Usage:
         return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
-async def read(running: RunningSystem) -> Usage:
-    """Of the one verifier and all drafters. Raises `grpc.aio.AioRpcError` where it does not answer."""
+def free_port() -> int:
+    """For the verifier's metrics."""
+    return choose_addresses(http_port=0, grpc_port=0, verifiers=0, drafters=0).http_port
+
+
+async def status(running: RunningSystem) -> verifier_pb2.VerifierStatusResponse:
+    """Of the one verifier. Raises `grpc.aio.AioRpcError` where it does not answer."""
     async with rpc.channel(running.addresses.verifiers[0], Role.VERIFIER, None) as channel:
-        status = await verifier_pb2_grpc.VerifierServiceStub(channel).Status(
-            verifier_pb2.VerifierStatusRequest(), timeout=_TIMEOUT_S
-        )
+        stub = verifier_pb2_grpc.VerifierServiceStub(channel)
+        request = verifier_pb2.VerifierStatusRequest()
+        told: verifier_pb2.VerifierStatusResponse = await stub.Status(request, timeout=_TIMEOUT_S)
+    return told
+
+
+async def metrics(port: int) -> Mapping[tuple[str, str], float]:
+    """A service's samples by name and value of the label that tells them apart here. Raises `OSError`."""
+    page = await asyncio.to_thread(_page, port)
+    return {
+        (sample.name, sample.labels.get("direction") or sample.labels.get("source", "")): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def _page(port: int) -> str:
+    with urlopen(f"http://{HOST}:{port}/metrics", timeout=_TIMEOUT_S) as answer:
+        return str(answer.read().decode())
+
+
+async def read(running: RunningSystem, metrics_port: int) -> Usage:
+    """Of the one verifier and the fleet's drafters. Raises `grpc.aio.AioRpcError` and `OSError`."""
+    told = await status(running)
+    samples = await metrics(metrics_port)
     taken = running.processor_seconds()
     return Usage(
-        tokens=status.committed_tokens,
-        steps=status.session_steps,
-        drafted=status.drafted_tokens,
-        accepted=status.accepted_tokens,
-        step_seconds=status.busy_seconds,
+        tokens=told.committed_tokens,
+        steps=told.session_steps,
+        drafted=told.drafted_tokens,
+        accepted=told.accepted_tokens,
+        step_seconds=told.busy_seconds,
         drafter_seconds=sum(seconds for name, seconds in taken.items() if name.startswith("drafter")),
+        bytes_up=samples.get(("paceline:draft_bytes_total", "up"), 0.0),
+        bytes_down=samples.get(("paceline:draft_bytes_total", "down"), 0.0),
+        exposed_seconds=samples.get(("paceline:exposed_draft_seconds_total", ""), 0.0),
     )

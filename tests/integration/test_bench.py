@@ -96,6 +96,46 @@ async def test_tables_are_what_a_drafter_starts_with(tmp_path: Path) -> None:
     assert "--answer-tokens" in err
 
 
+@pytest.mark.long(reason="records and plays two drafters, with all their imports, as a user does")
+async def test_drafters_are_played_at_a_round_trip(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "tiny")
+    made = tmp_path / "out.json"
+    status, out, err = await bench(
+        *("drafters", "--dataset", str(dataset(tmp_path / "d.jsonl")), "--json", str(made)),
+        *("--only", "paced", "--only", "replay", "--row", "text", "--row", "draft model"),
+        *("--prompts", "2", "--max-tokens", "48", "--paced-prompts", "1", "--paced-tokens", "32"),
+        *("--round-trip", "5", "--draft-model", str(model)),
+        *("--model", str(model), "--dtype", "float32", "--threads", "1"),
+        PACELINE_CACHE=str(tmp_path / "cache"),
+        COLUMNS="160",
+    )
+    assert status == 0, err
+    document = json.loads(made.read_text())
+    text, draft_model = document["rows"]
+    assert text["parameters"] == 0 < draft_model["parameters"]
+    assert "model.safetensors" in draft_model["weights_sha256"]
+    assert text["draft_ms"].keys() == {"text"}
+    for times in draft_model["draft_ms"]["draft"].values():
+        assert times["p95"] >= times["median"] > 0
+    # It is the target itself.
+    assert draft_model["replay"]["31"]["acceptance_length"] > text["replay"]["31"]["acceptance_length"] >= 1
+    for row in (text, draft_model):
+        paced = row["paced"]
+        assert paced["plain_identical"]
+        assert paced["paced_over_split"] > 0
+        assert [(each["ahead"], each["round_trip_ms"]) for each in paced["paced"]] == [
+            (False, 0.0),
+            (False, 5.0),
+            (True, 5.0),
+        ]
+        for each in (paced["split"], *paced["paced"]):
+            assert each["identical"] == paced["prompts"] == 1
+            assert each["tokens_per_second"] > 0
+            assert each["bytes_up_per_token"] > 0 < each["bytes_down_per_token"]
+    assert "round trip" in out
+    assert "SHA-256: model.safetensors" in out
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [

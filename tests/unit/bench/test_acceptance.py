@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from bench.acceptance import Answers, simulate
 from bench.drafting import DraftingMethods
 from bench.judged import Judge
 from bench.recording import Recording, Target
+from bench.replay import Answers, simulate
 from bench.states import hand_over
 from drafter_svc.hypothesis import Hypothesis, Lesson
 from drafter_svc.methods.base import Ask, Method
@@ -73,6 +73,31 @@ def length(*methods: Method, nodes: int = 8) -> float:
 def test_steps_commit_what_is_accepted_and_one_token_more(drafted: int, committed: float) -> None:
     # Of 59 tokens the last step may get fewer.
     assert length(Scripted(drafted, right=True)) == pytest.approx(committed, rel=0.07)
+
+
+class Noting:
+    """Notes where was drafted."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[int, int]] = []
+
+    def drafted(self, prompt: int, ids: Sequence[int], trees: Sequence[TokenTree]) -> None:
+        """Every method has a tree."""
+        assert len(trees) == 1
+        self.places.append((prompt, len(ids)))
+
+
+def test_a_witness_sees_a_draft_at_every_place_and_changes_no_step() -> None:
+    def target() -> Target:
+        raise AssertionError("no feedback was asked for")
+
+    noting = Noting()
+    drafting = DraftingMethods([Scripted(3, right=True)], 0, ())
+    tally = simulate(drafting, Answers(target, RECORDINGS), 8, 16, witness=noting)
+    assert tally.length() == length(Scripted(3, right=True))
+    assert len(tally.method_seconds) == len(noting.places)
+    ends = range(len(PROMPT) + 1, len(PROMPT) + 60)
+    assert noting.places == [(prompt, end) for prompt in range(2) for end in ends]
 
 
 def test_of_two_methods_the_better_nodes_are_verified() -> None:

@@ -26,7 +26,7 @@ async def test_bytes_arrive_in_order_and_later() -> None:
 
     server = await asyncio.start_server(echo, HOST, 0)
     async with server, delaying_proxy(0.1) as proxy:
-        reader, writer = await _through(proxy, server.sockets[0].getsockname()[1])
+        reader, writer = await _through(proxy.address, server.sockets[0].getsockname()[1])
         sent = b"".join(bytes([number]) * 1000 for number in range(200))
         began = time.perf_counter()
         writer.write(sent)

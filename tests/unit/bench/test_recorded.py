@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.drafters.recorded import Recorded, place
+from bench.drafters.recorded import Recorded, hit_rate, place
 from paceline import tree
 from paceline.tree import TokenTree
 
@@ -70,3 +70,20 @@ def test_it_is_read_as_written(text: list[int], drafted: list[TokenTree]) -> Non
         path = Path(folder) / "trees"
         recorded.write(path)
         assert Recorded.read(path) == recorded
+
+
+def test_outcomes_are_hit_where_the_trees_hold_them() -> None:
+    text = list(range(12))
+    prompt, answer = text[:2], text[2:]
+
+    def rate(count: int) -> float:
+        """Of chains of so many right tokens."""
+        chain = [
+            TokenTree(tuple(text[base : base + count]), tuple(range(-1, count - 1)), (-0.5,) * count)
+            for base in range(1, len(text) - count + 1)
+        ]
+        return hit_rate([_recorded(text, chain)], [(prompt, answer)], nodes=2, most=4)
+
+    # Two nodes of a step are right, and what comes behind them was drafted too, or right and not drafted.
+    assert rate(4) == 1.0
+    assert rate(0) == 0.0
