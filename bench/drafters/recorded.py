@@ -184,12 +184,14 @@ class Player(Method):
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
         """Recorded trees, after the time that the largest of them takes."""
         time.sleep(max(self._seconds(ask.nodes) for ask in asks))
-        return [
-            self._recorded.ahead(ask.session.ids[: ask.length], ask.sent, ask.nodes)
-            if ask.sent.tokens
-            else self._recorded.drafted(ask.session.ids[: ask.length], ask.nodes)
-            for ask in asks
-        ]
+        return [self._tree(ask) for ask in asks]
+
+    def _tree(self, ask: Ask) -> TokenTree:
+        ids = ask.session.ids[: ask.length]
+        if not ask.sent.tokens:
+            return self._recorded.drafted(ids, ask.nodes)
+        tree = self._recorded.ahead(ids, ask.sent, ask.nodes)
+        return tree.select([node for node, depth in enumerate(tree.depths()) if depth <= ask.depth])
 
     def forget(self, session_id: str) -> None:
         """See `Method.forget`."""
