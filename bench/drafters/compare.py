@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from bench.dataset import Question
 from bench.drafters import facts, paced, serve
 from bench.drafters.recordings import Job, Recordings, Text, record
 from bench.drafters.rows import ROWS, Arrangement, Row, halves
@@ -69,7 +70,7 @@ async def measure(
     temperatures = {0.0: len(plan.questions)}
     if sampled_prompts:
         temperatures[temperature] = min(sampled_prompts, len(plan.questions))
-    answers: dict[str, tuple[int, ...]] = {}
+    answers: dict[Question, tuple[int, ...]] = {}
     rows = [await _served(asked, row, temperatures, answers, progress) for row in asked.rows]
     document: Document = {"parts": list(parts), "rows": rows}
     if {Part.PACED, Part.REPLAY} & set(parts):
@@ -90,7 +91,7 @@ async def _served(
     asked: _Asked,
     row: Row,
     temperatures: dict[float, int],
-    answers: dict[str, tuple[int, ...]],
+    answers: dict[Question, tuple[int, ...]],
     progress: Progress,
 ) -> dict[str, Any]:
     """A row in the arrangements with its real drafter."""
@@ -114,16 +115,18 @@ async def _served(
     return figures
 
 
-async def _recorded(asked: _Asked, answers: dict[str, tuple[int, ...]], progress: Progress) -> Recordings:
+async def _recorded(
+    asked: _Asked, answers: dict[Question, tuple[int, ...]], progress: Progress
+) -> Recordings:
     """Every method's trees and acceptance lengths on the plain answers; makes those that are missing."""
     whole = Part.REPLAY in asked.parts
     plan = asked.plan if whole else asked.paced
-    if missing := [question for question in plan.questions if question.id not in answers]:
+    if missing := [question for question in plan.questions if question not in answers]:
         answers |= await serve.plain_answers(replace(plan, questions=missing), progress)
     progress("recording trees")
     _, rest = halves()
     texts = tuple(
-        Text(question.task, question.text, answers[question.id][: plan.max_tokens])
+        Text(question.task, question.text, answers[question][: plan.max_tokens])
         for question in plan.questions
     )
     job = Job(
@@ -156,7 +159,7 @@ def _replayed(recordings: Recordings, row: Row, *, with_lengths: bool) -> dict[s
 async def _paced(
     asked: _Asked,
     recordings: Recordings,
-    answers: dict[str, tuple[int, ...]],
+    answers: dict[Question, tuple[int, ...]],
     rows: Sequence[dict[str, Any]],
     round_trips: Sequence[float],
     progress: Progress,
@@ -167,7 +170,7 @@ async def _paced(
         asked.paced,
         [row for row in asked.rows if first[row.methods] is row],
         recordings,
-        [answers[question.id] for question in asked.paced.questions],
+        [answers[question] for question in asked.paced.questions],
         progress,
         round_trips=round_trips,
         draft_model=asked.draft_model,

@@ -105,7 +105,7 @@ class _Recorder:
             origin.name,
             origin.computes,
             tuple(
-                (nodes, *(seconds[int(share * len(seconds))] for share in (0.5, 0.95)))
+                (nodes, seconds[len(seconds) // 2], seconds[int(0.95 * len(seconds))])
                 for nodes, seconds in times.items()
                 if seconds
             ),

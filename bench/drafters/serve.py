@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.arms import PLAIN, SPECULATIVE, PacelineArm, Sample
-from bench.dataset import TASKS
+from bench.dataset import TASKS, Question
 from bench.decode import WARM_UP
 from bench.drafters.rows import Arrangement, Row, adjustment
 from bench.drafters.usage import Usage, free_port, read
@@ -39,11 +39,11 @@ async def measure(
     *,
     temperatures: Mapping[float, int],
     draft_model: str | None,
-    answers: dict[str, tuple[int, ...]],
+    answers: dict[Question, tuple[int, ...]],
 ) -> dict[str, Any]:
     """Figures of a row in an arrangement. `temperatures`: how many of the questions at each.
 
-    `answers` gets the plain greedy ones, by the question's id. Raises what `system` raises.
+    `answers` gets the plain greedy ones. Raises what `system` raises.
     """
     port = free_port()
     adjust = adjustment(row, arrangement, model=plan.model.folder, draft_model=draft_model, metrics_port=port)
@@ -56,18 +56,18 @@ async def measure(
             made[f"{temperature:g}"] = _figures(taken, [each.task for each in asked])
             if not temperature:
                 plain = zip(asked, taken[PLAIN].samples, strict=True)
-                answers.update((question.id, sample.token_ids) for question, sample in plain)
+                answers.update((question, sample.token_ids) for question, sample in plain)
     return made
 
 
-async def plain_answers(plan: Plan, progress: Progress) -> dict[str, tuple[int, ...]]:
-    """Plain greedy answers to all questions, as ids by the question's id. Raises what `system` raises."""
-    made: dict[str, tuple[int, ...]] = {}
+async def plain_answers(plan: Plan, progress: Progress) -> dict[Question, tuple[int, ...]]:
+    """Plain greedy answers to all questions, as ids. Raises what `system` raises."""
+    made: dict[Question, tuple[int, ...]] = {}
     async with system(plan, progress) as running:
         arm = PacelineArm(running.client, plan, speculation=False)
         for number, question in enumerate(plan.questions):
             progress("plain answers", number, len(plan.questions))
-            made[question.id] = (await arm.answer(question.text, plan.max_tokens)).token_ids
+            made[question] = (await arm.answer(question.text, plan.max_tokens)).token_ids
     return made
 
 

@@ -78,12 +78,12 @@ def test_outcomes_are_hit_where_the_trees_hold_them() -> None:
 
     def rate(count: int) -> float:
         """Of chains of so many right tokens."""
-        chain = [
-            TokenTree(tuple(text[base : base + count]), tuple(range(-1, count - 1)), (-0.5,) * count)
-            for base in range(1, len(text) - count + 1)
-        ]
-        return hit_rate([_recorded(text, chain)], [(prompt, answer)], nodes=2, most=4)
+        chains = []
+        for base in range(1, len(text)):
+            tokens = tuple(text[base : base + count])
+            chains.append(TokenTree(tokens, tuple(range(-1, len(tokens) - 1)), (-0.5,) * len(tokens)))
+        return hit_rate([_recorded(text, chains)], [(prompt, answer)], nodes=2, most=4)
 
-    # Two nodes of a step are right, and what comes behind them was drafted too, or right and not drafted.
-    assert rate(4) == 1.0
+    # Two nodes of a step are right, and what comes behind them was drafted, too, or is drafted ahead.
+    assert rate(4) == rate(2) == 1.0
     assert rate(0) == 0.0
