@@ -19,10 +19,13 @@ from paceline.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for of one session's rows; `positions`: where each row's children will stand."""
+    """What is asked for of one session's rows; `positions`: where each row's children will stand.
+
+    `children`: most of them for each row.
+    """
 
     sampling: SamplingParams
-    top_k: int
+    children: int
     positions: Sequence[int]
 
 
@@ -39,7 +42,7 @@ def choose(
     `token_ids` [vocab] are the target's ids of the logits; None: they are the same.
     """
     firsts = [0, *accumulate(len(wish.positions) for wish in wishes)]
-    found = [_empty(len(wish.positions), min(wish.top_k, logits.shape[1])) for wish in wishes]
+    found = [_empty(len(wish.positions), min(wish.children, logits.shape[1])) for wish in wishes]
     greedy = [session for session, wish in enumerate(wishes) if wish.sampling.temperature <= 0]
     if greedy:
         _likeliest(logits, wishes, greedy, firsts, found, token_ids)
@@ -50,8 +53,8 @@ def choose(
     return found
 
 
-def _empty(rows: int, top_k: int) -> Candidates:
-    return Candidates(np.zeros((rows, top_k), dtype=np.int64), np.full((rows, top_k), -np.inf))
+def _empty(rows: int, children: int) -> Candidates:
+    return Candidates(np.zeros((rows, children), dtype=np.int64), np.full((rows, children), -np.inf))
 
 
 def _likeliest(
@@ -76,9 +79,9 @@ def _likeliest(
         ids = token_ids[ids]
     row = 0
     for session in sessions:
-        count, top_k = found[session].ids.shape
-        found[session].ids[:] = ids[row : row + count, :top_k]
-        found[session].log_probs[:] = log_probs[row : row + count, :top_k]
+        count, children = found[session].ids.shape
+        found[session].ids[:] = ids[row : row + count, :children]
+        found[session].log_probs[:] = log_probs[row : row + count, :children]
         row += count
 
 

@@ -12,7 +12,7 @@ from drafter_svc.methods.base import Ask, Method, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts, follow
 from drafter_svc.neural.devices import device_of, dtype_of, take_threads
-from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Level, grow
+from drafter_svc.neural.growth import CHILDREN, NOTHING, WIDTH, Bounds, Candidates, Level, grow
 from paceline.engine.engine import Engine
 from paceline.engine.loading import ModelError, one_line
 from paceline.engine.model import Decoder
@@ -21,8 +21,6 @@ from paceline.tree import TokenTree
 from paceline.vocabulary import vocab_fingerprint
 
 NAME = "draft"
-# Children of a node, and nodes of a level that are grown: EAGLE-2's is 10, for trees of 60 nodes.
-TOP_K = 8
 # Levels of a first tree, as EAGLE-2's. A larger one goes as deep as it is asked for.
 FIRST_DEPTH = 7
 # Rows of long texts in one batch, beside the trees', by kind of device; and how many of a text's last rows
@@ -37,13 +35,22 @@ class DraftModel(Method):
     name = NAME
 
     def __init__(
-        self, engine: Engine, vocab_size: int, *, top_k: int = TOP_K, idle_batches: int = IDLE_BATCHES
+        self,
+        engine: Engine,
+        vocab_size: int,
+        *,
+        children: int = CHILDREN,
+        width: int = WIDTH,
+        idle_batches: int = IDLE_BATCHES,
     ) -> None:
-        """`engine` is this method's own; `vocab_size` is the target's."""
+        """`engine` is this method's own; `vocab_size` is the target's.
+
+        `children`: most of one node; `width`: most nodes that are grown of a level.
+        """
         self._engine = engine
         self._contexts = Contexts(engine.blocks, engine.block_size, Context, idle_batches=idle_batches)
         self._vocab_size = vocab_size
-        self._top_k = top_k
+        self._children, self._width = children, width
         self._text_rows = TEXT_ROWS.get(engine.device.type, TEXT_ROWS["cuda"])
 
     def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
@@ -74,7 +81,7 @@ class DraftModel(Method):
     def _bounds(self, ask: Ask) -> Bounds:
         depth = ask.depth if ask.sent.tokens else min(ask.depth, FIRST_DEPTH)
         # The deepest nodes have no row.
-        return Bounds(ask.nodes, min(depth, self._engine.shape.max_context - ask.length + 1), self._top_k)
+        return Bounds(ask.nodes, min(depth, self._engine.shape.max_context - ask.length + 1), self._width)
 
     def _read(self, places: Sequence[_Place]) -> list[_Place]:
         """Compute parts of long texts; those that are left with few rows are ready for a tree."""
@@ -113,9 +120,8 @@ class DraftModel(Method):
                 run = context.ids[context.computed : ask.length]
                 segments.append(Segment(run, context.computed, tuple(context.blocks)))
                 context.computed = context.base = ask.length
-            wishes[number] = Wish(
-                ask.session.sampling, self._top_k, [ask.length + depth for depth in level.depths]
-            )
+            positions = [ask.length + depth for depth in level.depths]
+            wishes[number] = Wish(ask.session.sampling, self._children, positions)
         if not segments:
             return [NOTHING] * len(levels)
         logits = self._engine.forward(segments, self._contexts.take_tasks())

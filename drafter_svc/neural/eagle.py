@@ -15,7 +15,7 @@ from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target, Un
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts
 from drafter_svc.neural.devices import device_of, dtype_of, take_threads
-from drafter_svc.neural.growth import NOTHING, Bounds, Candidates, Level, grow
+from drafter_svc.neural.growth import CHILDREN, NOTHING, WIDTH, Bounds, Candidates, Level, grow
 from drafter_svc.neural.targets import embedding_of
 from paceline.engine.rows import Segment
 from paceline.features import FeatureGrant
@@ -24,8 +24,6 @@ from paceline.heads.paged import PagedHead, block_bytes
 from paceline.tree import TokenTree
 
 NAME = "eagle"
-# Children of a node, and nodes of a level that are grown: EAGLE-2's is 10, for trees of 60 nodes.
-TOP_K = 8
 # Levels of a first tree, as EAGLE-2's. A larger one goes as deep as it is asked for.
 FIRST_DEPTH = 7
 # States that wait at most for the session's next tree before their rows are computed.
@@ -74,9 +72,18 @@ class Eagle(Method):
     name = NAME
 
     def __init__(
-        self, head: PagedHead, grant: FeatureGrant, *, top_k: int = TOP_K, idle_batches: int = IDLE_BATCHES
+        self,
+        head: PagedHead,
+        grant: FeatureGrant,
+        *,
+        children: int = CHILDREN,
+        width: int = WIDTH,
+        idle_batches: int = IDLE_BATCHES,
     ) -> None:
-        """Raises `UnfitError` where what is granted is not what the head reads."""
+        """`children`: most of one node; `width`: most nodes that are grown of a level.
+
+        Raises `UnfitError` where what is granted is not what the head reads.
+        """
         config = head.head.config
         if grant.width != config.width or not set(config.layers) <= set(grant.layers):
             raise UnfitError(
@@ -85,7 +92,7 @@ class Eagle(Method):
             )
         self._head = head
         self._grant = grant
-        self._top_k = top_k
+        self._children, self._width = children, width
         self._dtype: torch.dtype = getattr(torch, grant.dtype)
         self._layers = [grant.layers.index(layer) for layer in config.layers]
         self._token_ids = head.head.tokens.cpu().numpy()
@@ -193,7 +200,7 @@ class Eagle(Method):
                 self._texts.share(text)
 
     def _bounds(self, ask: Ask) -> Bounds:
-        return Bounds(ask.nodes, ask.depth if ask.sent.tokens else min(ask.depth, FIRST_DEPTH), self._top_k)
+        return Bounds(ask.nodes, ask.depth if ask.sent.tokens else min(ask.depth, FIRST_DEPTH), self._width)
 
     def _step(self, places: Sequence[_Place], levels: Sequence[Level]) -> list[Candidates]:
         """The children of each level's nodes, of all sessions in one pass."""
@@ -207,7 +214,7 @@ class Eagle(Method):
             if not text.full:
                 rows.append(text.outputs[-len(level.depths) :])
                 positions = [ask.length + depth for depth in level.depths]
-                wishes[number] = Wish(ask.session.sampling, self._top_k, positions)
+                wishes[number] = Wish(ask.session.sampling, self._children, positions)
         if not rows:
             return [NOTHING] * len(levels)
         chosen = choose(self._head.logits(torch.cat(rows)), list(wishes.values()), self._token_ids)

@@ -44,7 +44,7 @@ def test_the_first_child_is_the_draw_of_a_target_with_the_same_logits(wishes: li
     found = choose(logits, wishes)
     assert [int(row[0]) for candidates in found for row in candidates.ids] == drawn
     for wish, candidates in zip(wishes, found, strict=True):
-        assert candidates.ids.shape == (len(wish.positions), wish.top_k)
+        assert candidates.ids.shape == (len(wish.positions), wish.children)
         for ids, log_probs in zip(candidates.ids, candidates.log_probs, strict=True):
             real = log_probs[np.isfinite(log_probs)]
             assert len(real)

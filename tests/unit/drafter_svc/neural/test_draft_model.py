@@ -95,10 +95,10 @@ def texts(target: Decoder, prompts: Sequence[list[int]], sampling: SamplingParam
 
 
 def method(
-    decoder: Decoder, blocks: int = 16, vocab_size: int = VOCAB, top_k: int = 8
+    decoder: Decoder, blocks: int = 16, vocab_size: int = VOCAB, children: int = 8
 ) -> tuple[DraftModel, CountedEngine]:
     engine = CountedEngine(decoder, blocks)
-    return DraftModel(engine, vocab_size, top_k=top_k), engine
+    return DraftModel(engine, vocab_size, children=children), engine
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
@@ -112,7 +112,7 @@ def test_a_draft_model_equal_to_the_target_is_always_accepted(
             # The likeliest path comes first, and goes on with each first child.
             first = next((node for node, parent in enumerate(tree.parents) if parent != node - 1), len(tree))
             assert length > first > 0
-    replay(method(target, top_k=1)[0], chains, vocab_size=VOCAB)
+    replay(method(target, children=1)[0], chains, vocab_size=VOCAB)
     for replayed in chains:
         # Five of the chain and the target's own; the text's end may come sooner.
         assert replayed.lengths[:-1] == [6] * (len(replayed.lengths) - 1)
@@ -121,7 +121,7 @@ def test_a_draft_model_equal_to_the_target_is_always_accepted(
 def test_after_all_was_accepted_two_tokens_come_first(target: Decoder) -> None:
     """The last drafted token was never computed (EMS-SD)."""
     [replayed] = texts(target, PROMPTS[:1], GREEDY)
-    drafter, engine = method(target, top_k=1)
+    drafter, engine = method(target, children=1)
     replay(drafter, [replayed], vocab_size=VOCAB, depth=3)
     roots = [segments[0].run for segments in engine.forwards if len(segments[0].run)]
     assert list(roots[0]) == PROMPTS[0]
@@ -195,7 +195,7 @@ def test_a_long_text_is_read_in_parts_beside_the_trees_of_others(
 ) -> None:
     monkeypatch.setitem(draft_model.TEXT_ROWS, "cpu", 100)
     long, short = texts(target, [[number % 400 + 50 for number in range(330)], PROMPTS[0]], GREEDY)
-    drafter, engine = method(target, top_k=1)
+    drafter, engine = method(target, children=1)
     replay(drafter, [long, short], vocab_size=VOCAB, depth=4)
     assert max(sum(segment.num_rows for segment in segments) for segments in engine.forwards) <= 100 + 64
     empty = [len(tree) == 0 for tree in long.trees]
@@ -208,7 +208,7 @@ def test_a_long_text_is_read_in_parts_beside_the_trees_of_others(
 def test_a_text_that_begins_like_another_is_computed_from_where_they_part(target: Decoder) -> None:
     beginning = [number % 400 + 50 for number in range(280)]
     first, second = texts(target, [[*beginning, 3, 4], [*beginning, 5]], GREEDY)
-    drafter, engine = method(target, top_k=1)
+    drafter, engine = method(target, children=1)
     replay(drafter, [first], vocab_size=VOCAB)
     before = engine.rows
     replay(drafter, [second], vocab_size=VOCAB)
@@ -218,7 +218,7 @@ def test_a_text_that_begins_like_another_is_computed_from_where_they_part(target
 
 def test_a_larger_tree_goes_on_below_the_first_and_serves_the_next_text_too(target: Decoder) -> None:
     [replayed] = texts(target, PROMPTS[:1], GREEDY)
-    drafter, engine = method(target, top_k=1)
+    drafter, engine = method(target, children=1)
     [first] = drafter.draft([replayed.ask(9, 3)])
     before = len(engine.forwards)
     [larger] = drafter.draft([replayed.ask(18, 6, first)])
@@ -235,7 +235,7 @@ def test_a_larger_tree_goes_on_below_the_first_and_serves_the_next_text_too(targ
 
 def test_a_session_at_the_end_of_the_models_context_gets_no_deeper_tree(tmp_path: Path) -> None:
     with loaded(make_tiny_model(tmp_path, context=32)) as decoder:
-        drafter, _ = method(decoder, top_k=1)
+        drafter, _ = method(decoder, children=1)
         for length, deepest in ((30, 3), (32, 1), (33, 0), (60, 0)):
             [tree] = drafter.draft([Replayed(f"{length}", [5] * length, length).ask(9, 8)])
             assert max(tree.depths(), default=0) == deepest
@@ -256,7 +256,7 @@ def test_a_session_whose_forward_fails_is_computed_anew(
     target: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [replayed] = texts(target, PROMPTS[:1], GREEDY)
-    drafter, _ = method(target, top_k=1)
+    drafter, _ = method(target, children=1)
     with monkeypatch.context() as patched:
         patched.setattr(target, "forward", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -47,10 +47,10 @@ class CountedHead(PagedHead):
 
 
 def method(
-    head: EagleHead | None = None, *, blocks: int = 32, top_k: int = 4, idle_batches: int = 64
+    head: EagleHead | None = None, *, blocks: int = 32, children: int = 4, idle_batches: int = 64
 ) -> tuple[Eagle, CountedHead]:
     paged = CountedHead(head or heads.trained_head(), heads.embedding(), blocks=blocks)
-    return Eagle(paged, GRANT, top_k=top_k, idle_batches=idle_batches), paged
+    return Eagle(paged, GRANT, children=children, width=4, idle_batches=idle_batches), paged
 
 
 def sessions(
@@ -131,7 +131,7 @@ def _check_log_probs(head: EagleHead, told: Replayed, base: int, tree: TokenTree
 def test_at_a_temperature_it_draws_with_the_sessions_noise() -> None:
     """A text that was drawn from the head itself is always drafted."""
     told = sessions(1, sampling=SAMPLED)[0]
-    drafter, _ = method(top_k=1)
+    drafter, _ = method(children=1)
     drafter.attach(told.session)
     told.tell_states(drafter)
     [tree] = drafter.draft([told.ask(5, 5)])
@@ -139,7 +139,7 @@ def test_at_a_temperature_it_draws_with_the_sessions_noise() -> None:
     # The same once more, from scratch; and other tokens with another seed.
     for seed, same in ((SAMPLED.seed, True), (SAMPLED.seed + 1, False)):
         other = sessions(1, sampling=replace(SAMPLED, seed=seed))[0]
-        anew, _ = method(top_k=1)
+        anew, _ = method(children=1)
         anew.attach(other.session)
         other.tell_states(anew)
         [again] = anew.draft([other.ask(5, 5)])

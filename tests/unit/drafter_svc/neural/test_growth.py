@@ -61,7 +61,7 @@ class Walker:
     """Gives candidates of several sessions' languages; notes how many rows it was asked for in each call."""
 
     languages: Sequence[Language | Below]
-    bounds: Sequence[Bounds]
+    children: int = VOCAB
     paths: dict[int, list[Path]] = field(default_factory=dict)
     calls: list[dict[int, int]] = field(default_factory=list)
 
@@ -76,18 +76,19 @@ class Walker:
             rows.append((*(known[parent] if parent >= 0 else ()), token))
         assert [len(path) for path in rows or [()]] == list(level.depths)
         known += rows
-        top_k = self.bounds[level.tree].top_k
         ids, log_probs = [], []
         for path in rows or [()]:
             row = self.languages[level.tree].row(path)
-            best = np.argsort(-row, kind="stable")[:top_k]
+            best = np.argsort(-row, kind="stable")[: self.children]
             ids.append(best)
             log_probs.append(row[best])
         return Candidates(np.array(ids), np.array(log_probs))
 
 
-def trees_of(languages: Sequence[Language | Below], bounds: Sequence[Bounds]) -> list[TokenTree]:
-    return grow([Growth(bound) for bound in bounds], Walker(languages, bounds))
+def trees_of(
+    languages: Sequence[Language | Below], bounds: Sequence[Bounds], children: int = VOCAB
+) -> list[TokenTree]:
+    return grow([Growth(bound) for bound in bounds], Walker(languages, children))
 
 
 def paths_of(tree: TokenTree) -> list[Path]:
@@ -97,7 +98,7 @@ def paths_of(tree: TokenTree) -> list[Path]:
     return paths
 
 
-def by_definition(language: Language, bounds: Bounds) -> list[Path]:
+def by_definition(language: Language, bounds: Bounds, children: int) -> list[Path]:
     """EAGLE-2 as the paper has it: every level is grown, then the pool is ranked."""
     pool: list[Path] = []
     level: list[Path] = [()]
@@ -105,28 +106,29 @@ def by_definition(language: Language, bounds: Bounds) -> list[Path]:
         newest: list[Path] = []
         for path in level:
             row = language.row(path)
-            best = np.argsort(-row, kind="stable")[: bounds.top_k]
+            best = np.argsort(-row, kind="stable")[:children]
             newest += [(*path, token) for token in best.tolist() if row[token] > -math.inf]
         pool += newest
-        level = sorted(newest, key=lambda path: -language.survival(path))[: bounds.top_k]
+        level = sorted(newest, key=lambda path: -language.survival(path))[: bounds.width]
     return sorted(pool, key=lambda path: -language.survival(path))[: bounds.nodes]
 
 
-BOUNDS = st.builds(Bounds, st.integers(0, 24), st.integers(0, 4), st.integers(1, VOCAB))
+BOUNDS = st.builds(Bounds, st.integers(0, 24), st.integers(0, 4), st.integers(1, 2 * VOCAB))
+CHILDREN = st.integers(1, VOCAB)
 LANGUAGES = st.builds(Language, st.integers(0, 2**32), st.booleans())
 
 
-@given(sessions=st.lists(st.tuples(LANGUAGES, BOUNDS), max_size=4))
+@given(sessions=st.lists(st.tuples(LANGUAGES, BOUNDS), max_size=4), children=CHILDREN)
 def test_trees_are_legal_and_those_of_the_paper_whatever_else_is_in_the_batch(
-    sessions: list[tuple[Language, Bounds]],
+    sessions: list[tuple[Language, Bounds]], children: int
 ) -> None:
     languages = [language for language, _ in sessions]
     bounds = [bound for _, bound in sessions]
-    trees = trees_of(languages, bounds)
+    trees = trees_of(languages, bounds, children)
     for tree, language, bound in zip(trees, languages, bounds, strict=True):
         check(tree, vocab_size=VOCAB, max_nodes=bound.nodes, max_depth=max(bound.depth, 0))
         paths = paths_of(tree)
-        assert sorted(paths) == sorted(by_definition(language, bound))
+        assert sorted(paths) == sorted(by_definition(language, bound, children))
         assert tree.survivals() == pytest.approx([language.survival(path) for path in paths])
 
 
@@ -165,7 +167,7 @@ def test_levels_of_all_sessions_are_asked_for_together_and_end_when_nothing_more
     for length in range(8):
         sure.rows[(3,) * length] = np.log([0.001, 0.001, 0.001, 0.997])
     bounds = [Bounds(4, 8, 4), Bounds(6, 8, 2), Bounds(0, 8, 2)]
-    walker = Walker([flat, sure, flat], bounds)
+    walker = Walker([flat, sure, flat])
     trees = grow([Growth(bound) for bound in bounds], walker)
     assert [len(tree) for tree in trees] == [4, 6, 0]
     assert trees[0].parents == (-1, -1, -1, -1)
@@ -188,8 +190,8 @@ def test_a_certain_child_that_rounding_left_above_zero_makes_a_legal_tree() -> N
 def test_a_larger_tree_goes_on_from_the_first_and_computes_nothing_twice(
     language: Language, first: Bounds, more: tuple[int, int]
 ) -> None:
-    larger = Bounds(first.nodes + more[0], first.depth + more[1], first.top_k)
-    growth, walker = Growth(first), Walker([language], [first])
+    larger = Bounds(first.nodes + more[0], first.depth + more[1], first.width)
+    growth, walker = Growth(first), Walker([language])
     grow([growth], walker)
     growth.enlarge(larger)
     [large] = grow([growth], walker)
@@ -206,7 +208,7 @@ def test_a_larger_tree_goes_on_from_the_first_and_computes_nothing_twice(
 def test_a_rerooted_growth_goes_on_like_one_that_began_there(
     language: Language, bound: Bounds, data: st.DataObject
 ) -> None:
-    growth, walker = Growth(bound), Walker([language], [bound])
+    growth, walker = Growth(bound), Walker([language])
     [tree] = grow([growth], walker)
     path = data.draw(st.sampled_from([(), *paths_of(tree), (VOCAB,)]))
     rerooted = growth.reroot(path)
@@ -220,7 +222,7 @@ def test_a_rerooted_growth_goes_on_like_one_that_began_there(
     ]
     below = Below(language, path)
     part.enlarge(bound)
-    later = Walker([below], [bound])
+    later = Walker([below])
     later.paths[0] = [grown[number][len(path) :] for number in numbers]
     [moved] = grow([part], later)
     check(moved, vocab_size=VOCAB, max_nodes=bound.nodes, max_depth=bound.depth)
