@@ -15,6 +15,7 @@ from torch import Tensor
 from paceline.engine.kv import KVPool
 from paceline.engine.model import Decoder
 from paceline.engine.rows import RaggedBatch
+from paceline.engine.states import StatePool
 from verifier_svc.__main__ import command
 
 # Beside it the way to a drafter and back is short, also on a machine that has other work.
@@ -23,11 +24,11 @@ STEP_SECONDS = 0.1
 _compute = Decoder.forward
 
 
-def _forward(decoder: Decoder, batch: RaggedBatch, pool: KVPool) -> Tensor:
+def _forward(decoder: Decoder, batch: RaggedBatch, pool: KVPool, states: StatePool | None) -> Tensor:
     time.sleep(STEP_SECONDS)
     while Path(os.environ["ENGINE_HANGS"]).exists():
         time.sleep(0.1)
-    return _compute(decoder, batch, pool)
+    return _compute(decoder, batch, pool, states)
 
 
 if __name__ == "__main__":
