@@ -34,6 +34,11 @@ def begin_source(source: str) -> None:
 
 
 STATE_BYTES = Counter("paceline:drafter_state_bytes", "Bytes of hidden states that came")
+STATE_STEPS = Histogram(
+    "paceline:drafter_state_steps",
+    "Steps of a session from its join until all its hidden states were there",
+    buckets=(0, 1, 2, 4, 8, 16, 32, 64),
+)
 BUSY_SECONDS = ReadCounter("paceline:drafter_busy_seconds", "Seconds in which this drafter worked")
 SESSIONS = Gauge("paceline:drafter_sessions", "Sessions drafted for")
 ROUND_SECONDS = Histogram(

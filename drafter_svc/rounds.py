@@ -195,6 +195,7 @@ class Rounds:
         if seat is None or verdict.key.epoch != seat.hypothesis.key.epoch:
             return
         self._count(seat, verdict)
+        seat.states.heard()
         if seat.trace is not None:
             seat.trace.heard(verdict.accepted)
         learned = self._learn(seat, verdict, message)
@@ -213,7 +214,11 @@ class Rounds:
         seat = self._seats.get(key.session_id)
         if seat is None or seat.hypothesis.key != key or position + count >= seat.hypothesis.base_length:
             return None
-        return seat if seat.states.came(position, count) else None
+        if not seat.states.came(position, count):
+            return None
+        if (steps := seat.states.caught_up(seat.hypothesis.base_length)) is not None:
+            metrics.STATE_STEPS.observe(steps)
+        return seat
 
     def asks(self, number: int = 0, *, most: int | None = None, only: str = "") -> list[Ask]:
         """An ask for each session that waits for a source's tree and can be asked, at most `most`.

@@ -36,6 +36,8 @@ class States:
     under_way: int = 0
     # When they were asked for anew.
     asked_at: float = 0.0
+    # Verdicts since then, of which the first answers the join; None once all states have come.
+    verdicts: int | None = None
 
     def reach(self, position: int) -> bool:
         """Whether all states before `position` have come."""
@@ -44,6 +46,19 @@ class States:
     def asked(self, position: int) -> None:
         """The verifier is asked for all from `position` on."""
         self.next, self.asked_at = position, time.monotonic()
+        self.verdicts = None if position == NO_FEATURES else 0
+
+    def heard(self) -> None:
+        """A verdict came."""
+        if self.verdicts is not None:
+            self.verdicts += 1
+
+    def caught_up(self, length: int) -> int | None:
+        """Steps since they were asked for, if all of a text of `length` ids have come for the first time."""
+        if self.verdicts is None or not self.reach(length - 1):
+            return None
+        steps, self.verdicts = max(0, self.verdicts - 1), None
+        return steps
 
     def came(self, position: int, count: int) -> bool:
         """A chunk came. Whether it is of use: it goes on where the last one ended, or covers that place."""

@@ -106,6 +106,29 @@ def test_what_comes_goes_on_where_the_last_of_it_ended(start: int, chunks: list[
         assert not states.reach(reached + 1)
 
 
+def test_steps_are_counted_until_all_states_have_come() -> None:
+    states = States()
+    states.asked(0)
+    # The answer to the join is no step.
+    states.heard()
+    assert states.came(0, 20)
+    assert states.caught_up(40) is None
+    states.heard()
+    assert states.came(20, 19)
+    assert states.caught_up(41) is None
+    assert states.came(39, 1)
+    assert states.caught_up(41) == 1
+    # Once for each join.
+    states.heard()
+    assert states.caught_up(40) is None
+    states.asked(0)
+    states.heard()
+    assert states.came(0, 41)
+    assert states.caught_up(42) == 0
+    states.asked(NO_FEATURES)
+    assert states.caught_up(42) is None
+
+
 @pytest.mark.parametrize(
     ("next_", "lacked", "wanted"),
     [
