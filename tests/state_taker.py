@@ -115,6 +115,7 @@ async def taking(
     window: int = MIN_WINDOW_BYTES,
     weights: str = "",
     version: int = PROTOCOL_VERSION,
+    sources: Sequence[str] = ("text",),
     acknowledges: bool = True,
     reads: bool = True,
     connection: grpc.aio.Channel | None = None,
@@ -128,7 +129,10 @@ async def taking(
         call = verifier_pb2_grpc.VerifierServiceStub(made).Draft(timeout=120)
         taker = StateTaker(call, acknowledges=acknowledges)
         hello = Hello(
-            version, "taker", features=(FeatureRequest(tuple(layers), window, weights),), sources=("text",)
+            version,
+            "taker",
+            features=(FeatureRequest(tuple(layers), window, weights),),
+            sources=tuple(sources),
         )
         await taker.say(hello=wire.hello_to_proto(hello))
         taker.welcome = (await call.read()).welcome

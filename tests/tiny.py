@@ -16,6 +16,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 )
 VOCAB = 512
+WIDTH = 64
 # Long enough that a session of this length is still running when a test has done something to it.
 CONTEXT = 16384
 # Factors on the random output layer. The likeliest of 512 tokens gets some tens of per cent, so texts
@@ -25,11 +26,23 @@ FLATNESS = 5.0
 
 
 def make_tiny_model(
-    path: Path, *, vocab_size: int = VOCAB, layers: int = 2, seed: int = 0, context: int = CONTEXT
+    path: Path,
+    *,
+    vocab_size: int = VOCAB,
+    layers: int = 2,
+    width: int = WIDTH,
+    seed: int = 0,
+    context: int = CONTEXT,
 ) -> Path:
     """A random float32 Llama with a byte-level tokenizer and a chat template, saved in `path`."""
     model = _random_llama(
-        vocab_size=vocab_size, layers=layers, seed=seed, eos=EOS_ID, scale=PEAKEDNESS, context=context
+        vocab_size=vocab_size,
+        layers=layers,
+        width=width,
+        seed=seed,
+        eos=EOS_ID,
+        scale=PEAKEDNESS,
+        context=context,
     )
     model.save_pretrained(path)
     GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID).save_pretrained(path)
@@ -45,11 +58,18 @@ def make_enumerable_model(path: Path, *, vocab_size: int = 8, layers: int = 2, s
 
 
 def _random_llama(
-    *, vocab_size: int, layers: int, seed: int, eos: int | None, scale: float, context: int = CONTEXT
+    *,
+    vocab_size: int,
+    layers: int,
+    seed: int,
+    eos: int | None,
+    scale: float,
+    width: int = WIDTH,
+    context: int = CONTEXT,
 ) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=64,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=layers,
         num_attention_heads=4,

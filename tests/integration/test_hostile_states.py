@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
 import pytest
 
 from paceline.features import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, NO_FEATURES
+from paceline.net import wire
 from paceline.net.rpc import channel
-from paceline.v1 import verifier_pb2, verifier_pb2_grpc
+from paceline.v1 import tree_pb2, verifier_pb2, verifier_pb2_grpc
 from tests.pods import Pods
 from tests.sessions import OpenSession, opened
 from tests.state_taker import StateTaker, taking
+from tests.tiny import VOCAB, make_tiny_model
 from tests.usage import samples, usage
 from tests.waiting import wait_until
 
@@ -24,8 +27,12 @@ PROMPT = list(range(5, 205))
 TOKENS = 3000
 # Of the tiny model in float32.
 POSITION_BYTES = 2 * 64 * 4
-# What a process may grow by that sends 64 MiB at no time.
+SOURCES = ("text", "draft", "eagle")
+# What a process may grow by beside whom a drafter takes nothing in.
 MAY_GROW_MB = 24.0
+# Of three layers of a wide model in float32: a prompt has 24 MB.
+WIDE, WIDE_PROMPT = 1024, 2000
+WIDE_BYTES = 3 * WIDE * 4
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +79,11 @@ async def gone_on(session: OpenSession, tokens: int = 200) -> None:
     await wait_until(lambda: session.finished or len(session.ids) >= length + tokens, "it goes on")
 
 
-def hello(**changes: Any) -> verifier_pb2.DraftRequest:
+def hello(*, sources: Sequence[str] = (), **changes: Any) -> verifier_pb2.DraftRequest:
     fields: dict[str, Any] = {"layers": [0, 2], "window_bytes": MIN_WINDOW_BYTES, **changes}
     request = verifier_pb2.FeatureRequest(**fields)
     return verifier_pb2.DraftRequest(
-        hello=verifier_pb2.Hello(protocol_version=2, drafter_id="x", features=[request])
+        hello=verifier_pb2.Hello(protocol_version=2, drafter_id="x", features=[request], sources=sources)
     )
 
 
@@ -90,8 +97,24 @@ def hello(**changes: Any) -> verifier_pb2.DraftRequest:
         ({"layers": [2, 0]}, "must ascend"),
         ({"layers": [0, 3]}, "asks for layer 3; the target's last one is 2"),
         ({"weights_fingerprint": "mine"}, "empty or 32 hex digits"),
+        ({"sources": [f"s{number}" for number in range(17)]}, "more than 16 names"),
+        ({"sources": ["text", ""]}, "source 1 must have 1 to 32 characters"),
+        ({"sources": ['text"} 1\n']}, "source 0 must have 1 to 32 characters"),
+        ({"sources": ["text", "text"]}, "a name twice"),
     ],
-    ids=["window", "largest window", "no layer", "many layers", "order", "beyond the model", "weights"],
+    ids=[
+        "window",
+        "largest window",
+        "no layer",
+        "many layers",
+        "order",
+        "beyond the model",
+        "weights",
+        "many sources",
+        "source without a name",
+        "source's characters",
+        "source twice",
+    ],
 )
 async def test_a_request_that_breaks_a_bound_is_refused_and_told_why(
     pods: Pods, changes: dict[str, Any], message: str
@@ -180,23 +203,65 @@ async def test_who_does_nothing_but_acknowledge_falsely_is_put_aside(pods: Pods,
         await wait_until(lambda: bool(pods.verifier_status(pods.verifier).drafters_aside), "it is aside")
 
 
-async def test_who_takes_nothing_in_costs_no_memory(pods: Pods, text: list[int]) -> None:
-    """With the largest window, it reads nothing of several long texts until they have ended."""
-    before = usage(pods)["verifier 1"].memory_mb
-    sent = await counted(pods, "paceline:state_bytes_total")
-    others = [OpenSession([*PROMPT, number], TOKENS) for number in range(3)]
+@pytest.fixture
+def wide(tmp_path: Path, redis_url: str) -> Iterator[Pods]:
+    """A verifier with wide states, which uses the same memory again for the next sessions."""
+    flags = ("--keep-states", "0,1,2", "--prefix-cache", "false", "--kv-tokens", "24576")
+    model = make_tiny_model(tmp_path / "wide", width=WIDE)
+    with Pods(tmp_path, model, redis_url, drafters=0, verifier_flags=flags, metrics=True) as made:
+        yield made.start()
+
+
+async def test_who_takes_nothing_in_costs_no_memory(wide: Pods) -> None:
+    """With the largest window, it reads nothing of long texts until they have ended."""
+    whole = 8 * WIDE_PROMPT * WIDE_BYTES
+    texts, sent = await _long_texts(wide, reads=True)
+    assert sent >= whole
+    before = usage(wide)["verifier 1"].memory_mb
+    again, sent = await _long_texts(wide, reads=False)
+    assert again == texts
+    # What the connection itself holds; the rest stayed where it is kept, and was nobody's when a text ended.
+    assert sent < whole / 8
+    assert usage(wide)["verifier 1"].memory_mb - before < MAY_GROW_MB
+
+
+async def _long_texts(pods: Pods, *, reads: bool) -> tuple[list[list[int]], float]:
+    """Eight texts that a drafter has joined, and the bytes of states that were sent meanwhile."""
+    before = await counted(pods, "paceline:state_bytes_total")
+    prompts = [Random(number).choices(range(10, 250), k=WIDE_PROMPT) for number in range(8)]
+    sessions = [OpenSession(prompt, 600) for prompt in prompts]
     async with (
-        opened(pods, *others),
-        victim(pods, text) as session,
-        taking(pods.verifier, (0, 2), window=MAX_WINDOW_BYTES, reads=False) as loris,
+        opened(pods, *sessions),
+        taking(pods.verifier, (0, 1, 2), window=MAX_WINDOW_BYTES, reads=reads) as taker,
     ):
-        for each in (session, *others):
-            await loris.join(each.key, len(each.prompt))
-        await wait_until(lambda: session.finished and all(each.finished for each in others), "all end", 120)
-        # What the connection itself holds; the rest stays where it is kept, and is nobody's when a text ends.
-        under_way = await counted(pods, "paceline:state_bytes_total") - sent
-        assert under_way < 4 * (len(PROMPT) + TOKENS) * POSITION_BYTES
-        assert usage(pods)["verifier 1"].memory_mb - before < MAY_GROW_MB
+        for each in sessions:
+            await taker.join(each.key, len(each.prompt))
+        await wait_until(lambda: all(each.finished for each in sessions), "all end", 120)
+    return [each.ids for each in sessions], await counted(pods, "paceline:state_bytes_total") - before
+
+
+async def test_who_takes_a_little_at_a_time_is_sent_as_much(pods: Pods, text: list[int]) -> None:
+    """It acknowledges one position after the other; another drafter is served beside it."""
+    other = OpenSession([*PROMPT, 9], TOKENS)
+    async with (
+        victim(pods, text) as session,
+        opened(pods, other),
+        taking(pods.verifier, (0, 2), acknowledges=False) as loris,
+        taking(pods.verifier, (0, 2)) as honest,
+    ):
+        slow = await loris.join(session.key, len(PROMPT))
+        quick = await honest.join(other.key, len(other.prompt))
+        full = MIN_WINDOW_BYTES // POSITION_BYTES
+        await wait_until(lambda: slow.count == full, "the window is full")
+        for count in range(1, 20):
+            before = quick.count
+            await loris.say(features_taken=count * POSITION_BYTES)
+            await wait_until(lambda count=count: slow.count == full + count, "it has one more")
+            await wait_until(
+                lambda before=before: other.finished or quick.count > before, "the other one is served"
+            )
+        await gone_on(session)
+        assert slow.count == full + 19
 
 
 async def test_a_place_past_the_text_is_refused_for_its_session_alone(pods: Pods, text: list[int]) -> None:
@@ -215,6 +280,66 @@ async def test_who_wants_none_of_a_session_is_sent_none(pods: Pods, text: list[i
         taken = await taker.join(session.key, len(PROMPT), NO_FEATURES)
         await wait_until(lambda: taken.told > len(PROMPT) + 50, "it has verdicts")
         assert taken.count == 0
+
+
+async def test_random_trees_of_all_sources_change_no_text(pods: Pods, text: list[int]) -> None:
+    before = await counted(pods, "paceline:source_draft_tokens_total")
+    random = Random(5)
+    async with (
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), sources=SOURCES) as taker,
+    ):
+        taken = await taker.join(session.key, len(PROMPT))
+        told = 0
+        # Who never helps is put aside before the end.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while not session.finished and taker.code is None:
+                await wait_until(
+                    lambda told=told: taken.told > told or session.finished or taker.code is not None,
+                    "it is asked for a tree",
+                )
+                told = taken.told
+                await taker.say(trees=[random_tree(random, session, told, source) for source in range(3)])
+    assert await counted(pods, "paceline:source_draft_tokens_total") > before
+
+
+def random_tree(random: Random, session: OpenSession, base: int, source: int) -> tree_pb2.TokenTree:
+    """A sound tree that has nothing to do with the text, each node from `source` or from any."""
+    tokens = random.sample(range(VOCAB), random.randint(1, 20))
+    mixed = random.random() < 0.5
+    return tree_pb2.TokenTree(
+        key=wire.key_to_proto(session.key),
+        base_length=base,
+        token=tokens,
+        parent=[random.randint(-1, number - 1) for number in range(len(tokens))],
+        log_prob=[-9 * random.random() for _ in tokens],
+        source=[random.randrange(len(SOURCES)) if mixed else source for _ in tokens],
+    )
+
+
+@pytest.mark.parametrize("source", [3, 2**32 - 1], ids=["one more", "largest"])
+async def test_a_source_that_was_not_named_costs_its_tree_and_no_states(
+    pods: Pods, text: list[int], source: int
+) -> None:
+    async with (
+        victim(pods, text) as session,
+        taking(pods.verifier, (0, 2), sources=SOURCES) as taker,
+    ):
+        taken = await taker.join(session.key, len(PROMPT))
+        bad = tree_pb2.TokenTree(
+            key=wire.key_to_proto(session.key),
+            base_length=len(session.ids),
+            token=[5],
+            parent=[-1],
+            log_prob=[-0.5],
+            source=[source],
+        )
+        await taker.say(trees=[bad])
+        await wait_until(lambda: bool(taker.errors), "it is told so")
+        (error,) = taker.errors
+        assert error.code == verifier_pb2.SESSION_ERROR_CODE_MALFORMED
+        count = taken.count
+        await wait_until(lambda: taken.count > count, "states come all the same")
 
 
 async def test_states_that_are_wanted_over_and_over_hold_nobody_up(pods: Pods, text: list[int]) -> None:
