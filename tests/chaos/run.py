@@ -31,6 +31,7 @@ async def strike(
     durability: str,
     append_only: bool,
     drop_packets: bool,
+    neural: bool,
     targets: tuple[Target, ...],
     kinds: tuple[Kind, ...],
     console: Console,
@@ -48,6 +49,7 @@ async def strike(
         durability=durability,
         append_only=append_only,
         drop_packets=drop_packets,
+        neural=neural,
     ) as world:
         for fault in draw(faults, seed, kinds=kinds or world.kinds, targets=targets, pairs=pairs):
             outcome = await world.try_fault(fault)
@@ -81,6 +83,7 @@ def _enter_namespace() -> None:
 @click.option("--durability", type=click.Choice(["relaxed", "strict"]), default="relaxed", show_default=True)
 @click.option("--append-only/--no-append-only", default=True, help="Whether Redis keeps a log on disk.")
 @click.option("--drop-packets", is_flag=True, help="Drop packets, in place of proxies.")
+@click.option("--neural", is_flag=True, help="Drafters have a draft model and a head, too.")
 @click.option(
     "--target",
     "targets",
@@ -99,6 +102,7 @@ def main(
     durability: str,
     append_only: bool,
     drop_packets: bool,
+    neural: bool,
     targets: tuple[str, ...],
     kinds: tuple[str, ...],
     json_path: Path | None,
@@ -118,6 +122,7 @@ def main(
             durability=durability,
             append_only=append_only,
             drop_packets=drop_packets,
+            neural=neural,
             targets=tuple(map(Target, targets)) or tuple(Target),
             kinds=tuple(map(Kind, kinds)),
             console=console,

@@ -23,6 +23,7 @@ from tests.chaos.eavesdropper import LAYERS, Eavesdropper
 from tests.chaos.faults import Fault, Heal, Kind, Stage, Target
 from tests.chaos.load import Load, Session, Text
 from tests.chaos.network import Network, Packets, Proxies
+from tests.neural import neural_flags
 from tests.pods import Pods
 from tests.redis_servers import RedisServer
 from tests.waiting import wait_until
@@ -255,8 +256,12 @@ async def running(
     durability: str = "relaxed",
     append_only: bool = True,
     drop_packets: bool = False,
+    neural: bool = False,
 ) -> AsyncIterator[World]:
-    """A fleet whose load runs; `drop_packets` in place of stalled and reset connections."""
+    """A fleet whose load runs; `drop_packets` in place of stalled and reset connections.
+
+    `neural`: its drafters have models, too.
+    """
     async with AsyncExitStack() as stack:
         pods = stack.enter_context(
             Pods(
@@ -269,6 +274,7 @@ async def running(
                 default_settings=True,
                 durability=durability,
                 verifier_flags=("--keep-states", ",".join(map(str, LAYERS))),
+                drafter_flags=neural_flags(model, folder / "heads") if neural else (),
             )
         )
         network = Packets(pods.pods) if drop_packets else Proxies(pods.pods)
