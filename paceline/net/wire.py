@@ -166,16 +166,16 @@ def grant_to_proto(grant: FeatureGrant) -> verifier_pb2.FeatureGrant:
 
 def chunk_from_proto(message: verifier_pb2.FeatureChunk, grant: FeatureGrant) -> FeatureChunk:
     """Raises `WireError` where the states are not those of `count` positions, as granted."""
-    if not message.count or len(message.states) != message.count * grant.position_bytes:
+    # Each look at the field copies it.
+    states = message.states
+    if not message.count or len(states) != message.count * grant.position_bytes:
         raise WireError(
             "features.states",
-            f"{len(message.states)} bytes are not {message.count} positions of {grant.position_bytes}",
+            f"{len(states)} bytes are not {message.count} positions of {grant.position_bytes}",
         )
-    if len(message.states) > MAX_CHUNK_BYTES:
-        raise WireError(
-            "features.states", f"{len(message.states)} bytes, at most {MAX_CHUNK_BYTES} are taken"
-        )
-    return FeatureChunk(key_from_proto(message.key), message.position, message.count, message.states)
+    if len(states) > MAX_CHUNK_BYTES:
+        raise WireError("features.states", f"{len(states)} bytes, at most {MAX_CHUNK_BYTES} are taken")
+    return FeatureChunk(key_from_proto(message.key), message.position, message.count, states)
 
 
 def chunk_to_proto(chunk: FeatureChunk) -> verifier_pb2.FeatureChunk:
