@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
 from drafter_svc import methods, registry
 from drafter_svc.config import DrafterSettings
 from drafter_svc.methods import UnknownMethodError
-from drafter_svc.methods.base import Method, MethodFactory, Target
+from drafter_svc.methods.base import Method, MethodFactory, Target, UnfitError
 from drafter_svc.tenants import Tenants
 from paceline.service import telemetry
 
@@ -15,7 +18,7 @@ log = telemetry.logger(__name__)
 TEXT = "text"
 
 
-class TeachableFactory:
+class TeachableFactory(MethodFactory):
     """Makes methods that each tenant teaches separately, beginning with the tables for their vocabulary."""
 
     name = TEXT
@@ -60,3 +63,23 @@ def factories(settings: DrafterSettings) -> tuple[MethodFactory, ...]:
     made: list[MethodFactory] = [TeachableFactory(settings, sources)] if sources else []
     made += [registry.make(others[name], settings) for name in names if name not in methods.SOURCES]
     return tuple(made)
+
+
+def load(factories: Sequence[MethodFactory]) -> None:
+    """Read the weights of methods that compute, as far as they are known. On those methods' thread.
+
+    What cannot be read is logged, and tried again for a target: a method is missed only there.
+    """
+    for factory in factories:
+        if not factory.computes:
+            continue
+        begun = time.monotonic()
+        try:
+            factory.load()
+        except UnfitError as error:
+            log.warning("a method's weights are not there yet", method=factory.name, reason=str(error))
+        except Exception:
+            log.exception("a method's weights are not there yet", method=factory.name)
+        else:
+            seconds = round(time.monotonic() - begun, 2)
+            log.info("weights read", method=factory.name, seconds=seconds)

@@ -29,6 +29,11 @@ log = telemetry.logger(__name__)
 _SWEEP_SECONDS = 5.0
 
 
+def methods_thread() -> ThreadPoolExecutor:
+    """The one thread of all methods that compute: they would only take turns at the same processor."""
+    return ThreadPoolExecutor(1, "drafting methods")
+
+
 class Links:
     """Owns one task per verifier, and the methods of each target, which serve all its verifiers' sessions."""
 
@@ -38,8 +43,9 @@ class Links:
         settings: DrafterSettings,
         identity: Identity | None,
         factories: Sequence[MethodFactory],
+        thread: ThreadPoolExecutor,
     ) -> None:
-        """`factories` are of the sources, by their numbers; at least one."""
+        """`factories` are of the sources, by their numbers; at least one. `thread` ends with the links."""
         self.counters = Counters()
         self.load = Load()
         self.draining = False
@@ -47,10 +53,9 @@ class Links:
         self._identity = identity
         self._factories = tuple(factories)
         self._hello = hello(drafter_id, factories)
-        # All methods that compute share one thread: they would only take turns at the same processor.
-        self._thread = ThreadPoolExecutor(1, "drafting methods")
+        self._thread = thread
         self._links: dict[str, tuple[VerifierLink, asyncio.Task[None]]] = {}
-        self._runners: dict[Target, tuple[Runner, ...]] = {}
+        self._runners: dict[Target, asyncio.Task[tuple[Runner, ...]]] = {}
         metrics.SESSIONS.set_function(lambda: self.sessions)
         metrics.BUSY_SECONDS.read = lambda: self.load.busy_seconds
 
@@ -114,9 +119,11 @@ class Links:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for runners in self._runners.values():
-            for runner in runners:
-                runner.close()
+        for made in self._runners.values():
+            made.cancel()
+            if made.done() and not made.cancelled() and made.exception() is None:
+                for runner in made.result():
+                    runner.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _holder(self, session_id: str) -> VerifierLink | None:
@@ -151,13 +158,23 @@ class Links:
             known[0].rounds.clear()
             del self._links[address]
 
-    def _runners_for(self, target: Target) -> tuple[Runner, ...]:
-        known = self._runners.get(target)
-        if known is None:
-            known = self._runners[target] = tuple(
-                ThreadRunner(factory, target, self._thread, self.load)
-                if factory.computes
-                else Runner(factory.create(target), self.load, factory.name)
-                for factory in self._factories
-            )
-        return known
+    async def _runners_for(self, target: Target) -> tuple[Runner, ...]:
+        made = self._runners.get(target)
+        if made is None:
+            made = self._runners[target] = asyncio.create_task(self._make(target), name="make methods")
+        try:
+            return await asyncio.shield(made)
+        except Exception:
+            self._runners.pop(target, None)
+            raise
+
+    async def _make(self, target: Target) -> tuple[Runner, ...]:
+        """The runners of a target. Tables of the text are read beside the event loop, too."""
+        runners: list[Runner] = []
+        for factory in self._factories:
+            if factory.computes:
+                runners.append(ThreadRunner(factory, target, self._thread, self.load))
+            else:
+                method = await asyncio.to_thread(factory.create, target)
+                runners.append(Runner(method, self.load, factory.name))
+        return tuple(runners)

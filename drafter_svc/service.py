@@ -7,14 +7,15 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 
 from drafter_svc.config import DrafterSettings
-from drafter_svc.factory import factories
-from drafter_svc.links import Links
+from drafter_svc.factory import factories, load
+from drafter_svc.links import Links, methods_thread
 from drafter_svc.methods import UnknownMethodError
 from drafter_svc.methods.base import MethodFactory, UnfitError
 from drafter_svc.server import DrafterServicer
@@ -41,12 +42,18 @@ class Drafter:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, settings: DrafterSettings, factories: Sequence[MethodFactory]
+        cls,
+        settings: DrafterSettings,
+        factories: Sequence[MethodFactory],
+        thread: ThreadPoolExecutor | None = None,
     ) -> AsyncIterator[Drafter]:
-        """Serve until the block is left, then drain within the grace period."""
+        """Serve until the block is left, then drain within the grace period.
+
+        `thread`: where methods that compute have been loaded; None makes one.
+        """
         drafter_id = settings.drafter_id or f"{socket.gethostname()}-{os.getpid()}"
         identity = Identity.of_service(settings, Role.DRAFTER)
-        links = Links(drafter_id, settings, identity, factories)
+        links = Links(drafter_id, settings, identity, factories, thread or methods_thread())
         servicer = DrafterServicer(drafter_id, settings, links)
 
         def add(server: grpc.aio.Server) -> None:
@@ -66,14 +73,19 @@ class Drafter:
             await server.stop(0)
 
 
-async def serve(settings: DrafterSettings, factories: Sequence[MethodFactory], stop: asyncio.Event) -> None:
+async def serve(
+    settings: DrafterSettings,
+    factories: Sequence[MethodFactory],
+    stop: asyncio.Event,
+    thread: ThreadPoolExecutor | None = None,
+) -> None:
     """Serve until `stop` is set."""
-    async with Drafter.running(settings, factories):
+    async with Drafter.running(settings, factories, thread):
         await stop.wait()
 
 
 def run(settings: DrafterSettings) -> None:
-    """Make the drafting methods and serve. Raises `SettingsError` for one that cannot be used."""
+    """Make and load the drafting methods, and serve. Raises `SettingsError` for one that cannot be used."""
     metrics.label(pool=settings.pool)
     telemetry.setup("drafter", settings)
     try:
@@ -83,4 +95,9 @@ def run(settings: DrafterSettings) -> None:
     if any(factory.computes for factory in made):
         # By itself a thread that runs Python lets the event loop wait five milliseconds.
         sys.setswitchinterval(_SWITCH_SECONDS)
-    rpc.run_service(lambda stop: serve(settings, made, stop))
+    # Before minutes are spent on loading.
+    rpc.check_free(settings.host, settings.port)
+    thread = methods_thread()
+    # Before the event loop runs: a signal ends the process at once.
+    thread.submit(load, made).result()
+    rpc.run_service(lambda stop: serve(settings, made, stop, thread))

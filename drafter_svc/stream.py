@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 
 import grpc
@@ -55,7 +55,7 @@ class VerifierLink:
         identity: Identity | None,
         hello: Hello,
         text_first: bool,
-        runners_for: Callable[[Target], Sequence[Runner]],
+        runners_for: Callable[[Target], Awaitable[Sequence[Runner]]],
         counters: Counters,
         load: Load,
     ) -> None:
@@ -161,7 +161,7 @@ class VerifierLink:
         Raises `HandshakeRefusedError` if no method fits.
         """
         target, settings = target_of(welcome), self._settings
-        runners = self._runners_for(target)
+        runners = await self._runners_for(target)
         # A verifier of version 1 knows one source of nodes.
         self._runners = runners = runners if version > 1 else runners[:1]
         if all(runner.computes for runner in runners):

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis
 from drafter_svc.methods.base import Ask, FeatureWant, Method, MethodFactory, Needs, Target
+from paceline.service import telemetry
 from paceline.tree import TokenTree
+
+log = telemetry.logger(__name__)
 
 WEIGHTS = "e" * 32
 LAYER = 3
@@ -70,7 +73,7 @@ class Echo(Method):
         return np.zeros((0, self._grant.width), np.float32)
 
 
-class EchoFactory:
+class EchoFactory(MethodFactory):
     """Of the scripted target with the weights that it was made for."""
 
     name = "echo"
@@ -80,6 +83,9 @@ class EchoFactory:
     def __init__(self, weights: str = WEIGHTS) -> None:
         self.needs = Needs(features=(FeatureWant((LAYER,), weights),))
         self.methods: list[Echo] = []
+
+    def load(self) -> None:
+        log.info("echo loads", thread=threading.current_thread().name)
 
     def create(self, target: Target) -> Echo:
         self.methods.append(Echo(target))

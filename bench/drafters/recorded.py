@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target
+from drafter_svc.methods.base import Ask, FeatureWant, Method, MethodFactory, Needs, Target
 from paceline.tree import TokenTree
 
 
@@ -198,7 +198,7 @@ class Player(Method):
         self._positions.pop(session_id, None)
 
 
-class PlayerFactory:
+class PlayerFactory(MethodFactory):
     """See `MethodFactory`."""
 
     weights: tuple[str, ...] = ()

@@ -203,11 +203,17 @@ class MethodFactory(Protocol):
     needs: Needs
     # Whether calls take longer than the event loop may be held up.
     computes: bool
+    # What it would draft with, such as the files of weights that were found; for people.
+    weights: Sequence[str]
 
-    @property
-    def weights(self) -> Sequence[str]:
-        """What it would draft with, such as the files of weights that were found; for people."""
-        ...
+    def load(self) -> None:
+        """Read the weights that are known before any target, so that no session waits for it.
+
+        Called at most once, of a method that computes, on the thread where it is made, before the process
+        says that it is ready. May be left out by a class that derives from this one. Raises `UnfitError`
+        where they cannot be read; `create` is called all the same.
+        """
+        return
 
     def create(self, target: Target) -> Method:
         """The method for one target, for the sessions of all verifiers that serve it.

@@ -71,6 +71,9 @@ class Context:
             self.growth, self.grown_on = Growth(bounds), length
         return self.growth
 
+    def left(self) -> None:
+        """Its blocks were given up."""
+
     def cut(self) -> None:
         """Forget the tree."""
         self.base, self.growth, self.full = -1, None, False
@@ -156,12 +159,14 @@ class Contexts(Generic[C]):
         if context is not None:
             self._allocator.keep(context.blocks, context.ids, context.computed)
             self._allocator.release(context.blocks)
+            context.left()
 
     def lose(self, session_id: str) -> None:
         """Give up a session's blocks without keeping what they hold: a forward has failed."""
         context = self._contexts.pop(session_id, None)
         if context is not None:
             self._allocator.release(context.blocks)
+            context.left()
 
     def take_tasks(self) -> list[BlockTask]:
         """See `BlockAllocator.take_tasks`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import AutoTokenizer
 
 from drafter_svc.config import DrafterSettings
-from drafter_svc.methods.base import Ask, Method, Needs, Target, UnfitError
+from drafter_svc.methods.base import Ask, Method, MethodFactory, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts, follow
 from drafter_svc.neural.devices import device_of, dtype_of, take_threads
@@ -144,8 +144,8 @@ class _Place:
         return self.ask.length - self.context.computed
 
 
-class DraftModelFactory:
-    """The draft model that the settings name. Its tokenizer is read at once, its weights for a target."""
+class DraftModelFactory(MethodFactory):
+    """The draft model that the settings name."""
 
     name = NAME
     computes = True
@@ -156,6 +156,8 @@ class DraftModelFactory:
             raise UnfitError(f"{NAME} needs a model: give --draft-model (PACELINE_DRAFTER_DRAFT_MODEL)")
         self._settings = settings
         self._device = device_of(settings)
+        # The model with its keys, until a verifier is known.
+        self._loaded: Engine | None = None
         self.weights = (settings.draft_model,)
         try:
             tokenizer = AutoTokenizer.from_pretrained(settings.draft_model)
@@ -165,8 +167,16 @@ class DraftModelFactory:
             ) from error
         self.needs = Needs(vocab_fingerprint=vocab_fingerprint(tokenizer.get_vocab()))
 
+    def load(self) -> None:
+        """See `MethodFactory.load`."""
+        self._loaded = self._load()
+
     def create(self, target: Target) -> Method:
-        """See `MethodFactory.create`."""
+        """See `MethodFactory.create`. A model for each target: their sessions do not share its keys."""
+        engine, self._loaded = self._loaded or self._load(), None
+        return DraftModel(engine, target.vocab_size)
+
+    def _load(self) -> Engine:
         settings = self._settings
         take_threads(settings)
         try:
@@ -179,7 +189,7 @@ class DraftModelFactory:
                 f"one block of {decoder.block_size} positions takes {decoder.block_bytes} bytes; "
                 f"--memory-bytes is {settings.memory_bytes}"
             )
-        return DraftModel(Engine(decoder, blocks), target.vocab_size)
+        return Engine(decoder, blocks)
 
 
 def factory(settings: DrafterSettings) -> DraftModelFactory:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from drafter_svc.config import DrafterSettings
 from drafter_svc.hypothesis import Hypothesis, Lesson
-from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target, UnfitError
+from drafter_svc.methods.base import Ask, FeatureWant, Method, MethodFactory, Needs, Target, UnfitError
 from drafter_svc.neural.choice import Wish, choose
 from drafter_svc.neural.contexts import IDLE_BATCHES, Context, Contexts
 from drafter_svc.neural.devices import device_of, dtype_of, take_threads
 from drafter_svc.neural.growth import CHILDREN, NOTHING, WIDTH, Bounds, Candidates, Level, grow
-from drafter_svc.neural.targets import embedding_of
+from drafter_svc.neural.targets import TargetWeights
 from paceline.engine.rows import Segment
 from paceline.features import FeatureGrant
 from paceline.heads import store
@@ -28,6 +28,8 @@ NAME = "eagle"
 FIRST_DEPTH = 7
 # States that wait at most for the session's next tree before their rows are computed.
 _WAITING_ROWS = 256
+# One of so many bytes of the method's memory is for states that wait, of all sessions together.
+_WAITING_SHARE = 8
 # Keys beyond its text that a session must find free to begin anew after it had no room.
 _ROOM = 1024
 _TOKEN_BITS = 32
@@ -35,17 +37,38 @@ _TOKEN_MASK = (1 << _TOKEN_BITS) - 1
 _NONE = torch.empty(0)
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Bytes of states that wait, of all sessions."""
+
+    size: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class _Text(Context):
     """A session at the head: `ids` stand for its rows, which are one fewer than its tokens.
 
-    `waiting` are states [count, layers, width] of the positions from `computed` on, `rows` of them in all.
-    `outputs` [1 + nodes, d] are those of the last computed row and of the tree's nodes.
+    `waiting` are states [count, layers, width] of the positions from `computed` on, `rows` of them in all,
+    counted in `all_waiting`. `outputs` [1 + nodes, d] are those of the last computed row and of the tree's
+    nodes.
     """
 
+    all_waiting: _Waiting = field(default_factory=_Waiting)
     waiting: list[Tensor] = field(default_factory=list)
     rows: int = 0
     outputs: Tensor = _NONE
+
+    def came(self, states: Tensor) -> None:
+        """States came; they wait."""
+        self.waiting.append(states)
+        self.rows += len(states)
+        self.all_waiting.size += states.nbytes
+
+    def left(self) -> None:
+        """See `Context.left`. What waited for them goes, too."""
+        self.all_waiting.size -= sum(states.nbytes for states in self.waiting)
+        self.rows = 0
+        self.waiting.clear()
 
     def learn(self, token_ids: Sequence[int]) -> None:
         """Bring `ids` up to the session's tokens."""
@@ -61,8 +84,7 @@ class _Text(Context):
         states = torch.cat(self.waiting)
         self.cut()
         self.computed += self.rows
-        self.rows = 0
-        self.waiting.clear()
+        self.left()
         return segment, states
 
 
@@ -79,9 +101,11 @@ class Eagle(Method):
         children: int = CHILDREN,
         width: int = WIDTH,
         idle_batches: int = IDLE_BATCHES,
+        waiting_bytes: int = 1 << 24,
     ) -> None:
         """`children`: most of one node; `width`: most nodes that are grown of a level.
 
+        `waiting_bytes`: most of all sessions' states that wait, but for the last chunk.
         Raises `UnfitError` where what is granted is not what the head reads.
         """
         config = head.head.config
@@ -96,7 +120,13 @@ class Eagle(Method):
         self._dtype: torch.dtype = getattr(torch, grant.dtype)
         self._layers = [grant.layers.index(layer) for layer in config.layers]
         self._token_ids = head.head.tokens.cpu().numpy()
-        self._texts = Contexts(head.blocks, head.block_size, _Text, idle_batches=idle_batches)
+        self._waiting, self._waiting_bytes = _Waiting(), waiting_bytes
+        self._texts = Contexts(
+            head.blocks,
+            head.block_size,
+            lambda ids: _Text(ids, all_waiting=self._waiting),
+            idle_batches=idle_batches,
+        )
         self._attached: set[str] = set()
 
     def attach(self, session: Hypothesis) -> None:
@@ -118,10 +148,8 @@ class Eagle(Method):
         if text is None:
             return
         numbers = torch.frombuffer(bytearray(states), dtype=self._dtype)
-        came = numbers.view(-1, len(self._grant.layers), self._grant.width)[:, self._layers]
-        text.waiting.append(came)
-        text.rows += len(came)
-        if text.rows > _WAITING_ROWS:
+        text.came(numbers.view(-1, len(self._grant.layers), self._grant.width)[:, self._layers])
+        if text.rows > _WAITING_ROWS or self._waiting.size > self._waiting_bytes:
             text.learn(session.ids)
             self._compute({session.key.session_id: text})
 
@@ -247,7 +275,7 @@ class _Place:
     text: _Text
 
 
-class EagleFactory:
+class EagleFactory(MethodFactory):
     """The heads that are there, each for its own target."""
 
     name = NAME
@@ -269,6 +297,8 @@ class EagleFactory:
             )
         self._settings = settings
         self._device = device_of(settings)
+        # The head for `settings.model`, until a verifier of it is known.
+        self._loaded: dict[str, PagedHead] = {}
         self.weights = tuple(map(str, self._files.values()))
         self.needs = Needs(
             features=tuple(
@@ -277,25 +307,53 @@ class EagleFactory:
             )
         )
 
+    def load(self) -> None:
+        """See `MethodFactory.load`."""
+        weights = TargetWeights.of(self._settings.model)
+        self._loaded = {weights.fingerprint: self._load(weights)}
+
     def create(self, target: Target) -> Method:
         """See `MethodFactory.create`."""
-        path = self._files.get(target.weights_fingerprint)
-        if path is None or target.features is None:
-            raise UnfitError(f"no head of the weights {target.weights_fingerprint or '(unknown)'} is here")
-        settings = self._settings
+        fingerprint = target.weights_fingerprint
+        if target.features is None:
+            raise UnfitError("the verifier sends no hidden states")
+        head = self._loaded.pop(fingerprint, None)
+        if head is None:
+            self._path(fingerprint)
+            weights = TargetWeights.of(self._settings.model)
+            if weights.fingerprint != fingerprint:
+                raise UnfitError(
+                    f"--model {weights.model} has the weights {weights.fingerprint}; the target's are "
+                    f"{fingerprint}"
+                )
+            head = self._load(weights)
+        return Eagle(head, target.features, waiting_bytes=_waiting_bytes(self._settings))
+
+    def _load(self, weights: TargetWeights) -> PagedHead:
+        settings, path = self._settings, self._path(weights.fingerprint)
         take_threads(settings)
         try:
             head = store.load(
                 path,
-                weights_fingerprint=target.weights_fingerprint,
+                weights_fingerprint=weights.fingerprint,
                 device=self._device,
                 dtype=dtype_of(settings) or torch.bfloat16,
             )
-            embedding = embedding_of(settings.model, target.weights_fingerprint)
-            blocks = settings.memory_bytes // block_bytes(head)
-            return Eagle(PagedHead(head, embedding, blocks=blocks), target.features)
+            blocks = (settings.memory_bytes - _waiting_bytes(settings)) // block_bytes(head)
+            return PagedHead(head, weights.embedding(), blocks=blocks)
         except (store.HeadError, ValueError) as error:
             raise UnfitError(str(error)) from error
+
+    def _path(self, fingerprint: str) -> Path:
+        path = self._files.get(fingerprint)
+        if path is None:
+            raise UnfitError(f"no head of the weights {fingerprint or '(unknown)'} is here")
+        return path
+
+
+def _waiting_bytes(settings: DrafterSettings) -> int:
+    """Bytes of the method's memory that are for states which wait; keys and values have the rest."""
+    return settings.memory_bytes // _WAITING_SHARE
 
 
 def _heads(folder: Path) -> Iterator[tuple[Path, store.Labels]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,19 +17,33 @@ from paceline.engine.loading import ModelError, one_line
 from paceline.heads.store import HeadError, target_embedding
 
 
-def embedding_of(model: str, fingerprint: str) -> Tensor:
-    """The embedding [vocab, d] of the target, from a folder or hub id of its weights.
+@dataclass(frozen=True, slots=True)
+class TargetWeights:
+    """The weights of a target, in a folder of this machine."""
 
-    Raises `UnfitError` where these are other weights than those of the fingerprint.
-    """
+    model: str
+    folder: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: str) -> TargetWeights:
+        """Those of a folder or hub id. Raises `UnfitError` where there are none."""
+        with _reading(model):
+            folder = Path(model).expanduser()
+            if not folder.is_dir():
+                folder = Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))
+            return cls(model, folder, weights_fingerprint(folder))
+
+    def embedding(self) -> Tensor:
+        """The embedding [vocab, d]. Raises `UnfitError` where it cannot be read."""
+        with _reading(self.model):
+            return target_embedding(self.folder)
+
+
+@contextmanager
+def _reading(model: str) -> Iterator[None]:
     try:
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            folder = Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))
-        found = weights_fingerprint(folder)
-        if found != fingerprint:
-            raise UnfitError(f"--model {model} has the weights {found}; the target's are {fingerprint}")
-        return target_embedding(folder)
+        yield
     except (HfHubHTTPError, HFValidationError, ModelError, HeadError, OSError) as error:
         raise UnfitError(
             f"cannot read the target's weights from --model {model}: {one_line(error)}"

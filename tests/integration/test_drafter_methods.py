@@ -105,6 +105,10 @@ async def test_a_method_that_somebody_installed_drafts_beside_the_text(
     assert script.hellos[0].feedback_top_k == 8
     assert play.by_source[1] > 50
     assert play.bases[0]
+    # Its weights were read before anybody was told that the pod is there.
+    log = (tmp_path / "drafter.log").read_text()
+    assert re.search(r"echo loads.* thread=.drafting methods", log)
+    assert log.index("echo loads") < log.index(" ready ")
 
 
 def run(installed: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

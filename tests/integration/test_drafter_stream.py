@@ -208,7 +208,7 @@ class SlowMethod(Method):
     def forget(self, session_id: str) -> None: ...
 
 
-class SlowFactory:
+class SlowFactory(MethodFactory):
     name = "slow"
     needs = Needs(feedback_top_k=3)
     computes = True

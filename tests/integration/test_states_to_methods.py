@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from drafter_svc.config import DrafterSettings
 from drafter_svc.factory import factories
 from drafter_svc.hypothesis import Hypothesis
-from drafter_svc.methods.base import Ask, FeatureWant, Method, Needs, Target
+from drafter_svc.methods.base import Ask, FeatureWant, Method, MethodFactory, Needs, Target
 from drafter_svc.service import Drafter
 from paceline.client import Generation
 from paceline.service.settings import load_settings
@@ -90,7 +90,7 @@ class Recorder(Method):
                 self.done.append((list(kept.session.ids), states))
 
 
-class RecorderFactory:
+class RecorderFactory(MethodFactory):
     """Of any target whose verifier keeps the layers."""
 
     name = "recorder"

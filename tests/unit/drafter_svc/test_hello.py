@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pytest
 
 from drafter_svc.hello import WINDOW_BYTES, hello
-from drafter_svc.methods.base import FeatureWant, Method, Needs, Target
+from drafter_svc.methods.base import FeatureWant, Method, MethodFactory, Needs, Target
 from paceline.features import MAX_LAYERS, MAX_REQUESTS
 from paceline.net.handshake import Hello, check_hello
 
 
 @dataclass
-class Factory:
+class Factory(MethodFactory):
     """A method that is never made."""
 
     name: str

@@ -15,6 +15,7 @@ from drafter_svc.methods.base import (
     Ask,
     FeatureWant,
     Method,
+    MethodFactory,
     Needs,
     Target,
     UnfitError,
@@ -78,7 +79,7 @@ class Recorder(Method):
         self.threads.add(threading.get_ident())
 
 
-class Recorders:
+class Recorders(MethodFactory):
     """Makes recorders, or says why it does not."""
 
     name = "recorder"

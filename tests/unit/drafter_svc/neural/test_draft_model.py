@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,21 @@ def test_the_settings_name_model_device_and_memory(tiny_model: Path, target: Dec
     served = Target("tiny", made.needs.vocab_fingerprint, VOCAB)
     [replayed] = texts(target, PROMPTS[:1], GREEDY)
     replay(made.create(served), [replayed], vocab_size=VOCAB)
+    assert replayed.length > 2
+
+
+def test_a_model_that_was_loaded_at_the_start_is_not_read_for_a_target(
+    tiny_model: Path, target: Decoder, tmp_path: Path
+) -> None:
+    """The first session would wait for it."""
+    own = tmp_path / "model"
+    shutil.copytree(tiny_model, own)
+    settings = load_settings(DrafterSettings, draft_model=str(own), device="cpu", memory_bytes=1 << 24)
+    made = draft_model.factory(settings)
+    made.load()
+    shutil.rmtree(own)
+    [replayed] = texts(target, PROMPTS[:1], GREEDY)
+    replay(made.create(Target("tiny", made.needs.vocab_fingerprint, VOCAB)), [replayed], vocab_size=VOCAB)
     assert replayed.length > 2
 
 

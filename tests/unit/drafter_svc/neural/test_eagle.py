@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,11 @@ class CountedHead(PagedHead):
 
 
 def method(
-    head: EagleHead | None = None, *, blocks: int = 32, children: int = 4, idle_batches: int = 64
+    head: EagleHead | None = None,
+    *,
+    blocks: int = 32,
+    children: int = 4,
+    idle_batches: int = 64,
 ) -> tuple[Eagle, CountedHead]:
     paged = CountedHead(head or heads.trained_head(), heads.embedding(), blocks=blocks)
     return Eagle(paged, GRANT, children=children, width=4, idle_batches=idle_batches), paged
@@ -314,6 +319,51 @@ def test_the_settings_name_heads_target_and_memory(heads_folder: Path, target_fo
     assert len(tree) == 9
     with pytest.raises(UnfitError, match="no head of the weights abc is here"):
         made.create(Target("tiny", "", 512, "abc", grant))
+
+
+def test_what_was_loaded_at_the_start_is_not_read_for_a_target(
+    heads_folder: Path, target_folder: Path, tmp_path: Path
+) -> None:
+    """The first session would wait for it."""
+    own_heads, own_target = tmp_path / "heads", tmp_path / "target"
+    shutil.copytree(heads_folder, own_heads)
+    shutil.copytree(target_folder, own_target)
+    settings = load_settings(DrafterSettings, heads=own_heads, model=str(own_target), device="cpu")
+    made = eagle.factory(settings)
+    made.load()
+    target = Target("tiny", "", 512, weights_fingerprint(own_target), FeatureGrant((0, 1), 64, "float32"))
+    shutil.rmtree(own_heads)
+    shutil.rmtree(own_target)
+    told = Replayed("s", [5] * 20, 20, states=torch.zeros(20, 2, 64))
+    drafter = made.create(target)
+    drafter.attach(told.session)
+    told.tell_states(drafter)
+    assert len(drafter.draft([told.ask(9, 3)])[0]) == 9
+
+
+def test_states_that_wait_are_computed_where_all_of_them_take_too_much() -> None:
+    # For less than three sessions' eight positions.
+    room = 16 * GRANT.position_bytes
+    paged = CountedHead(heads.trained_head(), heads.embedding(), blocks=32)
+    drafter = Eagle(paged, GRANT, waiting_bytes=room)
+    many = sessions(6)
+    for told in many:
+        drafter.attach(told.session)
+        told.tell_states(drafter, 5)
+    assert len(paged.passes) >= 2, "some were computed before any tree was asked for"
+    trees = drafter.draft([told.ask(15, 5) for told in many])
+    assert all(len(tree) == 15 for tree in trees)
+    # What waits for a session that is over takes no room.
+    for told in many:
+        drafter.forget(told.name)
+    computed = len(paged.passes)
+    for _ in range(3):
+        for told in sessions(2):
+            drafter.attach(told.session)
+            told.tell_states(drafter)
+        for told in sessions(2):
+            drafter.forget(told.name)
+    assert len(paged.passes) == computed
 
 
 def test_weights_other_than_the_targets_are_refused(
