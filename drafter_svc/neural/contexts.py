@@ -124,12 +124,15 @@ class Contexts(Generic[C]):
         """The session's context, if it has one."""
         return self._contexts.get(session_id)
 
-    def use(self, session_id: str, ids: list[int]) -> C:
-        """The session's context. A new one begins with what is held of another session's equal beginning."""
+    def use(self, session_id: str, ids: list[int], length: int) -> C:
+        """The session's context. A new one begins with what is held of another session's equal beginning.
+
+        At most all but the last of the first `length` ids, on which a tree is to hang: there may be more.
+        """
         context = self._contexts.get(session_id)
         if context is None:
             context = self._contexts[session_id] = self._make(ids)
-            context.computed = self._allocator.adopt(context.blocks, ids)
+            context.computed = self._allocator.adopt(context.blocks, ids[:length])
         context.used = self._batches
         self._contexts.move_to_end(session_id)
         return context

@@ -57,7 +57,8 @@ class DraftModel(Method):
         """See `Method.draft`. A session whose text is not computed yet gets a part of it, and no tree."""
         self._contexts.begin_batch()
         places = [
-            _Place(ask, self._contexts.use(ask.session.key.session_id, ask.session.ids)) for ask in asks
+            _Place(ask, self._contexts.use(ask.session.key.session_id, ask.session.ids, ask.length))
+            for ask in asks
         ]
         try:
             return self._draft(places)

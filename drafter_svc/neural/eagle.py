@@ -162,7 +162,7 @@ class Eagle(Method):
             text = self._texts.find(session_id)
             if text is not None and text.computed + text.rows == ask.length - 1:
                 text.learn(ask.session.ids)
-                places[session_id] = _Place(ask, self._texts.use(session_id, text.ids))
+                places[session_id] = _Place(ask, self._texts.use(session_id, text.ids, len(text.ids)))
         self._compute({session_id: place.text for session_id, place in places.items()})
         ready = {
             session_id: place
@@ -194,7 +194,7 @@ class Eagle(Method):
     def _begin(self, session: Hypothesis) -> None:
         first = _Text([])
         first.learn(session.ids)
-        self._texts.use(session.key.session_id, first.ids)
+        self._texts.use(session.key.session_id, first.ids, len(first.ids))
 
     def _lose(self, session_ids: Iterable[str]) -> None:
         for session_id in session_ids:

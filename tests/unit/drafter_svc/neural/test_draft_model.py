@@ -217,6 +217,22 @@ def test_a_text_that_begins_like_another_is_computed_from_where_they_part(target
     assert engine.rows - before < before - 250
 
 
+def test_a_text_that_went_on_before_its_batch_began_is_drafted_for_where_it_was_asked(
+    target: Decoder,
+) -> None:
+    """Ids behind the ask's are there, and another session has left the keys of all of them."""
+    text = texts(target, PROMPTS[:1], GREEDY)[0].text
+    drafter, engine = method(target, children=1)
+    drafter.draft([Replayed("before", text, len(text)).ask(4, 4)])
+    drafter.forget("before")
+    ask = replace(Replayed("after", text, len(text)).ask(4, 4), length=len(text) - 10)
+    before = engine.rows
+    [tree] = drafter.draft([ask])
+    assert list(tree.tokens) == text[-10:-6]
+    # One row of the text, and one for each node but the deepest.
+    assert engine.rows - before == 4
+
+
 def test_a_larger_tree_goes_on_below_the_first_and_serves_the_next_text_too(target: Decoder) -> None:
     [replayed] = texts(target, PROMPTS[:1], GREEDY)
     drafter, engine = method(target, children=1)
