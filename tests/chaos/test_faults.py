@@ -17,11 +17,13 @@ from tests.chaos.network import Packets
 from tests.chaos.report import Report
 from tests.chaos.world import running
 
-pytestmark = pytest.mark.long(reason="strikes a fleet 23 times, and waits until it has recovered each time")
+pytestmark = pytest.mark.long(reason="strikes a fleet 32 times, and waits until it has recovered each time")
 
 SEED = 3
 # All targets and kinds, and two pairs.
 FAULTS = 18
+# With drafters that compute: what fails in their methods is logged, and costs no text.
+NEURAL_FAULTS = 9
 
 
 @pytest.mark.timeout(600)
@@ -36,6 +38,17 @@ async def test_clients_get_the_undisturbed_text(tmp_path: Path, tiny_model: Path
     assert not report.failures
     assert sum(outcome.moved.total() for outcome in outcomes) > 0
     assert world.eavesdropper.compared > 0
+
+
+@pytest.mark.timeout(600)
+async def test_clients_get_the_undisturbed_text_beside_neural_drafters(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    async with running(tmp_path, tiny_model, seed=SEED, neural=True) as world:
+        for fault in draw(NEURAL_FAULTS, SEED, kinds=world.kinds, targets=(Target.DRAFTER, Target.VERIFIER)):
+            outcome = await world.try_fault(fault)
+            assert not outcome.failures
+        assert not await world.end()
 
 
 @pytest.mark.timeout(600)
