@@ -83,6 +83,9 @@ def test_a_drafter_with_a_model_takes_its_image_its_weights_and_their_volumes(
     verifier = settings_of("verifier", neural["verifier"], monkeypatch)
     assert isinstance(verifier, VerifierSettings)
     assert (verifier.model, verifier.keep_states) == ("/models/large", "eagle")
+    without = settings_of("verifier", services({}, NEURAL)["verifier"], monkeypatch)
+    assert isinstance(without, VerifierSettings)
+    assert without.keep_states == ""
     assert neural["drafter"]["image"] == f"paceline-neural-drafter:{__version__}"
     # All of these hold what it reads and compiles; the rest is as without the file.
     assert {*neural["drafter"]["volumes"]} == {*neural["verifier"]["volumes"]}
