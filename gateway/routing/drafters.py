@@ -61,7 +61,8 @@ def choose_drafter(
     trial = max(_TRIAL, _TRIAL_SHARE * sum(pod.sessions for pod in able))
     good = [pod for pod in able if _proven(pod) and pod.benefit is not None and pod.benefit.at_best >= best]
     tried = [pod for pod in able if not _proven(pod) and (not good or pod.sessions < trial)]
-    chosen = min(good + tried, key=lambda pod: (pod.sessions, pod.address))
+    # Where sessions come one by one, all drafters have none of them: the untried one would never be tried.
+    chosen = min(good + tried, key=lambda pod: (pod.sessions, _proven(pod), pod.address))
     if len(able) == 1:
         reason = Reason.ONLY
     elif not good:

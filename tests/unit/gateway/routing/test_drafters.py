@@ -37,6 +37,8 @@ GOOD, FAIR, POOR = Benefit(0.5, 30), Benefit(0.45, 30), Benefit(-1.0, 30)
         # A new one is tried with a few sessions.
         ([drafter("a", 50, benefit=GOOD), drafter("b", 1)], (), "b", Reason.TRIAL),
         ([drafter("a", 50, benefit=GOOD), drafter("b", 7)], (), "a", Reason.BENEFIT),
+        # Also where sessions come one by one.
+        ([drafter("a", benefit=GOOD), drafter("b")], (), "b", Reason.TRIAL),
         # One whose record has become doubtful is tried again.
         ([drafter("a", 50, benefit=GOOD), drafter("b", benefit=Benefit(-1, 2))], (), "b", Reason.TRIAL),
         # A record of few sessions is not held against it.
