@@ -50,7 +50,8 @@ async def check_model(release: Release) -> None:
             if sources.get("draft", {}).get("accepted_tokens"):
                 print(f"the model drafts: {sources}")
                 return
-    raise CheckError(f"in {ANSWERS} answers nothing was accepted of what the model drafted")
+    log = release.pod("drafter-neural").container.log
+    raise CheckError(f"in {ANSWERS} answers nothing was accepted of what the model drafted:\n{log[-4000:]}")
 
 
 async def check_kills(release: Release) -> None:

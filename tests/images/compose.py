@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.images.system import KERNELS, accepted_by_source
 
 PROJECT = "paceline-check-compose"
 TOKENS = 64
+LOADING_SECONDS = 300.0
 
 
 def variables(models: Path) -> dict[str, str]:
@@ -76,21 +78,24 @@ class Project:
 
 
 def check_answer(url: str, source: str) -> None:
-    """Stream one completion, in which drafted tokens of this source are accepted."""
+    """Stream completions until drafted tokens of this source are accepted: a model is loaded meanwhile."""
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    stream = client.completions.create(
-        model=MODEL,
-        prompt="again and again and again",
-        max_tokens=TOKENS,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body={"ignore_eos": True},
-    )
-    pieces = list(stream)
-    usage = pieces[-1].usage
-    hold(usage is not None and usage.completion_tokens == TOKENS, f"the answer has {usage}")
-    accepted = accepted_by_source(pieces)
-    hold(accepted.get(source, 0) > 0, f"of {source} nothing was accepted: {accepted}")
+    end = time.monotonic() + LOADING_SECONDS
+    accepted: dict[str, int] = {}
+    while not accepted.get(source):
+        hold(time.monotonic() < end, f"of {source} nothing was accepted: {accepted}")
+        stream = client.completions.create(
+            model=MODEL,
+            prompt="again and again and again",
+            max_tokens=TOKENS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        pieces = list(stream)
+        usage = pieces[-1].usage
+        hold(usage is not None and usage.completion_tokens == TOKENS, f"the answer has {usage}")
+        accepted = accepted_by_source(pieces)
     print(f"streamed {TOKENS} tokens in {len(pieces)} pieces from {url}; accepted by source: {accepted}")
 
 
