@@ -10,6 +10,7 @@ hold for Sentinels too; `sentinel_username` and `sentinel_password` are theirs a
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,11 +50,13 @@ def open_url(url: str, timeout_seconds: float) -> Redis | RedisCluster:
     try:
         if not kind:
             return _server(plain, url, options)
-        parts = urlsplit(f"{plain}://{rest}")
-        user, at, hosts = parts.netloc.rpartition("@")
+        # `urlsplit` of newer Pythons takes no list of hosts with an IPv6 address in it.
+        netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+        user, at, hosts = netloc.rpartition("@")
+        parts = urlsplit(rest.removeprefix(netloc))
         addresses = _addresses(hosts.split(","), 26379 if kind == "sentinel" else 6379)
         # Credentials and options are the same for all of them, the rest is in `addresses` and the path.
-        options |= parse_url(parts._replace(netloc=f"{user}{at}", path="").geturl())
+        options |= parse_url(f"{plain}://{user}{at}?{parts.query}")
         options["ssl"] = options.pop("connection_class", None) is SSLConnection
         path = parts.path.strip("/")
         return (
