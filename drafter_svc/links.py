@@ -165,7 +165,9 @@ class Links:
         try:
             return await asyncio.shield(made)
         except Exception:
-            self._runners.pop(target, None)
+            # Several verifiers may have waited for it, and one of them may have begun anew.
+            if self._runners.get(target) is made:
+                del self._runners[target]
             raise
 
     async def _make(self, target: Target) -> tuple[Runner, ...]:
