@@ -66,6 +66,10 @@ class _Text(Context):
 
     def left(self) -> None:
         """See `Context.left`. What waited for them goes, too."""
+        self.drop_waiting()
+
+    def drop_waiting(self) -> None:
+        """No states wait any more: they are computed, or have no place."""
         self.all_waiting.size -= sum(states.nbytes for states in self.waiting)
         self.rows = 0
         self.waiting.clear()
@@ -84,7 +88,7 @@ class _Text(Context):
         states = torch.cat(self.waiting)
         self.cut()
         self.computed += self.rows
-        self.left()
+        self.drop_waiting()
         return segment, states
 
 
