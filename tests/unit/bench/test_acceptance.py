@@ -10,7 +10,7 @@ import torch
 
 from bench.drafting import DraftingMethods
 from bench.judged import Judge
-from bench.recording import Recording, Target
+from bench.recording import TOP_K, Recording, Target
 from bench.replay import Answers, simulate
 from bench.states import hand_over
 from drafter_svc.hypothesis import Hypothesis, Lesson
@@ -98,6 +98,38 @@ def test_a_witness_sees_a_draft_at_every_place_and_changes_no_step() -> None:
     assert len(tally.method_seconds) == len(noting.places)
     ends = range(len(PROMPT) + 1, len(PROMPT) + 60)
     assert noting.places == [(prompt, end) for prompt in range(2) for end in ends]
+
+
+class Learning(Scripted):
+    """Notes which rows it is told of."""
+
+    def __init__(self) -> None:
+        super().__init__(3, right=True)
+        self.told: list[tuple[int, ...]] = []
+
+    def draft(self, asks: Sequence[Ask]) -> list[TokenTree]:
+        """Nothing from the text's last id on: of what would follow nothing is recorded."""
+        return [
+            tree.select([node for node, token in enumerate(tree.tokens) if token < 69])
+            for tree in super().draft(asks)
+        ]
+
+    def observe(self, session: Hypothesis, lesson: Lesson) -> None:
+        self.told.append(tuple(row.position for row in lesson.rows))
+
+
+def test_beside_a_witness_methods_learn_of_each_row_once() -> None:
+    def target() -> Target:
+        raise AssertionError("all rows are on the texts")
+
+    texts = [Recording("task", PROMPT, tuple(range(10, 70)), (tuple(range(TOP_K)),) * 60)]
+    told = []
+    for witness in (None, Noting()):
+        learning = Learning()
+        simulate(DraftingMethods([learning], TOP_K, ()), Answers(target, texts), 8, 16, witness=witness)
+        told.append([rows for rows in learning.told if rows])
+    assert told[0] == told[1]
+    assert len(told[0]) == 15
 
 
 def test_of_two_methods_the_better_nodes_are_verified() -> None:

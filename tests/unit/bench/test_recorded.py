@@ -82,7 +82,9 @@ def test_outcomes_are_hit_where_the_trees_hold_them() -> None:
         for base in range(1, len(text)):
             tokens = tuple(text[base : base + count])
             chains.append(TokenTree(tokens, tuple(range(-1, len(tokens) - 1)), (-0.5,) * len(tokens)))
-        return hit_rate([_recorded(text, chains)], [(prompt, answer)], nodes=2, most=4)
+        # A second source has nothing to say.
+        sources = [_recorded(text, chains), _recorded(text, [TokenTree()] * len(chains))]
+        return hit_rate(sources, [(prompt, answer)], nodes=2, most=4)
 
     # Two nodes of a step are right, and what comes behind them was drafted, too, or is drafted ahead.
     assert rate(4) == rate(2) == 1.0

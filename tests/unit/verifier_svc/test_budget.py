@@ -226,6 +226,14 @@ def test_costs_follow_what_steps_take_but_not_one_stall() -> None:
     assert cost.seconds(1, 1) == pytest.approx(1.0, rel=0.2)
 
 
+def test_a_stall_says_less_of_a_width_that_is_well_known() -> None:
+    cost = StepCost({1: 1.0, 8: 2.0}, 0.0)
+    for _ in range(400):
+        cost.observe(8, 1, 2.0)
+    cost.observe(8, 1, 1000.0)
+    assert cost.seconds(8, 1) < 2.12
+
+
 def test_a_slower_machine_is_slower_for_widths_that_are_not_taken_too() -> None:
     """Were it only for those that are, the others would look cheap, and later, at full speed again, dear."""
     cost = StepCost({1: 1.0, 8: 2.0, 16: 3.0}, 0.0)

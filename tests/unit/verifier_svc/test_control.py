@@ -117,6 +117,19 @@ def test_a_step_does_not_wait_where_a_tree_that_was_pushed_fits(
     assert waits.count == 1, "one that does not fit holds nobody back from waiting"
 
 
+def test_a_step_starts_as_soon_as_what_came_meanwhile_is_enough(
+    table: SessionTable, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = control(table)
+    pushed = TokenTree((4, 5, 6, 7), (-1, 0, 1, 2), (-0.01,) * 4)
+    waits = Waits(lambda: made.came(session, 3, pushed))
+    monkeypatch.setattr(table.lock, "wait", waits)
+    with table.lock:
+        made.stepped(session, nodes=NODES)
+        made.await_trees(lambda: waits.count == 2)
+    assert waits.count == 1
+
+
 def test_nobody_waits_where_no_tree_was_asked_for_or_waiting_is_off(
     table: SessionTable, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
