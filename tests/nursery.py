@@ -62,7 +62,10 @@ class Nursery:
         self._process.stdin.flush()
         while (told := self._read())["event"] != "started":
             pass
-        return Forked(int(told["pid"]), self)
+        pid = int(told["pid"])
+        # Numbers of processes come again: an earlier one's end is not this one's.
+        self._exits.pop(pid, None)
+        return Forked(pid, self)
 
     def exit_code(self, pid: int) -> int | None:
         """What a process has ended with; negative is the signal that ended it."""

@@ -107,8 +107,9 @@ class Pod:
         while not ready():
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)
-            if not self.running or time.monotonic() > end:
-                raise AssertionError(f"{self.name} is not ready:\n{self.log.read_text()[-4000:]}")
+            if (code := self.exit_code) is not None or time.monotonic() > end:
+                why = "takes too long" if code is None else f"ended with {code}"
+                raise AssertionError(f"{self.name} is not ready, {why}:\n{self.log.read_text()[-4000:]}")
 
     def kill(self) -> None:
         """SIGKILL: no goodbye to anybody."""
