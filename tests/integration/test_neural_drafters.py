@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,6 +15,7 @@ from prometheus_client.samples import Sample
 
 from paceline.client import Generation
 from tests.neural import KEPT, POSITION_BYTES, SOURCES, neural_flags
+from tests.pace import Pace
 from tests.pods import Pods
 from tests.streams import Stream
 from tests.waiting import wait_until
@@ -34,18 +35,13 @@ _EVERY = 0.2
 class Fleet:
     """Two verifiers that can be made slow, and a pod with both kinds of models."""
 
-    def __init__(self, pods: Pods, pace: Path) -> None:
+    def __init__(self, pods: Pods, pace: Pace) -> None:
         self.pods = pods
         self._pace = pace
 
-    @contextmanager
-    def paced(self) -> Iterator[None]:
+    def paced(self) -> AbstractContextManager[None]:
         """Steps take their time in the block."""
-        self._pace.write_text(str(STEP_SECONDS))
-        try:
-            yield
-        finally:
-            self._pace.unlink()
+        return self._pace.steps_take(STEP_SECONDS)
 
     async def plain(self, asks: list[Generation]) -> list[list[int]]:
         """What they are told without speculation."""
@@ -95,8 +91,9 @@ class Fleet:
 def fleet(
     tmp_path: Path, tiny_model: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fleet]:
-    pace = tmp_path / "pace"
-    monkeypatch.setenv("STEP_SECONDS", str(pace))
+    pace = Pace(tmp_path / "pace")
+    for name, value in pace.variables.items():
+        monkeypatch.setenv(name, value)
     with Pods(
         tmp_path,
         tiny_model,

@@ -22,7 +22,7 @@ from paceline.v1 import tree_pb2
 class Fault(StrEnum):
     """What is wrong with the drafter."""
 
-    # It takes a third of a `slow_verifier` step for its trees: waiting for them still pays.
+    # It takes a third of a step of `monitored`'s verifier for its trees: waiting for them still pays.
     SLOW = "slow"
     # It drafts for another model: next to nothing of it is what this one says.
     WRONG = "wrong"

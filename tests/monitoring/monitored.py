@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from paceline.client import GatewayError, Generation, SyncGatewayClient
 from tests.monitoring.rules import shrunk
 from tests.monitoring.server import Alert, Prometheus
 from tests.monitoring.slow_proxy import SlowProxy
+from tests.pace import Pace
 from tests.pods import Pod
 from tests.redis_servers import RedisServer
 from tests.secure_pods import SecurePods
@@ -23,15 +25,19 @@ FACTOR, WINDOW = 60, 5
 # Seconds within which an alert fires or ends, on whatever machine.
 PATIENCE = 120.0
 KV_TOKENS = 4096
+# As a big model's: beside it the way to a drafter and back is short, also on a machine that has other work.
+STEP_SECONDS = 0.1
 
 
 class Monitored:
     """A fleet with its Redis, and the Prometheus that scrapes it."""
 
     def __init__(self, folder: Path, model: Path, stack: ExitStack) -> None:
-        self._hangs, self._fault = folder / "hangs", folder / "fault"
+        self._pace, self._fault = Pace(folder / "pace"), folder / "fault"
         variables = stack.enter_context(pytest.MonkeyPatch.context())
-        variables.setenv("ENGINE_HANGS", str(self._hangs))
+        for name, value in self._pace.variables.items():
+            variables.setenv(name, value)
+        stack.enter_context(self._pace.steps_take(STEP_SECONDS))
         variables.setenv("DRAFTER_FAULT", str(self._fault))
         self.redis = stack.enter_context(RedisServer("redis", folder))
         self.network = stack.enter_context(SlowProxy(self.redis.port))
@@ -47,7 +53,7 @@ class Monitored:
                 verifier_flags=("--kv-tokens", str(KV_TOKENS), "--max-draft-wait-ms", "200"),
             )
         )
-        self.pods.verifier_module = "tests.monitoring.slow_verifier"
+        self.pods.verifier_module = "tests.paced_verifier"
         self.pods.drafter_module = "tests.monitoring.faulty_drafter"
         self.pods.start()
         rules = folder / "rules"
@@ -76,14 +82,9 @@ class Monitored:
         self.pods.until_all_are_seen()
         self.scrape()
 
-    @contextmanager
-    def hanging_engine(self) -> Iterator[None]:
+    def hanging_engine(self) -> AbstractContextManager[None]:
         """The verifier's engine hangs until the block is left."""
-        self._hangs.touch()
-        try:
-            yield
-        finally:
-            self._hangs.unlink()
+        return self._pace.steps_take(math.inf)
 
     @contextmanager
     def faulty_drafter(self, fault: str) -> Iterator[None]:
