@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
+from paceline.engine.logits.matcher import Matcher
 from paceline.engine.rows import RaggedBatch, Segment
 from paceline.engine.shape import ModelShape
 from paceline.engine.states import StatePool
@@ -35,6 +36,8 @@ class SessionRows:
     sampling: SamplingParams
     # Likeliest ids of each row with logits that the session's drafter wants back.
     feedback_top_k: int = 0
+    # Constrains the text; None leaves it free.
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True, slots=True)

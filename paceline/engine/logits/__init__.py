@@ -1,0 +1,1 @@
+"""What is done to a row's logits before its token is drawn."""
