@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from gateway.errors import RequestError, invalid
+from paceline.logprobs import TokenLogprobs
 from paceline.session import FinishReason, Receipt
 
 
@@ -43,6 +44,10 @@ class Chunk:
     accepted: int
     # Whether a durable store has the tokens.
     durable: bool
+    # Of each token, where they are wanted.
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    # Of the prompt's tokens from the second on, with the session's first tokens.
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +116,5 @@ class Untold:
             position=chunk.position + known,
             token_ids=token_ids,
             accepted=max(0, chunk.accepted - known),
+            logprobs=chunk.logprobs[known:],
         )

@@ -40,6 +40,8 @@ class Followed:
             drafted=tokens.drafted,
             durable=tokens.durable,
             sources=sources_from_proto(tokens.sources),
+            logprobs=tokens.logprobs,
+            prompt_logprobs=tokens.prompt_logprobs,
         )
         self.suspicion.got_on(self.transcript.position - before)
         return told

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from gateway.caller import Caller
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
 from paceline.session import SessionKey
 from paceline.store import SessionRecord
@@ -35,6 +36,7 @@ class Generation:
     stops: tuple[str, ...] = ()
     speculation: bool = True
     form: Form = Form()
+    logprobs: LogprobsWanted = NO_LOGPROBS
 
     @property
     def prompt_tokens(self) -> int:
@@ -46,7 +48,13 @@ class Generation:
         """Most tokens of the answer."""
         return self.sampling.max_tokens
 
-    def record(self, key: SessionKey, caller: Caller, committed_ids: Sequence[int] = ()) -> SessionRecord:
+    def record(
+        self,
+        key: SessionKey,
+        caller: Caller,
+        committed_ids: Sequence[int] = (),
+        committed_logprobs: bytes = b"",
+    ) -> SessionRecord:
         """The session's record."""
         reply = {
             "caller": caller.id,
@@ -55,7 +63,14 @@ class Generation:
             "form": asdict(self.form),
         }
         return SessionRecord(
-            key, self.model_id, self.prompt_ids, self.sampling, tuple(committed_ids), json.dumps(reply)
+            key,
+            self.model_id,
+            self.prompt_ids,
+            self.sampling,
+            tuple(committed_ids),
+            json.dumps(reply),
+            logprobs=self.logprobs,
+            committed_logprobs=committed_logprobs,
         )
 
     @classmethod
@@ -69,6 +84,7 @@ class Generation:
             tuple(reply["stops"]),
             reply["speculation"],
             Form(**reply["form"]),
+            record.logprobs,
         )
         return wanted, Caller(reply["caller"])
 

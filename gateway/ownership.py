@@ -89,7 +89,12 @@ class Ownership:
         return self._store.durable
 
     async def heard(
-        self, base_length: int, token_ids: Sequence[int], finish: FinishReason | None = None
+        self,
+        base_length: int,
+        token_ids: Sequence[int],
+        finish: FinishReason | None = None,
+        *,
+        logprobs: bytes = b"",
     ) -> None:
         """Record ids from a verifier, at `base_length`, unless it writes them to a durable store itself.
 
@@ -97,7 +102,8 @@ class Ownership:
         """
         if self._store.durable:
             return
-        (error,) = await self._store.append([Append(self.key, base_length, tuple(token_ids), finish)])
+        append = Append(self.key, base_length, tuple(token_ids), finish, logprobs)
+        (error,) = await self._store.append([append])
         if isinstance(error, FencedError):
             raise error
 

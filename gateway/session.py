@@ -80,7 +80,9 @@ class Following:
             Ownership(
                 store,
                 key,
-                lambda key: wanted.record(key, caller, transcript.committed_ids),
+                lambda key: wanted.record(
+                    key, caller, transcript.committed_ids, transcript.committed_logprobs
+                ),
                 strict=policy.strict,
             ),
             Suspicion(fleet.turns),

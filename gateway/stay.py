@@ -46,6 +46,7 @@ async def stay(
         session.owned.record(),
         spans.inject(session.stages.parent),
         session.deadline,
+        logprobs=session.transcript.logprobs_to_come,
         plain=not session.wanted.speculation,
     )
     speculation = Speculation(
@@ -91,8 +92,9 @@ async def _told(session: Followed, verifier: Pod, response: verifier_pb2.OpenRes
     told: list[Told] = []
     kind = response.WhichOneof("event")
     if kind == "tokens":
-        await session.owned.heard(response.tokens.position, response.tokens.token_ids)
-        told = session.take(response.tokens)
+        tokens = response.tokens
+        await session.owned.heard(tokens.position, tokens.token_ids, logprobs=tokens.logprobs)
+        told = session.take(tokens)
     elif kind == "finished":
         reason = wire.finish_reason_from_proto(response.finished.reason)
         await session.owned.heard(session.transcript.position, (), reason)

@@ -9,6 +9,7 @@ from gateway.detokenize import Detokenizer, StopStrings
 from gateway.errors import INTERNAL, RequestError
 from gateway.events import Chunk, Finished
 from gateway.generation import Generation
+from paceline.logprobs import LogprobsWanted, TokenLogprobs, unpack
 from paceline.session import FinishReason, Receipt, SourceTokens, add_up
 from paceline.store import SessionRecord
 
@@ -26,6 +27,9 @@ class Transcript:
             detokenizer.follow(wanted.prompt_ids)
         self._stops = StopStrings(wanted.stops)
         self._committed: list[int] = []
+        # Packed, of the committed ids.
+        self._logprobs = bytearray()
+        self._prompt_scored = False
         self._durable = True
         self._receipt = Receipt()
         self._ended = False
@@ -34,6 +38,17 @@ class Transcript:
     def committed_ids(self) -> Sequence[int]:
         """Committed ids that the client has been sent."""
         return self._committed
+
+    @property
+    def committed_logprobs(self) -> bytes:
+        """Packed log-probabilities of the committed ids; empty where they are not wanted."""
+        return bytes(self._logprobs)
+
+    @property
+    def logprobs_to_come(self) -> LogprobsWanted:
+        """What a verifier is asked for now: the prompt's are told once."""
+        wanted = self._wanted.logprobs
+        return replace(wanted, prompt_top=None) if self._prompt_scored else wanted
 
     @property
     def ended(self) -> bool:
@@ -58,12 +73,14 @@ class Transcript:
         drafted: int,
         durable: bool,
         sources: Sequence[SourceTokens] = (),
+        logprobs: bytes = b"",
+        prompt_logprobs: bytes = b"",
     ) -> list[Told]:
         """The chunks of one step's tokens. Drafted tokens and the target's own come in chunks of their own.
 
         `accepted`: how many of the tokens, the first ones, a drafter guessed; `drafted`: tree nodes that were
-        verified; `sources`: both by source. Tokens that are known already, as after a move, are skipped.
-        Raises `RequestError` for gaps.
+        verified; `sources`: both by source. `logprobs`: of the tokens, packed; `prompt_logprobs`: of the
+        prompt's. Tokens that are known already, as after a move, are skipped. Raises `RequestError` for gaps.
         """
         known = self.position - position
         if known < 0:
@@ -72,10 +89,19 @@ class Transcript:
         if not fresh or self._ended:
             return []
         accepted = min(len(fresh), max(0, accepted - known))
+        width = self._wanted.logprobs.width
+        if len(logprobs) != len(token_ids) * width:
+            raise RequestError(INTERNAL, "the verifier left out log-probabilities")
+        scores = logprobs[known * width :]
         chunks: list[Chunk] = []
-        for part, guessed in ((fresh[:accepted], accepted), (fresh[accepted:], 0)):
+        for part, guessed, scored in (
+            (fresh[:accepted], accepted, scores[: accepted * width]),
+            (fresh[accepted:], 0, scores[accepted * width :]),
+        ):
             if part and not self._stops.matched:
-                chunks.append(self._chunk(part, guessed, durable=durable))
+                chunks.append(self._chunk(part, guessed, scored, durable=durable))
+        if prompt_logprobs and chunks:
+            chunks[0] = replace(chunks[0], prompt_logprobs=self._prompt_logprobs(prompt_logprobs))
         self._count(chunks, drafted, sources)
         return [*chunks, self._finish(FinishReason.STOP)] if self._stops.matched else list(chunks)
 
@@ -100,7 +126,8 @@ class Transcript:
         """
         told: list[Told] = []
         if untold := record.committed_ids[len(self._committed) :]:
-            told.append(self._chunk(untold, 0, durable=durable))
+            scored = record.committed_logprobs[len(self._logprobs) :]
+            told.append(self._chunk(untold, 0, scored, durable=durable))
         if self._stops.matched:
             return [*told, self._finish(FinishReason.STOP)]
         reason = record.finish_reason or self._reason_to_end()
@@ -119,12 +146,23 @@ class Transcript:
         self._ended = True
         return Finished(reason, self._receipt)
 
-    def _chunk(self, fresh: Sequence[int], accepted: int, *, durable: bool) -> Chunk:
+    def _chunk(self, fresh: Sequence[int], accepted: int, scored: bytes, *, durable: bool) -> Chunk:
+        """`scored`: the packed log-probabilities of `fresh`."""
         position = self.position
         text, told = self._text(fresh)
         self._committed += told
         self._durable = durable
-        return Chunk(text, position, tuple(told), min(accepted, len(told)), durable)
+        top, scored = self._wanted.logprobs.top, scored[: len(told) * self._wanted.logprobs.width]
+        self._logprobs += scored
+        logprobs = () if top is None else tuple(unpack(scored, top))
+        return Chunk(text, position, tuple(told), min(accepted, len(told)), durable, logprobs)
+
+    def _prompt_logprobs(self, packed: bytes) -> tuple[TokenLogprobs, ...]:
+        top = self._wanted.logprobs.prompt_top
+        if top is None or self._prompt_scored:
+            return ()
+        self._prompt_scored = True
+        return tuple(unpack(packed, top))
 
     def _text(self, fresh: Sequence[int]) -> tuple[str, Sequence[int]]:
         """The text of new ids, and the ids up to a stop string, if one has come."""

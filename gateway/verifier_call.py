@@ -11,6 +11,7 @@ import grpc
 
 from gateway.errors import INTERNAL, RequestError
 from gateway.pod import Pod
+from paceline.logprobs import LogprobsWanted
 from paceline.net import rpc, wire
 from paceline.service import telemetry
 from paceline.store import FencedError, SessionRecord
@@ -45,11 +46,12 @@ def open_session(
     trace: Sequence[tuple[str, str]],
     deadline: float | None,
     *,
+    logprobs: LogprobsWanted,
     plain: bool = False,
 ) -> Call:
     """Start a call that lets `verifier` run a session until `deadline` (on the monotonic clock).
 
-    `plain`: no drafter will be attached.
+    `logprobs`: those of the record that are still to come. `plain`: no drafter will be attached.
     """
     stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
     call: Call = stub.Open(
@@ -61,6 +63,8 @@ def open_session(
             model_id=record.model_id,
             reply=record.reply,
             plain=plain,
+            logprobs=wire.logprobs_to_proto(logprobs),
+            committed_logprobs=record.committed_logprobs,
         ),
         metadata=tuple(trace),
         timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),

@@ -109,6 +109,7 @@ class Committer:
             self._commitments.queue(session)
             session.waiting.append(outcome)
             session.added += outcome.token_ids
+            session.added_logprobs += outcome.logprobs
             session.finish = outcome.finish
         self._commitments.wake()
 
@@ -181,6 +182,8 @@ class Committer:
                         durable,
                         outcome.drafted,
                         outcome.sources,
+                        outcome.logprobs,
+                        outcome.prompt_logprobs,
                     )
                 )
                 session.emitted += len(outcome.token_ids)

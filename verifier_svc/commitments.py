@@ -25,6 +25,8 @@ class Commitment:
     added: list[int] = field(default_factory=list)
     recorded: int = 0
     emitted: int = 0
+    # Packed, of the ids added.
+    added_logprobs: bytearray = field(default_factory=bytearray)
     # Outcomes that are not emitted yet.
     waiting: list[StepOutcome] = field(default_factory=list)
     finish: FinishReason | None = None
@@ -47,12 +49,17 @@ class Commitment:
     def append(self) -> Append:
         """What the store lacks."""
         lacking = tuple(self.added[self.recorded :])
-        return Append(self.record.key, self.opened_length + self.recorded, lacking, self.finish)
+        logprobs = bytes(self.added_logprobs[self.recorded * self.record.logprobs.width :])
+        return Append(self.record.key, self.opened_length + self.recorded, lacking, self.finish, logprobs)
 
     def whole(self) -> SessionRecord:
         """The record as it should be."""
-        committed = (*self.record.committed_ids, *self.added)
-        return replace(self.record, committed_ids=committed, finish_reason=self.finish)
+        return replace(
+            self.record,
+            committed_ids=(*self.record.committed_ids, *self.added),
+            committed_logprobs=self.record.committed_logprobs + bytes(self.added_logprobs),
+            finish_reason=self.finish,
+        )
 
 
 class Commitments:

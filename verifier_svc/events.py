@@ -23,6 +23,9 @@ class StepOutcome:
     # Both by source.
     sources: tuple[SourceTokens, ...] = ()
     fault: str | None = None
+    # Packed (`paceline.logprobs`): of the tokens, and with a session's first tokens of its prompt.
+    logprobs: bytes = b""
+    prompt_logprobs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Tokens:
     durable: bool
     drafted: int = 0
     sources: tuple[SourceTokens, ...] = ()
+    logprobs: bytes = b""
+    prompt_logprobs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from verifier_svc.commit import Committer
 from verifier_svc.delivery import Delivery
 from verifier_svc.events import Alive, Aside, Broken, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.identity import ServedModel
+from verifier_svc.prompt_scores import PromptScores
 from verifier_svc.session_trace import SessionTrace
 from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.step import StepLoop
@@ -63,7 +64,9 @@ class OpenRpc:
                 with self._table.lock:
                     self._end_earlier_owner(key)
                     self._table.add(session)
-                    events = self._committer.open(self._record(session, request.reply), trace)
+                    events = self._committer.open(
+                        self._record(session, request.reply, request.committed_logprobs), trace
+                    )
                     self._table.lock.notify_all()
             except SessionRefusedError as error:
                 raise RefusedError(REFUSAL_CODES[error.refusal], str(error)) from error
@@ -99,7 +102,7 @@ class OpenRpc:
         if not ended:
             self._delivery.dismiss_drafter(session)
 
-    def _record(self, session: Session, reply: str) -> SessionRecord:
+    def _record(self, session: Session, reply: str, committed_logprobs: bytes) -> SessionRecord:
         ids, prompt = session.token_ids, session.prompt_length
         return SessionRecord(
             session.key,
@@ -108,6 +111,8 @@ class OpenRpc:
             session.sampling,
             tuple(ids[prompt:]),
             reply,
+            logprobs=session.logprobs,
+            committed_logprobs=committed_logprobs,
         )
 
 
@@ -126,6 +131,12 @@ def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel)
     if not prompt:
         raise wire.WireError("prompt_ids", "must hold at least one id")
     _check_length(len(prompt), len(committed), sampling, served.max_context)
+    logprobs = wire.logprobs_from_proto(request.logprobs, vocab_size=vocab)
+    if len(request.committed_logprobs) != len(committed) * logprobs.width:
+        raise wire.WireError(
+            "committed_logprobs",
+            f"{len(request.committed_logprobs)} bytes are not those of {len(committed)} ids",
+        )
     if len(request.reply) > _MAX_REPLY:
         raise wire.WireError("reply", f"is at most {_MAX_REPLY} characters")
     return Session(
@@ -136,6 +147,10 @@ def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel)
         length_limit=len(prompt) + sampling.max_tokens,
         opened_length=len(prompt) + len(committed),
         plain=request.plain,
+        logprobs=logprobs,
+        prompt_scores=None
+        if logprobs.prompt_top is None
+        else PromptScores(logprobs.prompt_top, len(prompt) - 1),
     )
 
 
@@ -164,6 +179,8 @@ def response_for(event: Event) -> verifier_pb2.OpenResponse:
                     durable=event.durable,
                     drafted=event.drafted,
                     sources=wire.sources_to_proto(event.sources),
+                    logprobs=event.logprobs,
+                    prompt_logprobs=event.prompt_logprobs,
                 )
             )
         case Finished():

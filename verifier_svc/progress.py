@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockAllocator
 from paceline.engine.verify import Decision
+from paceline.logprobs import pack
 from paceline.session import FinishReason, SessionKey, SourceTokens, add_up
 from paceline.verdict import Feedback, Verdict
 from verifier_svc import metrics, sources
@@ -107,7 +108,16 @@ class Progress:
         if finish is not None:
             self.retire(session, finish)
         receipt = session.receipt() if finish is not None else None
-        outcome = StepOutcome(tuple(tokens), accepted, finish, receipt, drafted, told)
+        outcome = StepOutcome(
+            tuple(tokens),
+            accepted,
+            finish,
+            receipt,
+            drafted,
+            told,
+            logprobs=pack(decision.logprobs[: len(tokens)]),
+            prompt_logprobs=_prompt_logprobs(session),
+        )
         return self._told(row, decision, outcome, base=base)
 
     def _told(self, row: PlannedRows, decision: Decision, outcome: StepOutcome, *, base: int) -> SessionStep:
@@ -166,6 +176,15 @@ class Progress:
             label = sources.LABELS.of(each.source)
             metrics.SOURCE_DRAFT_TOKENS.labels(source=label).inc(each.drafted_tokens)
             metrics.SOURCE_ACCEPTED_TOKENS.labels(source=label).inc(each.accepted_tokens)
+
+
+def _prompt_logprobs(session: Session) -> bytes:
+    """Those that the client is told now: with the first tokens, once."""
+    scores = session.prompt_scores
+    if scores is None or scores.told:
+        return b""
+    scores.told = True
+    return pack(scores.known)
 
 
 def _final_tokens(

@@ -10,6 +10,7 @@ from paceline.engine.rows import Segment
 from paceline.tree import TokenTree
 from verifier_svc.budget import PROBE_STEPS, DraftBudget
 from verifier_svc.merge import Node
+from verifier_svc.prompt_scores import SCORED_ROWS
 from verifier_svc.readiness import ready
 from verifier_svc.sessions import Session
 
@@ -77,12 +78,12 @@ def plan(
         if session in preempted:
             continue
         if not session.blocks:
-            session.num_computed = allocator.adopt(session.blocks, session.token_ids)
+            session.num_computed = allocator.adopt(session.blocks, _adoptable(session))
             queried += session.length
             found += session.num_computed
         run_stop = session.length
         if not session.decoding:
-            run_stop = min(run_stop, session.num_computed + prefill_left)
+            run_stop = min(run_stop, session.num_computed + min(prefill_left, _most_rows(session)))
         if run_stop == session.num_computed:
             continue
         if not _make_room(session, run_stop, sessions, allocator, limits, preempted):
@@ -175,7 +176,21 @@ def _slots_for_nodes(session: Session, limits: StepLimits) -> int:
     return len(session.blocks) * limits.block_size - session.length
 
 
+def _adoptable(session: Session) -> Sequence[int]:
+    """The text whose KV may be another session's: a prompt's rows are computed for their scores."""
+    scores = session.prompt_scores
+    if scores is None or scores.complete:
+        return session.token_ids
+    return session.token_ids[: scores.adoptable + 1]
+
+
+def _most_rows(session: Session) -> int:
+    scores = session.prompt_scores
+    return session.length if scores is None or scores.complete else SCORED_ROWS
+
+
 def _segment(session: Session, run_stop: int, tree: TokenTree) -> Segment:
+    scores = session.prompt_scores
     return Segment(
         run=session.token_ids[session.num_computed : run_stop],
         start=session.num_computed,
@@ -183,6 +198,7 @@ def _segment(session: Session, run_stop: int, tree: TokenTree) -> Segment:
         tree_tokens=tree.tokens,
         tree_parents=tree.parents,
         wants_logits=run_stop == session.length,
+        scored=range(0) if scores is None else scores.rows(session.num_computed, run_stop),
     )
 
 

@@ -6,9 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from verifier_svc.drafting import Drafting
+from verifier_svc.prompt_scores import PromptScores
 from verifier_svc.session_trace import SessionTrace
 
 
@@ -60,6 +62,9 @@ class Session:
     opened_length: int = 0
     # None unless its trace is recorded.
     trace: SessionTrace | None = None
+    logprobs: LogprobsWanted = NO_LOGPROBS
+    # None where no log-probabilities of the prompt are wanted.
+    prompt_scores: PromptScores | None = None
 
     @property
     def length(self) -> int:

@@ -18,10 +18,12 @@ from torch import Tensor
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.logits.matcher import Matcher
+from paceline.engine.logprobs import logprobs_of
 from paceline.engine.rows import RaggedBatch, Segment
 from paceline.engine.shape import ModelShape
 from paceline.engine.states import StatePool
 from paceline.engine.verify import Decision, decide
+from paceline.logprobs import TokenLogprobs
 from paceline.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -38,6 +40,11 @@ class SessionRows:
     feedback_top_k: int = 0
     # Constrains the text; None leaves it free.
     matcher: Matcher | None = None
+    # See `LogprobsWanted`.
+    top_logprobs: int | None = None
+    prompt_top_logprobs: int = 0
+    # The tokens behind the segment's scored rows.
+    scored_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class StepOutput:
 
     # One for each session whose segment wants logits, in order.
     decisions: list[Decision]
+    # Of each session's scored tokens, in order.
+    scores: list[list[TokenLogprobs]]
 
 
 # Source and target slots.
@@ -191,10 +200,18 @@ class Engine:
         batch, logits = self._forward(segments, step.block_tasks)
         drawing = [rows for rows in step.sessions if rows.segment.wants_logits]
         decisions = decide(
-            batch, logits, [rows.sampling for rows in drawing], [rows.feedback_top_k for rows in drawing]
+            batch,
+            logits,
+            [rows.sampling for rows in drawing],
+            [rows.feedback_top_k for rows in drawing],
+            [rows.top_logprobs for rows in drawing],
         )
+        scores = [
+            logprobs_of(logits[placed.scored], rows.scored_tokens, rows.prompt_top_logprobs)
+            for placed, rows in zip(batch.segments, step.sessions, strict=True)
+        ]
         self.accept((rows.segment, decision.path) for rows, decision in zip(drawing, decisions, strict=True))
-        return StepOutput(decisions)
+        return StepOutput(decisions, scores)
 
     def forward(self, segments: Sequence[Segment], block_tasks: Sequence[BlockTask] = ()) -> Tensor:
         """A step without draws, for checks and for timing: logits [logit rows, vocab]."""

@@ -33,14 +33,22 @@ class Segment:
     wants_logits: bool = True
     hidden: Sequence[int] = ()
     computed_nodes: int = 0
+    # Rows of the run, as indices into it, whose logits are wanted beside those to draw from: they say how
+    # likely the run's own tokens are. Never the root's.
+    scored: range = range(0)
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` where nodes behind rows have been computed, or nothing is left to compute."""
+        """Raises `ValueError` where nodes behind rows have been computed, or nothing is left to compute.
+
+        Also where scored rows are none of the run's.
+        """
         if self.computed_nodes and (self.run or self.computed_nodes >= len(self.tree_tokens)):
             raise ValueError(
                 f"{self.computed_nodes} of {len(self.tree_tokens)} nodes behind {len(self.run)} rows cannot "
                 "have been computed before"
             )
+        if self.scored and not 0 <= self.scored[0] <= self.scored[-1] < len(self.run) - self.wants_logits:
+            raise ValueError(f"{self.scored} are not rows of a run of {len(self.run)} before its root")
 
     @property
     def num_rows(self) -> int:
@@ -79,6 +87,23 @@ class PlacedSegment:
     positions: Tensor
     # Blocks of all keys the rows may see, in order of position: the tree's last.
     blocks: Sequence[int]
+    # Index into the batch's `logit_rows` of the segment's first one.
+    logit_row: int
+
+    @property
+    def scored(self) -> slice:
+        """The logits of the rows that are scored."""
+        return slice(self.logit_row, self.logit_row + len(self.segment.scored))
+
+    @property
+    def drawn(self) -> slice:
+        """The logits of the root and, behind it, of the tree's nodes; empty where none are wanted."""
+        segment, first = self.segment, self.scored.stop
+        if not segment.wants_logits:
+            return slice(first, first)
+        return slice(
+            first, first + min(len(segment.run), 1) + len(segment.tree_tokens) - segment.computed_nodes
+        )
 
     @property
     def rows(self) -> slice:
@@ -97,8 +122,8 @@ class RaggedBatch:
     slots: Tensor
     # Rows whose logits are wanted, ascending. [logit rows]
     logit_rows: Tensor
-    # Row of the parent of each logit row, -1 for a run's last row and where the parent is no row of this
-    # batch, as indices into logit_rows.
+    # Row of the parent of each logit row, -1 for a run's rows and where the parent is no row of this batch,
+    # as indices into logit_rows.
     logit_parents: Tensor
     # Index into logit_rows of each segment's root; -1 where the segment wants no logits or has no run.
     roots: Tensor
@@ -137,6 +162,7 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
                 row=row,
                 positions=torch.tensor(own, device=device),
                 blocks=segment.blocks[: -(-keys // block_size)],
+                logit_row=len(logit_rows),
             )
         )
         computed = segment.computed_nodes
@@ -144,6 +170,8 @@ def build_batch(segments: Sequence[Segment], *, block_size: int, device: torch.d
         positions += own
         first = segment.start + computed
         slots += [segment.slot(first + index, block_size) for index in range(segment.num_rows)]
+        logit_rows += [row + index for index in segment.scored]
+        logit_parents += [-1] * len(segment.scored)
         if not segment.wants_logits:
             roots.append(-1)
             continue

@@ -1,6 +1,6 @@
 -- Commit ids at an absolute length, if the epoch owns the session.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes each), and why
--- they are the last, or nothing.
+-- KEYS: meta hash, ids string, log-probabilities string. ARGV: ttl seconds, epoch, base length, packed ids (4 bytes
+-- each), why they are the last, or nothing, and packed log-probabilities of the ids, or nothing.
 -- Ids that stand there already are skipped, and only the rest is added: after a lost reply the owner sends
 -- the same ids again, with those it has drawn since; and it may not know of what an earlier owner added.
 -- Replies "OK", "UNKNOWN", "FENCED <text>" or "BASE <text>". A record that lost what happened since an
@@ -27,10 +27,14 @@ if start < 0 or start > length or string.sub(ARGV[4], 1, common) ~= string.sub(k
 end
 if #ARGV[4] > #known then
   redis.call('APPEND', KEYS[2], string.sub(ARGV[4], #known + 1))
+  if ARGV[6] ~= '' then
+    redis.call('APPEND', KEYS[3], string.sub(ARGV[6], #ARGV[6] * #known / #ARGV[4] + 1))
+  end
 end
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'finish', ARGV[5])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('EXPIRE', KEYS[3], ARGV[1])
 return 'OK'

@@ -1,5 +1,6 @@
 -- Record a new session.
--- KEYS: meta hash, ids string. ARGV: ttl seconds, epoch, model, sampling JSON, reply, prompt, committed.
+-- KEYS: meta hash, ids string, log-probabilities string. ARGV: ttl seconds, epoch, model, sampling JSON, reply,
+-- prompt, committed, log-probabilities wanted (JSON), those of committed.
 -- Replies "OK", or "EXISTS" when the session is recorded already.
 -- What is of another type is no session's.
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -8,7 +9,11 @@ if kind == 'hash' then
 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'model', ARGV[3], 'sampling', ARGV[4],
-  'reply', ARGV[5], 'prompt', ARGV[6], 'finish', '')
+  'reply', ARGV[5], 'prompt', ARGV[6], 'finish', '', 'logprobs', ARGV[8])
 redis.call('SET', KEYS[2], ARGV[7], 'EX', ARGV[1])
+redis.call('DEL', KEYS[3])
+if ARGV[9] ~= '' then
+  redis.call('SET', KEYS[3], ARGV[9], 'EX', ARGV[1])
+end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 'OK'

@@ -14,6 +14,7 @@ from paceline.features import (
     FeatureGrant,
     FeatureRequest,
 )
+from paceline.logprobs import MAX_TOP_LOGPROBS, LogprobsWanted
 from paceline.net.handshake import MAX_SOURCES, Hello
 from paceline.sampling import MAX_STOP_IDS, SamplingError, SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
@@ -109,6 +110,24 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
         stop_token_ids=sorted(sampling.stop_token_ids),
         stop_from=sampling.stop_from,
     )
+
+
+def logprobs_from_proto(message: session_pb2.LogprobsWanted, *, vocab_size: int) -> LogprobsWanted:
+    """Raises `WireError` for more tokens than may be asked for, or than there are."""
+    wanted = LogprobsWanted(
+        message.top if message.HasField("top") else None,
+        message.prompt_top if message.HasField("prompt_top") else None,
+    )
+    most = min(MAX_TOP_LOGPROBS, vocab_size)
+    for name, count in (("top", wanted.top), ("prompt_top", wanted.prompt_top)):
+        if count is not None and count > most:
+            raise WireError(f"logprobs.{name}", f"is at most {most}, got {count}")
+    return wanted
+
+
+def logprobs_to_proto(wanted: LogprobsWanted) -> session_pb2.LogprobsWanted:
+    """The message of wanted log-probabilities."""
+    return session_pb2.LogprobsWanted(top=wanted.top, prompt_top=wanted.prompt_top)
 
 
 def hello_from_proto(message: verifier_pb2.Hello) -> Hello:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
 
@@ -49,6 +50,9 @@ class SessionRecord:
     # How its client is answered: JSON of the gateway, opaque to all others.
     reply: str = ""
     finish_reason: FinishReason | None = None
+    logprobs: LogprobsWanted = NO_LOGPROBS
+    # Packed (`paceline.logprobs`), of the committed ids.
+    committed_logprobs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class Append:
     base_length: int
     token_ids: tuple[int, ...] = ()
     finish: FinishReason | None = None
+    # Packed, of the ids, where the session's client wants them; else empty.
+    logprobs: bytes = b""
 
 
 class SessionStore(Protocol):

@@ -69,6 +69,8 @@ class MemoryStore:
             replace(
                 record,
                 committed_ids=record.committed_ids + append.token_ids[len(known) :],
+                committed_logprobs=record.committed_logprobs
+                + append.logprobs[len(known) * record.logprobs.width :],
                 finish_reason=append.finish or record.finish_reason,
             )
         )

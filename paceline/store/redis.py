@@ -1,8 +1,9 @@
-"""Sessions in Redis: one hash and one string of packed ids per session. Each step is one Lua script.
+"""Sessions in Redis: a hash and strings of packed ids and log-probabilities. Each step is one Lua script.
 
 Keys of a session share the hash tag {session_id}, so they live in one slot of a Redis Cluster:
-`paceline:{id}:meta` (hash: epoch, model, sampling, reply, prompt, finish) and `paceline:{id}:ids`
-(string: committed ids, 4 bytes each, little-endian). Both expire `ttl_seconds` after the last write.
+`paceline:{id}:meta` (hash: epoch, model, sampling, reply, prompt, finish, logprobs), `paceline:{id}:ids`
+(string: committed ids, 4 bytes each, little-endian) and, where a client wants them, `paceline:{id}:logprobs`
+(string: the ids' packed log-probabilities). All expire `ttl_seconds` after the last write.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from paceline.logprobs import LogprobsWanted
 from paceline.redis.client import Argument, BadValueError, Call, RedisClient, RedisUnavailableError, Script
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
@@ -50,7 +52,7 @@ def _unpack(packed: bytes) -> tuple[int, ...]:
 
 
 def _keys(session_id: str) -> list[str]:
-    return [f"paceline:{{{session_id}}}:meta", f"paceline:{{{session_id}}}:ids"]
+    return [f"paceline:{{{session_id}}}:{part}" for part in ("meta", "ids", "logprobs")]
 
 
 class RedisStore:
@@ -81,6 +83,7 @@ class RedisStore:
                     append.base_length,
                     _pack(append.token_ids),
                     str(append.finish or ""),
+                    append.logprobs,
                 ),
             )
             for append in appends
@@ -156,18 +159,24 @@ def _fields(record: SessionRecord) -> tuple[Argument, ...]:
         record.reply,
         _pack(record.prompt_ids),
         _pack(record.committed_ids),
+        json.dumps(asdict(record.logprobs)),
+        record.committed_logprobs,
     )
 
 
-def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRecord:
-    """The record in a script's reply: the hash's names and values in turn, and the ids.
+def _record(session_id: str, reply: tuple[Sequence[bytes], bytes, bytes]) -> SessionRecord:
+    """The record in a script's reply: the hash's names and values in turn, the ids, their log-probabilities.
 
     Raises `UnknownSessionError`.
     """
-    names_and_values, ids = reply
+    names_and_values, ids, logprobs = reply
     meta = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
     try:
         reason = meta[b"finish"].decode()
+        # A release before log-probabilities recorded no wish for them.
+        wanted = LogprobsWanted(**json.loads(meta.get(b"logprobs", b"{}")))
+        if len(logprobs) * _ID.itemsize != len(ids) * wanted.width:
+            raise ValueError(f"{len(logprobs)} bytes are no log-probabilities of {len(ids)} bytes of ids")
         return SessionRecord(
             key=SessionKey(session_id, int(meta[b"epoch"])),
             model_id=meta[b"model"].decode(),
@@ -176,6 +185,8 @@ def _record(session_id: str, reply: tuple[Sequence[bytes], bytes]) -> SessionRec
             committed_ids=_unpack(ids),
             reply=meta[b"reply"].decode(),
             finish_reason=FinishReason(reason) if reason else None,
+            logprobs=wanted,
+            committed_logprobs=logprobs,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise _failure(session_id, BadValueError()) from error

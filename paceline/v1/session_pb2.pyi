@@ -46,6 +46,14 @@ class SamplingParams(_message.Message):
     stop_from: int
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., stop_from: _Optional[int] = ...) -> None: ...
 
+class LogprobsWanted(_message.Message):
+    __slots__ = ("top", "prompt_top")
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOP_FIELD_NUMBER: _ClassVar[int]
+    top: int
+    prompt_top: int
+    def __init__(self, top: _Optional[int] = ..., prompt_top: _Optional[int] = ...) -> None: ...
+
 class Receipt(_message.Message):
     __slots__ = ("steps", "committed_tokens", "drafted_tokens", "accepted_tokens", "drafted_steps", "sources")
     STEPS_FIELD_NUMBER: _ClassVar[int]

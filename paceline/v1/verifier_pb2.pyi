@@ -37,7 +37,7 @@ SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
 SESSION_ERROR_CODE_UNASKED: SessionErrorCode
 
 class OpenRequest(_message.Message):
-    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply", "plain")
+    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply", "plain", "logprobs", "committed_logprobs")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,8 @@ class OpenRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     PLAIN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     committed_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -52,7 +54,9 @@ class OpenRequest(_message.Message):
     model_id: str
     reply: str
     plain: bool
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ..., plain: _Optional[bool] = ...) -> None: ...
+    logprobs: _session_pb2.LogprobsWanted
+    committed_logprobs: bytes
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ..., plain: _Optional[bool] = ..., logprobs: _Optional[_Union[_session_pb2.LogprobsWanted, _Mapping]] = ..., committed_logprobs: _Optional[bytes] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("opened", "tokens", "finished", "alive", "drafter_aside")
@@ -83,20 +87,24 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class CommittedTokens(_message.Message):
-    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted", "sources")
+    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted", "sources", "logprobs", "prompt_logprobs")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     position: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted: int
     durable: bool
     drafted: int
     sources: _containers.RepeatedCompositeFieldContainer[_session_pb2.SourceTokens]
-    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[_session_pb2.SourceTokens, _Mapping]]] = ...) -> None: ...
+    logprobs: bytes
+    prompt_logprobs: bytes
+    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[_session_pb2.SourceTokens, _Mapping]]] = ..., logprobs: _Optional[bytes] = ..., prompt_logprobs: _Optional[bytes] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "receipt")

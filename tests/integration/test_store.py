@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
+from paceline.logprobs import LogprobsWanted, TokenLogprobs, pack
 from paceline.redis.url import open_url
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey
@@ -381,3 +382,42 @@ async def test_a_store_that_nobody_answers_for_is_unavailable() -> None:
         with pytest.raises(StoreUnavailableError):
             await call
     await store.close()
+
+
+WANTED = LogprobsWanted(top=1)
+
+
+def scores(*places: int) -> bytes:
+    return pack(TokenLogprobs(-float(place), place, (place,), (-1.0,)) for place in places)
+
+
+async def test_logprobs_stay_with_their_ids(store: SessionStore) -> None:
+    made = record(logprobs=WANTED)
+    await store.create(made)
+
+    async def added(base: int, ids: tuple[int, ...], logprobs: bytes) -> None:
+        assert await store.append([Append(made.key, base, ids, None, logprobs)]) == [None]
+
+    await added(3, (10, 11), scores(10, 11))
+    # After a lost reply the owner sends the same again, with what it has drawn since.
+    await added(3, (10, 11, 12), scores(10, 11, 12))
+    await added(4, (11, 12), scores(11, 12))
+    await added(6, (13,), scores(13))
+    whole = replace(made, committed_ids=(10, 11, 12, 13), committed_logprobs=scores(10, 11, 12, 13))
+    assert await store.get(made.key.session_id) == whole
+    later = replace(made.key, epoch=2)
+    assert await store.claim(later) == replace(whole, key=later)
+    restored = replace(whole, key=replace(made.key, epoch=3))
+    await store.restore(restored)
+    assert await store.get(made.key.session_id) == restored
+
+
+async def test_ids_without_their_logprobs_are_half_a_record(beside: Beside) -> None:
+    made = record(logprobs=WANTED, committed_ids=(10, 11), committed_logprobs=scores(10, 11))
+    await beside.store.create(made)
+    assert await beside.store.get(made.key.session_id) == made
+    session_id = made.key.session_id
+    await beside.asked.delete(f"paceline:{{{session_id}}}:logprobs")
+    assert await beside.store.get(session_id) is None
+    with pytest.raises(UnknownSessionError):
+        await beside.store.claim(replace(made.key, epoch=2))

@@ -43,7 +43,7 @@ CHAINS = [
 
 @pytest.mark.parametrize(("draft", "target", "expected"), CHAINS)
 def test_chain(draft: list[int], target: list[int], expected: list[int]) -> None:
-    (decision,) = decide(_batch(_chain(draft)), _saying(target), [GREEDY], [0])
+    (decision,) = decide(_batch(_chain(draft)), _saying(target), [GREEDY], [0], [None])
     assert [*(draft[node] for node in decision.path), decision.bonus] == expected
 
 
@@ -51,7 +51,9 @@ def test_sessions_in_one_batch_do_not_meet() -> None:
     segments = [_chain(draft, (2 * place, 2 * place + 1)) for place, (draft, _, _) in enumerate(CHAINS)]
     silent = Segment(run=[1, 2], start=0, blocks=(40,), wants_logits=False)
     logits = _saying([token for _, target, _ in CHAINS for token in target])
-    decisions = decide(_batch(silent, *segments), logits, [GREEDY] * len(CHAINS), [0] * len(CHAINS))
+    decisions = decide(
+        _batch(silent, *segments), logits, [GREEDY] * len(CHAINS), [0] * len(CHAINS), [None] * len(CHAINS)
+    )
     for decision, (draft, _, expected) in zip(decisions, CHAINS, strict=True):
         assert [*(draft[node] for node in decision.path), decision.bonus] == expected
 
@@ -73,18 +75,18 @@ TREE = ([1, 2, 3, 4, 3], [-1, -1, 0, 0, 1])
 def test_tree(target: list[int], path: tuple[int, ...], bonus: int) -> None:
     tokens, parents = TREE
     segment = Segment(run=[0], start=0, blocks=(0,), tree_tokens=tokens, tree_parents=parents)
-    (decision,) = decide(_batch(segment), _saying(target), [GREEDY], [0])
+    (decision,) = decide(_batch(segment), _saying(target), [GREEDY], [0], [None])
     assert (decision.path, decision.bonus) == (path, bonus)
 
 
 def test_no_segment_wants_logits() -> None:
     batch = _batch(Segment(run=[1, 2], start=0, blocks=(0,), wants_logits=False))
-    assert decide(batch, torch.zeros(0, VOCAB), [], []) == []
+    assert decide(batch, torch.zeros(0, VOCAB), [], [], []) == []
 
 
 def test_each_session_gets_the_feedback_it_asked_for() -> None:
     logits = torch.arange(5 * VOCAB).view(5, VOCAB).remainder(VOCAB).float()
     batch = _batch(_chain([1], (0, 1)), _chain([2], (2, 3)), _chain([], (4,)))
-    decisions = decide(batch, logits, [GREEDY] * 3, [2, 0, 3])
+    decisions = decide(batch, logits, [GREEDY] * 3, [2, 0, 3], [None] * 3)
     assert [decision.top_k for decision in decisions] == [2, 0, 3]
     assert [decision.top_ids for decision in decisions] == [(49, 48, 49, 48), (), (49, 48, 47)]

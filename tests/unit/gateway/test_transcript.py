@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from gateway.errors import RequestError
 from gateway.events import Chunk, Finished
 from gateway.generation import Form, Generation
 from gateway.transcript import Told, Transcript
+from paceline.logprobs import LogprobsWanted, TokenLogprobs, pack
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, SessionKey, SourceTokens
 from paceline.store import SessionRecord
@@ -62,6 +64,18 @@ def step(
     sources: Sequence[SourceTokens] = (),
 ) -> list[Told]:
     return to.take(position, ids, accepted=accepted, drafted=accepted, durable=True, sources=sources)
+
+
+SCORED = LogprobsWanted(top=1, prompt_top=0)
+
+
+def logprob_of(position: int) -> TokenLogprobs:
+    """A different one for each position."""
+    return TokenLogprobs(-float(position), position + 1, (position,), (-0.5,))
+
+
+def scores(position: int, count: int) -> bytes:
+    return pack(map(logprob_of, range(position, position + count)))
 
 
 def text_of(told: Sequence[Told]) -> str:
@@ -194,3 +208,58 @@ def test_a_record_that_can_only_have_ended_has(
     told = made.catch_up(record(asked, ids), durable=True)
     assert [each.reason for each in told if isinstance(each, Finished)] == ([reason] if reason else [])
     assert made.ended == (reason is not None)
+
+
+@given(IDS, st.data())
+def test_each_token_has_its_own_logprobs(ids: list[int], data: st.DataObject) -> None:
+    asked = replace(wanted(), logprobs=SCORED)
+    made = transcript(asked)
+    prompt = [TokenLogprobs(-1.0, 1), TokenLogprobs(-2.0, 2)]
+    told: list[Told] = []
+    assert made.logprobs_to_come == SCORED
+    while made.position < len(PROMPT) + len(ids):
+        known = made.position - len(PROMPT)
+        # A step at another verifier may begin before what is known; the record may have more than that.
+        begin = data.draw(st.integers(0, known))
+        end = data.draw(st.integers(known + 1, len(ids)))
+        if data.draw(st.booleans()):
+            told += made.catch_up(
+                replace(
+                    record(asked, ids[:end]),
+                    logprobs=SCORED,
+                    committed_logprobs=scores(len(PROMPT), end),
+                ),
+                durable=True,
+            )
+        else:
+            told += made.take(
+                len(PROMPT) + begin,
+                ids[begin:end],
+                accepted=data.draw(st.integers(0, end - begin)),
+                drafted=5,
+                durable=True,
+                logprobs=scores(len(PROMPT) + begin, end - begin),
+                prompt_logprobs=pack(prompt),
+            )
+    chunks = [each for each in told if isinstance(each, Chunk)]
+    for chunk in chunks:
+        places = range(chunk.position, chunk.position + len(chunk.token_ids))
+        assert chunk.logprobs == tuple(map(logprob_of, places))
+    assert made.committed_logprobs == scores(len(PROMPT), len(ids))
+    of_prompt = [chunk.prompt_logprobs for chunk in chunks if chunk.prompt_logprobs]
+    assert of_prompt == [tuple(prompt)] * len(of_prompt)
+    assert len(of_prompt) <= 1
+    assert made.logprobs_to_come == (replace(SCORED, prompt_top=None) if of_prompt else SCORED)
+
+
+def test_a_stop_string_ends_the_logprobs_too() -> None:
+    made = transcript(replace(wanted(stops=["b"]), logprobs=SCORED))
+    told = made.take(3, [1, 2, 3], accepted=0, drafted=0, durable=True, logprobs=scores(3, 3))
+    (chunk,) = (each for each in told if isinstance(each, Chunk))
+    assert (chunk.token_ids, chunk.logprobs) == ((1, 2), (logprob_of(3), logprob_of(4)))
+
+
+def test_a_verifier_that_sends_none_is_at_fault() -> None:
+    made = transcript(replace(wanted(), logprobs=SCORED))
+    with pytest.raises(RequestError, match="left out log-probabilities"):
+        made.take(3, [1, 2], accepted=0, drafted=0, durable=True, logprobs=scores(3, 1))
