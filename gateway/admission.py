@@ -218,7 +218,8 @@ class AdmissionControl:
                 reason = "queue_seconds"
                 message += f"; none has ended within {self.queue_seconds:g} seconds"
         metrics.REFUSED_REQUESTS.labels(reason=reason).inc()
-        return RequestError(kind, message, retry_after=seconds)
+        room = admission.outcome is not Outcome.TOKENS
+        return RequestError(kind, message, retry_after=seconds, for_room=room)
 
     def _leave(self, place: Place) -> None:
         place.ended, place.ended_at = True, time.monotonic()

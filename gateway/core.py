@@ -9,8 +9,8 @@ from contextlib import aclosing
 from opentelemetry.trace import Span
 
 from gateway import metrics
+from gateway.choices import Told
 from gateway.errors import RequestError
-from gateway.events import Event
 from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
 from gateway.readiness import Readiness
@@ -47,15 +47,20 @@ class Gateway:
         self.readiness = Readiness(sessions)
 
 
-async def observed(events: AsyncGenerator[Event, None], face: str, span: Span) -> AsyncGenerator[Event, None]:
-    """The same events, counted and timed, with the request's span as the exemplar."""
-    timer = RequestTimer(exemplar=spans.exemplar(span))
+async def observed(events: AsyncGenerator[Told, None], face: str, span: Span) -> AsyncGenerator[Told, None]:
+    """The same events of one request: it is counted, and each choice timed, with its span as the exemplar."""
+    exemplar = spans.exemplar(span)
+    came = time.monotonic()
+    timers: dict[int, RequestTimer] = {}
     outcome = "cancelled"
     try:
         async with aclosing(events):
-            async for event in events:
-                timer.saw(event)
-                yield event
+            async for told in events:
+                timer = timers.get(told.choice)
+                if timer is None:
+                    timer = timers[told.choice] = RequestTimer(came=came, exemplar=exemplar)
+                timer.saw(told.event)
+                yield told
         outcome = "done"
     except RequestError as error:
         outcome = error.kind.code or error.kind.type

@@ -52,17 +52,25 @@ def invalid(code: str) -> Kind:
 class RequestError(Exception):
     """A request that is answered with an error.
 
-    `param` names the field at fault; `retry_after`, in seconds, says when to ask again.
+    `param` names the field at fault; `retry_after`, in seconds, says when to ask again; `for_room`, whether
+    the end of another session may be enough for it.
     """
 
     def __init__(
-        self, kind: Kind, message: str, param: str | None = None, *, retry_after: float | None = None
+        self,
+        kind: Kind,
+        message: str,
+        param: str | None = None,
+        *,
+        retry_after: float | None = None,
+        for_room: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.for_room = for_room
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error body."""

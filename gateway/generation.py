@@ -24,6 +24,8 @@ class Form:
     created: int = 0
     # Usage in each chunk.
     continuous_usage: bool = False
+    # The choice's place in the reply.
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

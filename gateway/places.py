@@ -183,6 +183,7 @@ class Places:
             OVERLOADED,
             f"{why}; try again later",
             retry_after=self._retry_seconds(len(self._new), places),
+            for_room=True,
         )
 
 

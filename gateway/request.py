@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gateway.choices import SEED_BITS
 from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestError, invalid
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
@@ -17,8 +18,6 @@ from paceline.sampling import SamplingRequest
 MAX_MESSAGES = 2048
 # For a rough number of tokens before a prompt is tokenised.
 _CHARACTERS_PER_TOKEN = 4
-# JavaScript reads JSON's numbers as doubles: seeds of more bits would come back rounded.
-_SEED_BITS = 53
 
 
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
@@ -76,7 +75,7 @@ class Terms:
         sampling = asked.params(
             max_tokens,
             prompt_tokens=len(prompt_ids),
-            seed=secrets.randbits(_SEED_BITS),
+            seed=secrets.randbits(SEED_BITS),
             model_stop_ids=self.stop_token_ids,
         )
         stops = tuple(asked.stop)

@@ -10,19 +10,23 @@ from gateway.events import Chunk, Event, Finished, Started
 
 
 class RequestTimer:
-    """Made when the request comes; told of each event that its client is sent.
+    """Told of each event that a client is sent of one choice of its request.
 
     Time in the queue, of the prefill and of decoding follow one another: together they are the whole
     request's, up to what is said after the last token.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, *, exemplar: dict[str, str] | None = None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        came: float | None = None,
+        exemplar: dict[str, str] | None = None,
     ) -> None:
-        """`exemplar`: labels that lead to the request's trace."""
+        """`came`: when the request came, if not now. `exemplar`: labels that lead to the request's trace."""
         self._clock = clock
         self._exemplar = exemplar
-        self._began = self._opened = clock()
+        self._began = self._opened = clock() if came is None else came
         # When the first and the last tokens so far were sent.
         self._first: float | None = None
         self._last = self._began

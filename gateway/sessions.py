@@ -78,6 +78,11 @@ class Sessions:
         """Number of sessions that this gateway follows."""
         return self._places.running
 
+    @staticmethod
+    def new_id() -> str:
+        """An id for a session that is yet to begin."""
+        return secrets.token_urlsafe(24)
+
     def generate(
         self,
         wanted: Generation | Asked,
@@ -85,12 +90,15 @@ class Sessions:
         detokenizer: Detokenizer,
         parent: Span,
         deadline: float | None = None,
+        *,
+        session_id: str = "",
     ) -> AsyncGenerator[Event, None]:
         """A new session's events, until `deadline` (on the monotonic clock). Raises `RequestError`.
 
         Closing the iterator early stops the session everywhere. Its record stays, so it can be resumed.
+        `session_id`: from `new_id`, where it must be known before.
         """
-        key = SessionKey(secrets.token_urlsafe(24), 1)
+        key = SessionKey(session_id or self.new_id(), 1)
         return self._followed(key, wanted, caller, detokenizer, parent, deadline)
 
     async def claim(self, session_id: str, caller: Caller, finish: FinishReason | None = None) -> Claimed:

@@ -12,6 +12,7 @@ import grpc
 from opentelemetry.trace import Span
 
 from gateway.chat_template import ChatTurn
+from gateway.choices import Told
 from gateway.core import Gateway, observed
 from gateway.errors import CONTEXT_LENGTH, INVALID, STALLED, RequestError
 from gateway.events import Chunk, Event, Mark, Started, Untold
@@ -85,8 +86,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """
         writing: asyncio.Future[None] | None = None
         try:
-            async with aclosing(observed(events, "grpc", span)) as counted:
-                async for event in counted:
+            async with aclosing(observed(_alone(events), "grpc", span)) as counted:
+                async for told in counted:
+                    event = told.event
                     new = untold.of(event) if isinstance(event, Chunk) else event
                     if new is None:
                         continue
@@ -152,6 +154,13 @@ async def _begin(span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> Non
         except grpc.aio.InternalError as error:
             # As in `paceline.net.rpc.write`: the call has ended on the client's side.
             raise asyncio.CancelledError from error
+
+
+async def _alone(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Told, None]:
+    """The events of a call's one session."""
+    async with aclosing(events):
+        async for event in events:
+            yield Told(0, event)
 
 
 @contextmanager

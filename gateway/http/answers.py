@@ -1,20 +1,22 @@
-"""A session's events as an HTTP answer: one body, or server-sent events."""
+"""A request's sessions as an HTTP answer: one body, or server-sent events."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from opentelemetry.trace import Span
 
 from gateway.caller import Caller
+from gateway.choices import Told, numbered, together
 from gateway.core import Gateway, observed
-from gateway.errors import RequestError
+from gateway.errors import RequestError, invalid
 from gateway.events import Event, Mark, Started, Untold
 from gateway.generation import Asked, Generation
-from gateway.http import headers, replies, schema
+from gateway.http import headers, replies
 from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
 from gateway.http.replies import Reply
 from paceline.service import spans
@@ -24,29 +26,48 @@ from paceline.service import spans
 _IDLE_SECONDS = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one HTTP request asks for."""
+
+    # `n` for each prompt, those of the first prompt first.
+    choices: Sequence[Generation | Asked]
+    n: int
+    stream: bool
+
+
 async def respond(
-    gateway: Gateway,
-    request: Request,
-    caller: Caller,
-    asked: schema.Sampled,
-    wanted: Generation | Asked,
-    stages: spans.Stages,
+    gateway: Gateway, request: Request, caller: Caller, wanted: Wanted, stages: spans.Stages
 ) -> Response:
-    """A new session's answer, whole or streamed, or the rest of a broken stream. Raises `RequestError`.
+    """New sessions' answer, whole or streamed, or the rest of a broken stream. Raises `RequestError`.
 
     `stages`: those of the request's span.
     """
-    mark = headers.mark(request)
-    if mark is not None and asked.stream:
+    mark, several = headers.mark(request), len(wanted.choices) > 1
+    if mark is not None and wanted.stream:
+        if several:
+            raise RequestError(
+                invalid("invalid_value"),
+                "a stream of several choices is not resumed: ask for each session's events",
+                "Last-Event-ID",
+            )
         return await resume(gateway, request, caller, mark, stages)
     deadline = headers.deadline(request, gateway.request_seconds)
-    sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
-    events = _events(stages, lambda span: sessions.generate(wanted, caller, detokenizer, span, deadline))
-    reply = Reply(wanted.form, gateway.model_name)
-    if not asked.stream:
+    sessions, prompts = gateway.sessions, gateway.prompts
+    choices = numbered(wanted.choices)
+    ids = [sessions.new_id() for _ in choices]
+
+    def begin(each: Generation | Asked, span: Span) -> AsyncGenerator[Event, None]:
+        session_id = ids[each.form.index]
+        return sessions.generate(each, caller, prompts.detokenizer(), span, deadline, session_id=session_id)
+
+    events = _events(stages, lambda span: together(choices, lambda each: begin(each, span)))
+    reply = Reply([each.form for each in choices], gateway.model_name, ids[0], n=wanted.n)
+    if not wanted.stream:
         return await _whole(until_disconnect(events, request, deadline), reply)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
-    return await _streamed(watched, reply, Untold(), marked=headers.wants_event_ids(request))
+    marked = headers.wants_event_ids(request) and not several
+    return await _streamed(watched, reply, Untold(), marked=marked)
 
 
 async def resume(
@@ -56,33 +77,37 @@ async def resume(
     deadline = headers.deadline(request, gateway.request_seconds)
     sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
     claimed = await sessions.claim(mark.session_id, caller)
-    events = _events(stages, lambda span: sessions.resume(claimed, caller, detokenizer, span, deadline))
-    reply = Reply(claimed.wanted.form, gateway.model_name)
+
+    def begin(span: Span) -> AsyncGenerator[Event, None]:
+        return sessions.resume(claimed, caller, detokenizer, span, deadline)
+
+    events = _events(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
+    reply = Reply([claimed.wanted.form], gateway.model_name, mark.session_id)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
     return await _streamed(watched, reply, Untold(mark), marked=True)
 
 
-async def _whole(watched: AsyncGenerator[Event | None, None], reply: Reply) -> Response:
+async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Response:
     allowance = None
     try:
         async with aclosing(watched):
-            async for event in watched:
-                if event is None:
+            async for told in watched:
+                if told is None:
                     continue
-                if isinstance(event, Started):
-                    allowance = event.allowance
-                reply.take(event)
+                if isinstance(told.event, Started):
+                    allowance = told.event.allowance
+                reply.take(told)
     except ClientGoneError:
         return Response(status_code=499)
     return JSONResponse(reply.whole(), headers=headers.of_allowance(allowance))
 
 
 async def _streamed(
-    watched: AsyncGenerator[Event | None, None], reply: Reply, untold: Untold, *, marked: bool
+    watched: AsyncGenerator[Told | None, None], reply: Reply, untold: Untold, *, marked: bool
 ) -> Response:
-    """A stream of what the client does not have. If the session cannot begin, the error has its HTTP status.
+    """A stream of what the client does not have. If no session can begin, the error has its HTTP status.
 
-    A session that waits for long begins its stream with comments; a later refusal then comes as an event.
+    Sessions that wait for long begin their stream with comments; a later refusal then comes as an event.
     """
     try:
         first = await anext(watched)
@@ -91,30 +116,31 @@ async def _streamed(
     except BaseException:
         await watched.aclose()
         raise
-    left = headers.of_allowance(first.allowance if isinstance(first, Started) else None)
+    begun = first.event if first is not None else None
+    left = headers.of_allowance(begun.allowance if isinstance(begun, Started) else None)
     return EventStream(_stream(_behind(first, watched), reply, untold, marked=marked), left)
 
 
 async def _behind(
-    first: Event | None, rest: AsyncGenerator[Event | None, None]
-) -> AsyncGenerator[Event | None, None]:
+    first: Told | None, rest: AsyncGenerator[Told | None, None]
+) -> AsyncGenerator[Told | None, None]:
     async with aclosing(rest):
         yield first
-        async for event in rest:
-            yield event
+        async for told in rest:
+            yield told
 
 
 async def _events(
-    stages: spans.Stages, begin: Callable[[Span], AsyncGenerator[Event, None]]
-) -> AsyncGenerator[Event, None]:
+    stages: spans.Stages, begin: Callable[[Span], AsyncGenerator[Told, None]]
+) -> AsyncGenerator[Told, None]:
     stages.end()
     async with aclosing(observed(begin(stages.parent), "http", stages.parent)) as counted:
-        async for event in counted:
-            yield event
+        async for told in counted:
+            yield told
 
 
 async def _stream(
-    events: AsyncGenerator[Event | None, None], reply: Reply, untold: Untold, *, marked: bool
+    events: AsyncGenerator[Told | None, None], reply: Reply, untold: Untold, *, marked: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:

@@ -107,7 +107,7 @@ def _add_generation(app: FastAPI, gateway: Gateway) -> None:
         stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.ChatRequest)
         stages.enter("gateway.tokenise")
-        return await answers.respond(gateway, request, caller, asked, chat(gateway, asked), stages)
+        return await answers.respond(gateway, request, caller, chat(gateway, asked), stages)
 
     @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
@@ -116,7 +116,7 @@ def _add_generation(app: FastAPI, gateway: Gateway) -> None:
         stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.CompletionRequest)
         stages.enter("gateway.tokenise")
-        return await answers.respond(gateway, request, caller, asked, completion(gateway, asked), stages)
+        return await answers.respond(gateway, request, caller, completion(gateway, asked), stages)
 
 
 def _add_sessions(app: FastAPI, gateway: Gateway) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from fastapi import Request
@@ -11,10 +13,12 @@ from fastapi import Request
 from gateway import errors
 from gateway.caller import Caller
 from gateway.chat_template import ChatTurn
+from gateway.choices import MAX_CHOICES, alternatives
 from gateway.core import Gateway
 from gateway.errors import RequestError
 from gateway.generation import Asked, Form, Generation
 from gateway.http import body, schema
+from gateway.http.answers import Wanted
 from gateway.request import Terms, served_model
 from gateway.tokenizing import Tokenizing
 
@@ -45,8 +49,8 @@ class Bodies:
             raise RequestError(errors.OVERLOADED, "too many large bodies wait to be read") from None
 
 
-def chat(gateway: Gateway, asked: schema.ChatRequest) -> Generation | Asked:
-    """The session of a chat request. Raises `RequestError`."""
+def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
+    """The choices of a chat request. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
     roles = {"developer": "system"}
     turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
@@ -55,16 +59,45 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Generation | Asked:
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
     form = _form(asked, "chat")
     terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "messages", field)
-    return terms.ask(gateway.prompts.from_chat(turns))
+    return _wanted([terms.ask(gateway.prompts.from_chat(turns))], asked)
 
 
-def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Generation | Asked:
-    """The session of a completion request, by OpenAI's default of 16 tokens. Raises `RequestError`."""
+def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
+    """The choices of a completion request, by OpenAI's default of 16 tokens. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
-    given = asked.prompt
+    _check_best_of(asked)
+    prompts = asked.prompts
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
     terms = Terms(sampling, served, gateway.prompts.stop_token_ids, _form(asked, "text"), "prompt")
-    return terms.ask(gateway.prompts.from_text(given) if isinstance(given, str) else tuple(given))
+    choices = []
+    for place, given in enumerate(prompts):
+        named = terms if len(prompts) == 1 else replace(terms, prompt_field=f"prompt[{place}]")
+        prompt = gateway.prompts.from_text(given) if isinstance(given, str) else tuple(given)
+        choices.append(named.ask(prompt))
+    return _wanted(choices, asked)
+
+
+def _wanted(prompts: Sequence[Generation | Asked], asked: schema.Sampled) -> Wanted:
+    n = asked.n or 1
+    if len(prompts) * n > MAX_CHOICES:
+        raise RequestError(
+            errors.invalid("integer_above_max_value"),
+            f"{len(prompts)} prompts with n {n} are more than {MAX_CHOICES} choices",
+            "n",
+        )
+    choices = [each for prompt in prompts for each in alternatives(prompt, n)]
+    return Wanted(choices, n, bool(asked.stream))
+
+
+def _check_best_of(asked: schema.CompletionRequest) -> None:
+    best_of, n = asked.best_of, asked.n or 1
+    if best_of is None or best_of == n:
+        return
+    if best_of < n:
+        raise RequestError(
+            errors.invalid("integer_below_min_value"), f"best_of must be at least n, which is {n}", "best_of"
+        )
+    raise RequestError(errors.UNSUPPORTED, f"best_of above n, which is {n}, is not supported yet", "best_of")
 
 
 def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:

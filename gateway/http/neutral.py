@@ -40,7 +40,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "logprobs": _one_of(False),
     "metadata": _one_of({}),
     "modalities": _one_of(["text"]),
-    "n": _one_of(1),
     "parallel_tool_calls": _one_of(True, False),
     "prediction": _nothing,
     "presence_penalty": _one_of(0),

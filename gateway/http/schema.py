@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
 
-from gateway.errors import UNSUPPORTED, RequestError, invalid
+from gateway.choices import MAX_CHOICES
+from gateway.errors import RequestError, invalid
 from gateway.http import neutral
 from gateway.http.body import fields_of
 from gateway.http.problems import first_problem
@@ -91,6 +94,8 @@ class Sampled(Strict):
     top_k: Annotated[Annotated[int, _within("top_k")] | None, _unless(-1)] = None
     min_p: Annotated[Number, _within("min_p")] | None = None
     seed: Annotated[Annotated[int, _within("seed")] | None, _unless(-1)] = None
+    # Choices for each prompt, whose seeds follow from `seed`.
+    n: Annotated[Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None, Integral] = None
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, _unless("")] = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_CLIENT_STOP_IDS)] | None = None
     min_tokens: Annotated[Annotated[int, _within("min_tokens")] | None, Integral] = None
@@ -142,6 +147,18 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+Prompt = str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Batch = Annotated[list[Prompt], Field(max_length=MAX_CHOICES, fail_fast=True)]
+
+
+def _is_batch(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
+
+
+def _shape(prompt: Any) -> str:
+    return "list[prompt]" if _is_batch(prompt) else "list[id]"
+
+
 class ChatRequest(Sampled):
     """Body of POST /v1/chat/completions."""
 
@@ -152,7 +169,16 @@ class ChatRequest(Sampled):
 class CompletionRequest(Sampled):
     """Body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+    prompt: Annotated[
+        Annotated[Prompt, Tag("list[id]")] | Annotated[Batch, Tag("list[prompt]")], Discriminator(_shape)
+    ]
+    # The n most likely of so many; which are, no more than n would say.
+    best_of: Annotated[Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None, Integral] = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as a text or ids."""
+        return cast("list[str | list[int]]", self.prompt if _is_batch(self.prompt) else [self.prompt])
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
@@ -180,8 +206,4 @@ def _one_prompt(prompt: Any) -> Any:
         )
     if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
         return prompt
-    if len(prompt) > 1:
-        raise RequestError(
-            UNSUPPORTED, f"one prompt per request is served, and this one has {len(prompt)}", "prompt"
-        )
-    return prompt[0]
+    return prompt[0] if len(prompt) == 1 else prompt

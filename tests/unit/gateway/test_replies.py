@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.events import Chunk, Event, Finished, Started, Untold
+from gateway.choices import Told
+from gateway.events import Chunk, Finished, Started, Untold
 from gateway.generation import Form
 from gateway.http.replies import Reply, sse, stream
 from paceline.session import FinishReason, Receipt
@@ -27,11 +28,36 @@ def test_an_event_is_one_line_whatever_its_text(text: str) -> None:
 
 
 async def test_no_text_is_swallowed_that_comes_before_its_session_has_begun() -> None:
-    async def out_of_order() -> AsyncIterator[Event]:
-        yield Chunk("text", 3, (5,), 0, True)
-        yield Started("s", 1, 3)
-        yield Finished(FinishReason.LENGTH, Receipt())
+    async def out_of_order() -> AsyncIterator[Told]:
+        yield Told(0, Chunk("text", 3, (5,), 0, True))
+        yield Told(0, Started("s", 1, 3))
+        yield Told(0, Finished(FinishReason.LENGTH, Receipt()))
 
-    reply = Reply(Form(), "m")
+    reply = Reply([Form()], "m", "s")
     with pytest.raises(ValueError, match="begins with Chunk"):
         [part async for part in stream(out_of_order(), reply, Untold(), marked=False)]
+
+
+async def test_chunks_of_several_choices_have_their_index_and_usage_counts_each_prompt_once() -> None:
+    async def events() -> AsyncIterator[Told]:
+        for choice in (2, 0, 3, 1):
+            yield Told(choice, Started(f"s{choice}", choice, 3 + choice // 2))
+        for choice in (1, 0, 2, 3, 0):
+            yield Told(choice, Chunk(f"text {choice}", 9, (5,), 0, True))
+        for choice in (3, 1, 0, 2):
+            yield Told(choice, Finished(FinishReason.LENGTH, Receipt()))
+
+    forms = [Form("text", include_usage=True, index=index) for index in range(4)]
+    parts = [part async for part in stream(events(), Reply(forms, "m", "s0", n=2), Untold(), marked=False)]
+    bodies = [json.loads(part.removeprefix(b"data: ")) for part in parts[:-1]]
+    assert [(body["choices"][0]["index"], body["choices"][0]["text"]) for body in bodies[:5]] == [
+        (1, "text 1"),
+        (0, "text 0"),
+        (2, "text 2"),
+        (3, "text 3"),
+        (0, "text 0"),
+    ]
+    assert {body["id"] for body in bodies} == {"cmpl-s0"}
+    assert [body["paceline"]["session_id"] for body in bodies[5:9]] == ["s3", "s1", "s0", "s2"]
+    assert bodies[-1]["choices"] == []
+    assert (bodies[-1]["usage"]["prompt_tokens"], bodies[-1]["usage"]["completion_tokens"]) == (3 + 4, 5)

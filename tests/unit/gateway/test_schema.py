@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
+from gateway.choices import Told
 from gateway.errors import RequestError
-from gateway.events import Finished
+from gateway.events import Chunk, Finished, Started
 from gateway.generation import Form
 from gateway.http.neutral import NOT_YET
 from gateway.http.replies import Reply
@@ -25,7 +26,6 @@ TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
 # A value of each that asks for something, and those that ask for nothing.
 ASKS: dict[str, tuple[Any, list[Any]]] = {
     "audio": ({"voice": "x"}, []),
-    "best_of": (2, [1]),
     "echo": (True, [False]),
     "frequency_penalty": (0.5, [0, 0.0]),
     "function_call": ("auto", ["none"]),
@@ -34,7 +34,6 @@ ASKS: dict[str, tuple[Any, list[Any]]] = {
     "logprobs": (True, [False]),
     "metadata": ({"a": "b"}, [{}]),
     "modalities": (["audio"], [["text"]]),
-    "n": (2, [1]),
     "parallel_tool_calls": ("x", [True, False]),
     "prediction": ({"type": "content"}, []),
     "presence_penalty": (-1, [0, 0.0]),
@@ -241,7 +240,7 @@ def test_a_bad_message_is_refused_with_its_place(messages: Any, param: str) -> N
 
 
 @pytest.mark.parametrize(
-    "prompt", [None, 5, [], ["a", "b"], [1, "a"], [1.5], [-1], [[1, 2], [3]], [[]], [True], {}]
+    "prompt", [None, 5, [], ["a", 5], [1, "a"], [1.5], [-1], [[1, 2], [-3]], [[]], [True], {}]
 )
 def test_a_bad_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(RequestError) as caught:
@@ -256,15 +255,14 @@ def test_a_bad_prompt_is_refused(prompt: Any) -> None:
         ({"prompt": [1, "a"]}, "prompt[1] must be an integer, not a string", "invalid_type"),
         ({"prompt": 5}, "prompt must be a string or an array, not an integer", "invalid_type"),
         (
-            {"prompt": ["a", "b"]},
-            "one prompt per request is served, and this one has 2",
-            "unsupported_parameter",
+            {"prompt": ["a", 5]},
+            "prompt[1] must be a string or an array, not an integer",
+            "invalid_type",
         ),
-        (
-            {"prompt": [[1], [2], [3]]},
-            "one prompt per request is served, and this one has 3",
-            "unsupported_parameter",
-        ),
+        ({"prompt": [[1], [2, -3]]}, "prompt[1][1] must be at least 0", "integer_below_min_value"),
+        ({"prompt": ["a"] * 129}, "prompt must have at most 128 items", "array_above_max_length"),
+        ({"n": 0}, "n must be at least 1", "integer_below_min_value"),
+        ({"n": 129}, "n must be at most 128", "integer_above_max_value"),
         ({"stop": ["a"] * 5}, "stop must have at most 4 items", "array_above_max_length"),
         ({"stop": ["a", ""]}, "stop[1] must have at least 1 characters", "empty_string"),
         ({"stop": 5}, "stop must be a string or an array, not an integer", "invalid_type"),
@@ -296,7 +294,7 @@ def test_what_is_wrong_is_said_in_a_sentence(changes: dict[str, Any], message: s
         ({"seed": -1.0}, {}),
         ({"seed": 7.0}, {"seed": 7}),
         ({"top_k": -1}, {}),
-        ({"n": 1.0}, {}),
+        ({"n": 1.0}, {"n": 1}),
         ({"max_tokens": 5.0}, {"max_tokens": 5}),
         ({"min_tokens": 5.0}, {"min_tokens": 5}),
         ({"stop": ""}, {}),
@@ -325,10 +323,13 @@ def test_null_and_empty_fields_of_a_message_ask_for_nothing(extra: dict[str, Any
 
 @given(st.text())
 def test_a_reply_is_taken_back_as_the_sdk_dumps_it(answer: str) -> None:
-    reply = Reply(Form("chat"), "m", text=answer, finished=Finished(FinishReason.STOP, Receipt())).whole()
-    said = ChatCompletion.model_validate(reply).choices[0].message
+    reply = Reply([Form("chat")], "m", "s")
+    for event in (Started("s", 1, 3), Chunk(answer, 3, (), 0, True), Finished(FinishReason.STOP, Receipt())):
+        reply.take(Told(0, event))
+    whole = reply.whole()
+    said = ChatCompletion.model_validate(whole).choices[0].message
     for message in (
-        reply["choices"][0]["message"],
+        whole["choices"][0]["message"],
         said.model_dump(),
         said.model_dump(exclude_unset=True),
         said.model_dump(mode="json", exclude_none=True),
