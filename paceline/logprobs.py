@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Most of the likeliest tokens that a client may ask for at each position.
-MAX_TOP_LOGPROBS = 32
+# Most of the likeliest tokens that a client may ask for at each position; OpenAI's bound.
+MAX_TOP_LOGPROBS = 20
 # OpenAI's number for what is as good as impossible. JSON has none for minus infinity.
 LOWEST = -9999.0
 
