@@ -9,6 +9,7 @@ from drafter_svc import methods, registry
 from drafter_svc.config import DrafterSettings
 from drafter_svc.methods import UnknownMethodError
 from drafter_svc.methods.base import Method, MethodFactory, Target, UnfitError
+from drafter_svc.methods.prediction import PredictionFactory
 from drafter_svc.tenants import Tenants
 from paceline.service import telemetry
 
@@ -48,6 +49,8 @@ class TeachableFactory(MethodFactory):
 def factories(settings: DrafterSettings) -> tuple[MethodFactory, ...]:
     """What `settings.method` names: one factory for all sources of text, then one for each other method.
 
+    What drafts from the text drafts from clients' own predictions, too.
+
     Raises `UnknownMethodError`, and `UnfitError` for a method that cannot be used as configured.
     """
     others = registry.installed()
@@ -61,6 +64,9 @@ def factories(settings: DrafterSettings) -> tuple[MethodFactory, ...]:
         raise UnknownMethodError(f"{what}; there are {known}, and several are joined by +")
     sources = "+".join(name for name in names if name in methods.SOURCES)
     made: list[MethodFactory] = [TeachableFactory(settings, sources)] if sources else []
+    if sources:
+        # It fits any target: beside a model alone it would keep a pod where the model does not fit.
+        made.append(PredictionFactory())
     made += [registry.make(others[name], settings) for name in names if name not in methods.SOURCES]
     return tuple(made)
 

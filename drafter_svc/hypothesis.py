@@ -43,18 +43,32 @@ class Lesson:
     accepted: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A client's own guess at its answer, which begins at position `start`."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
 class Hypothesis:
     """One session as the drafter knows it. `ids` is prompt + committed; it only grows.
 
-    `tenant` is the owner. One tenant's sessions never teach another's.
+    `tenant` is the owner. One tenant's sessions never teach another's. `guess` is its client's.
     """
 
     def __init__(
-        self, key: SessionKey, sampling: SamplingParams, known_ids: Sequence[int], tenant: str = ""
+        self,
+        key: SessionKey,
+        sampling: SamplingParams,
+        known_ids: Sequence[int],
+        tenant: str = "",
+        guess: Guess | None = None,
     ) -> None:
         self.key = key
         self.tenant = tenant
         self.sampling = sampling
+        self.guess = guess
         self.ids: list[int] = list(known_ids)
 
     @property

@@ -9,7 +9,7 @@ import grpc
 
 from drafter_svc.config import DrafterSettings
 from drafter_svc.draft_trace import DraftTrace
-from drafter_svc.hypothesis import Hypothesis
+from drafter_svc.hypothesis import Guess, Hypothesis
 from drafter_svc.links import Links
 from paceline import __version__
 from paceline.addresses import AddressError, join_address, parse_address
@@ -21,6 +21,7 @@ from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{0,128}")
+_MOST_GUESSED = 1 << 17
 # Bound of ids until the verifier has said its vocabulary size.
 _ANY_VOCABULARY = 1 << 31
 
@@ -47,6 +48,7 @@ class DrafterServicer(drafter_pb2_grpc.DrafterServiceServicer):
             wire.sampling_from_proto(request.sampling, vocab_size=vocab_size),
             wire.ids_from_proto(request.known_ids, vocab_size=vocab_size, field="known_ids"),
             _tenant(request.tenant),
+            _guess(request, vocab_size),
         )
         if not hypothesis.ids:
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "known_ids is empty", field="known_ids")
@@ -111,6 +113,25 @@ def _address(text: str) -> str:
         raise RefusedError(
             grpc.StatusCode.INVALID_ARGUMENT, f"verifier_address: {error}", field="verifier_address"
         ) from error
+
+
+def _guess(request: pb.AttachRequest, vocab_size: int) -> Guess | None:
+    if not request.prediction_ids:
+        return None
+    if len(request.prediction_ids) > _MOST_GUESSED:
+        raise RefusedError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"prediction_ids takes at most {_MOST_GUESSED} ids",
+            field="prediction_ids",
+        )
+    if not 0 < request.prompt_length <= len(request.known_ids):
+        raise RefusedError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"prompt_length must be 1 to {len(request.known_ids)}, as many ids are known",
+            field="prompt_length",
+        )
+    ids = wire.ids_from_proto(request.prediction_ids, vocab_size=vocab_size, field="prediction_ids")
+    return Guess(ids, request.prompt_length)
 
 
 def _tenant(text: str) -> str:

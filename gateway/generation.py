@@ -39,6 +39,8 @@ class Generation:
     speculation: bool = True
     form: Form = Form()
     logprobs: LogprobsWanted = NO_LOGPROBS
+    # The client's own guess at the answer. No part of the record: without it the text is the same.
+    prediction_ids: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:

@@ -11,10 +11,10 @@ import grpc
 from opentelemetry.trace import Span
 
 from gateway.fleet import Fleet
+from gateway.generation import Generation
 from gateway.pod import Pod
 from gateway.routing.drafters import choose_drafter
 from paceline.net import wire
-from paceline.sampling import SamplingParams
 from paceline.service import spans, telemetry
 from paceline.session import SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
@@ -36,7 +36,7 @@ class Speculation:
         self,
         fleet: Fleet,
         key: SessionKey,
-        sampling: SamplingParams,
+        wanted: Generation,
         tenant: str,
         verifier_address: str,
         known_ids: Callable[[], Sequence[int]],
@@ -46,7 +46,7 @@ class Speculation:
         """`span`: the session's, which hears of its drafters."""
         self._fleet = fleet
         self._key = key
-        self._sampling = sampling
+        self._wanted = wanted
         self._tenant = tenant
         self._verifier_address = verifier_address
         self._known_ids = known_ids
@@ -134,8 +134,10 @@ class Speculation:
             key=wire.key_to_proto(self._key),
             verifier_address=self._verifier_address,
             known_ids=self._known_ids(),
-            sampling=wire.sampling_to_proto(self._sampling),
+            sampling=wire.sampling_to_proto(self._wanted.sampling),
             tenant=self._tenant,
+            prediction_ids=self._wanted.prediction_ids,
+            prompt_length=self._wanted.prompt_tokens,
         )
         # Set before the call: if it is cancelled, the drafter may have the session already.
         self._attached = pod

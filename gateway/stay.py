@@ -52,7 +52,7 @@ async def stay(
     speculation = Speculation(
         fleet,
         session.owned.key,
-        session.wanted.sampling,
+        session.wanted,
         session.caller.tenant,
         verifier.address,
         session.transcript.ids,

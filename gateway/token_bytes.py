@@ -17,7 +17,7 @@ class TokenBytes:
     def __init__(self, tokenizer: Any, texts: TokenTexts) -> None:
         self._tokenizer = tokenizer
         self._texts = texts
-        self._special = {
+        self._special: dict[int, str] = {
             index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self._known: dict[int, bytes] = {}

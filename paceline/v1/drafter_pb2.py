@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from paceline.v1 import session_pb2 as paceline_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/drafter.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\"\xa1\x01\n\rAttachRequest\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x18\n\x10verifier_address\x18\x02 \x01(\t\x12\x11\n\tknown_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x0e\n\x06tenant\x18\x05 \x01(\t\"\x10\n\x0e\x41ttachResponse\"#\n\rDetachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"\x16\n\x14\x44rafterStatusRequest\"\xc6\x02\n\x15\x44rafterStatusResponse\x12\x12\n\ndrafter_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x04 \x01(\r\x12\r\n\x05trees\x18\x05 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x06 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x07 \x01(\x04\x12\x11\n\tverifiers\x18\x08 \x03(\t\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0c\n\x04pool\x18\n \x01(\t\x12\x16\n\x0euptime_seconds\x18\x0b \x01(\x01\x12\x14\n\x0c\x62usy_seconds\x18\x0c \x01(\x01\x12\x0f\n\x07version\x18\r \x01(\t\x12\x18\n\x10protocol_version\x18\x0e \x01(\r\x12\x15\n\rclock_seconds\x18\x0f \x01(\x01\x32\xe7\x01\n\x0e\x44rafterService\x12\x41\n\x06\x41ttach\x12\x1a.paceline.v1.AttachRequest\x1a\x1b.paceline.v1.AttachResponse\x12\x41\n\x06\x44\x65tach\x12\x1a.paceline.v1.DetachRequest\x1a\x1b.paceline.v1.DetachResponse\x12O\n\x06Status\x12!.paceline.v1.DrafterStatusRequest\x1a\".paceline.v1.DrafterStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/drafter.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\"\xd0\x01\n\rAttachRequest\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x18\n\x10verifier_address\x18\x02 \x01(\t\x12\x11\n\tknown_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x16\n\x0eprediction_ids\x18\x06 \x03(\r\x12\x15\n\rprompt_length\x18\x07 \x01(\r\"\x10\n\x0e\x41ttachResponse\"#\n\rDetachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"\x16\n\x14\x44rafterStatusRequest\"\xc6\x02\n\x15\x44rafterStatusResponse\x12\x12\n\ndrafter_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x04 \x01(\r\x12\r\n\x05trees\x18\x05 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x06 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x07 \x01(\x04\x12\x11\n\tverifiers\x18\x08 \x03(\t\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0c\n\x04pool\x18\n \x01(\t\x12\x16\n\x0euptime_seconds\x18\x0b \x01(\x01\x12\x14\n\x0c\x62usy_seconds\x18\x0c \x01(\x01\x12\x0f\n\x07version\x18\r \x01(\t\x12\x18\n\x10protocol_version\x18\x0e \x01(\r\x12\x15\n\rclock_seconds\x18\x0f \x01(\x01\x32\xe7\x01\n\x0e\x44rafterService\x12\x41\n\x06\x41ttach\x12\x1a.paceline.v1.AttachRequest\x1a\x1b.paceline.v1.AttachResponse\x12\x41\n\x06\x44\x65tach\x12\x1a.paceline.v1.DetachRequest\x1a\x1b.paceline.v1.DetachResponse\x12O\n\x06Status\x12!.paceline.v1.DrafterStatusRequest\x1a\".paceline.v1.DrafterStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.drafter_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ATTACHREQUEST']._serialized_start=70
-  _globals['_ATTACHREQUEST']._serialized_end=231
-  _globals['_ATTACHRESPONSE']._serialized_start=233
-  _globals['_ATTACHRESPONSE']._serialized_end=249
-  _globals['_DETACHREQUEST']._serialized_start=251
-  _globals['_DETACHREQUEST']._serialized_end=286
-  _globals['_DETACHRESPONSE']._serialized_start=288
-  _globals['_DETACHRESPONSE']._serialized_end=304
-  _globals['_DRAFTERSTATUSREQUEST']._serialized_start=306
-  _globals['_DRAFTERSTATUSREQUEST']._serialized_end=328
-  _globals['_DRAFTERSTATUSRESPONSE']._serialized_start=331
-  _globals['_DRAFTERSTATUSRESPONSE']._serialized_end=657
-  _globals['_DRAFTERSERVICE']._serialized_start=660
-  _globals['_DRAFTERSERVICE']._serialized_end=891
+  _globals['_ATTACHREQUEST']._serialized_end=278
+  _globals['_ATTACHRESPONSE']._serialized_start=280
+  _globals['_ATTACHRESPONSE']._serialized_end=296
+  _globals['_DETACHREQUEST']._serialized_start=298
+  _globals['_DETACHREQUEST']._serialized_end=333
+  _globals['_DETACHRESPONSE']._serialized_start=335
+  _globals['_DETACHRESPONSE']._serialized_end=351
+  _globals['_DRAFTERSTATUSREQUEST']._serialized_start=353
+  _globals['_DRAFTERSTATUSREQUEST']._serialized_end=375
+  _globals['_DRAFTERSTATUSRESPONSE']._serialized_start=378
+  _globals['_DRAFTERSTATUSRESPONSE']._serialized_end=704
+  _globals['_DRAFTERSERVICE']._serialized_start=707
+  _globals['_DRAFTERSERVICE']._serialized_end=938
 # @@protoc_insertion_point(module_scope)

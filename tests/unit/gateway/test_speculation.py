@@ -13,6 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from gateway.discovery import Endpoints, StaticDiscovery
 from gateway.fleet import Fleet
+from gateway.generation import Generation
 from gateway.speculation import Speculation
 from paceline.net import rpc
 from paceline.sampling import SamplingParams
@@ -75,7 +76,7 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
         speculation = Speculation(
             fleet,
             SessionKey("s", 1),
-            SamplingParams(max_tokens=9),
+            Generation("m", (1, 2), SamplingParams(max_tokens=9)),
             "",
             verifier,
             lambda: [1, 2],
