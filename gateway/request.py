@@ -12,7 +12,7 @@ from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestEr
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
 from gateway.routing.views import VerifierView
-from paceline.sampling import SamplingRequest
+from paceline.sampling import SamplingError, SamplingRequest
 
 # Most messages of a chat.
 MAX_MESSAGES = 2048
@@ -109,18 +109,17 @@ class Terms:
 
 def _check_limits(asked: SamplingRequest, vocab_size: int, max_tokens: int, max_tokens_field: str) -> None:
     """Raises `RequestError` if a parameter exceeds the vocabulary or `max_tokens`."""
-    if asked.top_k is not None and asked.top_k > vocab_size:
-        raise RequestError(
-            invalid("integer_above_max_value"), f"top_k is at most the vocabulary's {vocab_size}", "top_k"
-        )
+    try:
+        asked.check(vocab_size)
+    except SamplingError as error:
+        code = "integer_above_max_value" if error.field == "top_k" else "invalid_value"
+        raise RequestError(invalid(code), f"{error.field} {error}", error.field) from None
     if asked.min_tokens > max_tokens:
         raise RequestError(
             invalid("integer_above_max_value"),
             f"min_tokens is at most {max_tokens_field}'s {max_tokens}",
             "min_tokens",
         )
-    if asked.stop_token_ids and max(asked.stop_token_ids) >= vocab_size:
-        raise _foreign(max(asked.stop_token_ids), vocab_size, "stop_token_ids")
 
 
 def _foreign(token: int, vocab_size: int, field: str) -> RequestError:

@@ -20,7 +20,7 @@ from gateway.generation import Asked, Form, Generation
 from gateway.grpc.key_check import as_refused, calling
 from gateway.prompt import Prompt
 from gateway.request import MAX_MESSAGES, Terms, served_model
-from paceline.net import wire
+from paceline.net import parameters, wire
 from paceline.net.rpc import refusals, write
 from paceline.sampling import SamplingError, SamplingRequest
 from paceline.service import spans, telemetry
@@ -30,8 +30,6 @@ from paceline.v1 import gateway_pb2_grpc, verifier_pb2
 log = telemetry.logger(__name__)
 
 _ROLES = ("system", "user", "assistant")
-# Sampling parameters that a request may leave out.
-_OPTIONAL = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "speculation")
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -205,13 +203,10 @@ def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
 
 def _sampling(request: pb.GenerateRequest) -> SamplingRequest:
     """Raises `RequestError` for a parameter outside its bounds."""
-    asked = SamplingRequest(
-        **{name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)},
-        stop=tuple(request.stop),
-        stop_token_ids=tuple(request.stop_token_ids),
-        ignore_eos=request.ignore_eos,
-        min_tokens=request.min_tokens,
-    )
+    given = parameters.values(request, SamplingRequest)
+    if request.HasField("speculation"):
+        given["speculation"] = request.speculation
+    asked = SamplingRequest(**given)
     try:
         asked.check()
     except SamplingError as error:

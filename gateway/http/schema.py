@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from gateway.choices import MAX_CHOICES
 from gateway.errors import RequestError, invalid
-from gateway.http import neutral
+from gateway.http import neutral, sampled
 from gateway.http.body import fields_of
 from gateway.http.problems import first_problem
+from gateway.http.sampled import Integral, TokenId
 from gateway.request import MAX_MESSAGES
-from paceline.sampling import (
-    CLIENT_BOUNDS,
-    MAX_CLIENT_STOP_IDS,
-    MAX_STOP_CHARACTERS,
-    MAX_STOPS,
-    SamplingRequest,
-)
-
-# JSON's integers have no width of their own.
-_LARGEST_COUNT = 2**31
+from paceline.sampling import SamplingRequest
 
 
 class Strict(BaseModel):
@@ -53,53 +45,15 @@ class Speculation(Strict):
     enabled: bool = True
 
 
-Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
-def _within(parameter: str) -> Any:
-    """The bounds of a sampling parameter as a pydantic field."""
-    bound = CLIENT_BOUNDS[parameter]
-    return Field(ge=bound.low, le=_LARGEST_COUNT if bound.high is None else bound.high)
-
-
-def _integral(value: Any) -> Any:
-    # Some languages have no integers: 5.0 counts as 5.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _unless(*neutral_values: Any) -> BeforeValidator:
-    """Takes these values as "not given", as other servers do."""
-
-    def given(value: Any) -> Any:
-        value = _integral(value)
-        same = any(value == each and type(value) is type(each) for each in neutral_values)
-        return None if same else value
-
-    return BeforeValidator(given)
-
-
-Integral = BeforeValidator(_integral)
-Count = Annotated[int, _within("max_tokens")]
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Sampled(Strict):
-    """The fields that both kinds of request share."""
+class Shared(Strict):
+    """The fields of both kinds of request, beside the sampling parameters."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    max_tokens: Annotated[Count | None, Integral] = None
-    temperature: Annotated[Number, _within("temperature")] | None = None
-    top_p: Annotated[Number, _within("top_p")] | None = None
-    top_k: Annotated[Annotated[int, _within("top_k")] | None, _unless(-1)] = None
-    min_p: Annotated[Number, _within("min_p")] | None = None
-    seed: Annotated[Annotated[int, _within("seed")] | None, _unless(-1)] = None
     # Choices for each prompt, whose seeds follow from `seed`.
     n: Annotated[Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None, Integral] = None
-    stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, _unless("")] = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_CLIENT_STOP_IDS)] | None = None
-    min_tokens: Annotated[Annotated[int, _within("min_tokens")] | None, Integral] = None
-    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -107,19 +61,19 @@ class Sampled(Strict):
 
     def sampling(self, max_tokens: int | None) -> SamplingRequest:
         """The sampling parameters; `max_tokens` is passed in, as its name and default differ by route."""
-        return SamplingRequest(
-            max_tokens=max_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            stop_token_ids=tuple(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos),
-            min_tokens=self.min_tokens or 0,
-            speculation=self.speculation is None or self.speculation.enabled,
-        )
+        given = {**sampled.given(self), "max_tokens": max_tokens}
+        return SamplingRequest(**given, speculation=self.speculation is None or self.speculation.enabled)
+
+
+if TYPE_CHECKING:
+
+    class Sampled(Shared):
+        """Of the sampling parameters only this one is read by name."""
+
+        max_tokens: int | None = None
+
+else:
+    Sampled = create_model("Sampled", __base__=Shared, __module__=__name__, **sampled.fields())
 
 
 class TextPart(Strict):

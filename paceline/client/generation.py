@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from paceline.net import parameters
 from paceline.sampling import SamplingRequest
 from paceline.v1 import gateway_pb2
 
@@ -22,7 +23,7 @@ class ChatMessage:
 class Generation(SamplingRequest):
     """What to generate. Give exactly one of `text` (taken as it is), `chat` and `ids`.
 
-    What is None takes the gateway's default. The gateway checks the bounds (see `GenerateRequest` in
+    The gateway checks the bounds (see `GenerateRequest` in
     gateway.proto), not this class.
     """
 
@@ -32,24 +33,15 @@ class Generation(SamplingRequest):
     model: str = ""
 
     @classmethod
-    def ask(cls, question: str, *, max_tokens: int | None = None, temperature: float | None = None) -> Self:
+    def ask(cls, question: str, *, max_tokens: int | None = None, temperature: float = 1.0) -> Self:
         """A chat of one user message."""
         chat = (ChatMessage("user", question),)
         return cls(chat=chat, max_tokens=max_tokens, temperature=temperature)
 
     def to_proto(self) -> gateway_pb2.GenerateRequest:
         """The request as it goes over the wire."""
-        request = gateway_pb2.GenerateRequest(
-            model=self.model,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-            min_tokens=self.min_tokens,
-            speculation=self.speculation,
-        )
-        for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed"):
-            if (value := getattr(self, name)) is not None:
-                setattr(request, name, value)
+        request = gateway_pb2.GenerateRequest(model=self.model, speculation=self.speculation)
+        parameters.write(self, request)
         if self.text is not None:
             request.text = self.text
         elif self.chat:

@@ -15,8 +15,9 @@ from paceline.features import (
     FeatureRequest,
 )
 from paceline.logprobs import MAX_TOP_LOGPROBS, LogprobsWanted
+from paceline.net import parameters
 from paceline.net.handshake import MAX_SOURCES, Hello
-from paceline.sampling import MAX_STOP_IDS, SamplingError, SamplingParams
+from paceline.sampling import SamplingError, SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
 from paceline.tree import TokenTree, TreeFault
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
@@ -77,20 +78,7 @@ def ids_from_proto(values: Iterable[int], *, vocab_size: int, field: str) -> tup
 
 def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int) -> SamplingParams:
     """Raises `WireError` naming the field that is out of its bounds."""
-
-    if len(message.stop_token_ids) > MAX_STOP_IDS:
-        raise WireError("sampling.stop_token_ids", f"at most {MAX_STOP_IDS} ids are taken")
-    stop_ids = ids_from_proto(message.stop_token_ids, vocab_size=vocab_size, field="sampling.stop_token_ids")
-    sampling = SamplingParams(
-        max_tokens=message.max_tokens,
-        temperature=message.temperature,
-        top_k=message.top_k,
-        top_p=message.top_p,
-        min_p=message.min_p,
-        seed=message.seed,
-        stop_token_ids=frozenset(stop_ids),
-        stop_from=message.stop_from,
-    )
+    sampling = SamplingParams(**parameters.values(message, SamplingParams))
     try:
         sampling.check(vocab_size)
     except SamplingError as error:
@@ -100,16 +88,9 @@ def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int)
 
 def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
     """The message of sampling parameters."""
-    return session_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        stop_token_ids=sorted(sampling.stop_token_ids),
-        stop_from=sampling.stop_from,
-    )
+    message = session_pb2.SamplingParams()
+    parameters.write(sampling, message)
+    return message
 
 
 def logprobs_from_proto(message: session_pb2.LogprobsWanted, *, vocab_size: int) -> LogprobsWanted:

@@ -155,7 +155,7 @@ def _fields(record: SessionRecord) -> tuple[Argument, ...]:
     return (
         record.key.epoch,
         record.model_id,
-        _sampling_to_json(record.sampling),
+        json.dumps(record.sampling.plain()),
         record.reply,
         _pack(record.prompt_ids),
         _pack(record.committed_ids),
@@ -181,7 +181,7 @@ def _record(session_id: str, reply: tuple[Sequence[bytes], bytes, bytes]) -> Ses
             key=SessionKey(session_id, int(meta[b"epoch"])),
             model_id=meta[b"model"].decode(),
             prompt_ids=_unpack(meta[b"prompt"]),
-            sampling=_sampling_from_json(meta[b"sampling"]),
+            sampling=SamplingParams.read(json.loads(meta[b"sampling"])),
             committed_ids=_unpack(ids),
             reply=meta[b"reply"].decode(),
             finish_reason=FinishReason(reason) if reason else None,
@@ -190,12 +190,3 @@ def _record(session_id: str, reply: tuple[Sequence[bytes], bytes, bytes]) -> Ses
         )
     except (KeyError, ValueError, TypeError) as error:
         raise _failure(session_id, BadValueError()) from error
-
-
-def _sampling_to_json(sampling: SamplingParams) -> str:
-    return json.dumps({**asdict(sampling), "stop_token_ids": sorted(sampling.stop_token_ids)})
-
-
-def _sampling_from_json(text: bytes) -> SamplingParams:
-    fields = json.loads(text)
-    return SamplingParams(**{**fields, "stop_token_ids": frozenset(fields["stop_token_ids"])})

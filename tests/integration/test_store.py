@@ -82,7 +82,9 @@ async def beside(redis_kind: str) -> AsyncIterator[Beside]:
 
 
 def record(**changes: object) -> SessionRecord:
-    sampling = SamplingParams(9, 0.8, 5, 0.9, 0.1, 2**63 + 7, frozenset({2, 3}))
+    sampling = SamplingParams(
+        9, temperature=0.8, top_k=5, top_p=0.9, min_p=0.1, seed=2**63 + 7, stop_token_ids=frozenset({2, 3})
+    )
     fields = {"key": SessionKey(secrets.token_urlsafe(12), 1), "model_id": "m", "prompt_ids": PROMPT}
     return SessionRecord(**{**fields, "sampling": sampling, **changes})  # type: ignore[arg-type]
 

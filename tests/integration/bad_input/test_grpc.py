@@ -58,7 +58,7 @@ def request(**fields: Any) -> gateway_pb2.GenerateRequest:
         (request(stop=["a"] * 5), INVALID, "stop"),
         (request(stop=[""]), INVALID, "stop"),
         (request(stop_token_ids=[VOCAB]), INVALID, "stop_token_ids"),
-        (request(stop_token_ids=[1] * 33), INVALID, "stop_token_ids"),
+        (request(stop_token_ids=range(33)), INVALID, "stop_token_ids"),
         (request(max_tokens=4, min_tokens=5), INVALID, "min_tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

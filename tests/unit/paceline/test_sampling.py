@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 
 from paceline.net import wire
-from paceline.sampling import (
-    CLIENT_BOUNDS,
-    MAX_CLIENT_STOP_IDS,
-    MAX_STOP_IDS,
-    SESSION_BOUNDS,
-    Bound,
-    SamplingError,
-    SamplingParams,
-    SamplingRequest,
-)
+from paceline.sampling import Bound, SamplingError, SamplingParams, SamplingRequest, parameters_of
+from paceline.sampling.kinds import Ids, Integer, Number
 from paceline.v1 import session_pb2
 
 VOCAB = 100
@@ -51,7 +44,7 @@ def test_a_bound_says_what_is_wrong(bound: Bound, value: float, problem: str | N
         ({"stop": ("a",) * 5}, "stop"),
         ({"stop": ("",)}, "stop"),
         ({"stop": ("a" * 257,)}, "stop"),
-        ({"stop_token_ids": (1,) * (MAX_CLIENT_STOP_IDS + 1)}, "stop_token_ids"),
+        ({"stop_token_ids": (1,) * 33}, "stop_token_ids"),
     ],
 )
 def test_a_request_outside_its_bounds_is_refused_by_field(given: dict[str, Any], field: str) -> None:
@@ -83,18 +76,34 @@ def test_the_smallest_top_p_is_above_zero_on_the_wire_too(top_p: float) -> None:
     assert params.top_p > 0
 
 
-def test_whatever_a_client_may_ask_for_a_session_may_be_drawn_with() -> None:
-    for low in (True, False):
-        given = {
-            name: (bound.low if low else bound.high)
-            for name, bound in CLIENT_BOUNDS.items()
-            if bound.high is not None
-        }
-        request = SamplingRequest(stop_token_ids=range(MAX_CLIENT_STOP_IDS), **given)  # type: ignore[arg-type]
-        request.check()
-        request.params(1, prompt_tokens=1, seed=1, model_stop_ids=frozenset()).check(VOCAB)
-    assert SESSION_BOUNDS.keys() <= CLIENT_BOUNDS.keys()
-    assert MAX_CLIENT_STOP_IDS < MAX_STOP_IDS
+@pytest.mark.parametrize("low", [True, False])
+def test_whatever_a_client_may_ask_for_a_session_may_be_drawn_with(low: bool) -> None:
+    given: dict[str, Any] = {}
+    for each in parameters_of(SamplingRequest):
+        if isinstance(each.kind, Number | Integer) and each.kind.bound.high is not None:
+            given[each.name] = each.kind.bound.low if low else each.kind.bound.high
+        elif isinstance(each.kind, Ids):
+            given[each.name] = range(each.kind.most)
+    request = SamplingRequest(**given)
+    request.check()
+    request.params(1, prompt_tokens=1, seed=1, model_stop_ids=frozenset(range(VOCAB - 32, VOCAB))).check(
+        VOCAB
+    )
+
+
+def test_a_record_holds_all_that_differs_from_the_defaults() -> None:
+    params = SamplingParams(9, temperature=0.7, top_k=3, seed=2**64 - 1, stop_token_ids=frozenset({5, 4}))
+    assert SamplingParams.read(json.loads(json.dumps(params.plain()))) == params
+    # As an earlier version wrote it.
+    assert SamplingParams.read({"max_tokens": 9, "stop_token_ids": [1]}) == SamplingParams(
+        9, stop_token_ids=frozenset({1})
+    )
+
+
+@pytest.mark.parametrize("plain", [5, [1], {"max_tokens": 1, "stop_token_ids": 5}, {"unheard": 1}, {}])
+def test_what_is_no_record_is_refused(plain: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        SamplingParams.read(plain)
 
 
 def test_a_session_keeps_no_more_tokens_than_there_are() -> None:

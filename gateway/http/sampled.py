@@ -1,0 +1,76 @@
+"""Sampling parameters as fields of HTTP bodies, made from the table of parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from paceline.sampling import Bound, Parameter, SamplingRequest, parameters_of
+from paceline.sampling.kinds import Ids, Integer, Number, Texts
+
+# JSON's integers have no width of their own.
+_LARGEST_COUNT = 2**31
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+
+# Values that mean "not given", as on other servers.
+_NOT_GIVEN: dict[str, Any] = {"top_k": -1, "seed": -1, "stop": ""}
+
+
+def _integral(value: Any) -> Any:
+    # Some languages have no integers: 5.0 counts as 5.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integral = BeforeValidator(_integral)
+
+
+def fields() -> dict[str, Any]:
+    """Every parameter's field: its type, and None where it is not given."""
+    return {each.name: (_form(each), None) for each in parameters_of(SamplingRequest)}
+
+
+def given(values: Any) -> dict[str, Any]:
+    """What a body with these fields gives, as arguments of a `SamplingRequest`."""
+    return {
+        each.name: each.kind.read((value,) if isinstance(value, str) else value)
+        for each in parameters_of(SamplingRequest)
+        if (value := getattr(values, each.name)) is not None
+    }
+
+
+def _form(parameter: Parameter) -> Any:
+    form: Any = _type(parameter) | None
+    form = Annotated[form, Field(description=parameter.meaning)]
+    if parameter.name in _NOT_GIVEN:
+        return Annotated[form, _unless(_NOT_GIVEN[parameter.name])]
+    return Annotated[form, Integral] if isinstance(parameter.kind, Integer) else form
+
+
+def _type(parameter: Parameter) -> Any:
+    match parameter.kind:
+        case Number(bound):
+            return Annotated[float, Field(allow_inf_nan=False), _within(bound)]
+        case Integer(bound):
+            return Annotated[int, _within(bound)]
+        case Ids(most):
+            return Annotated[list[TokenId], Field(max_length=most)]
+        case Texts(most, characters):
+            text = Annotated[str, Field(min_length=1, max_length=characters)]
+            return text | Annotated[list[text], Field(max_length=most)]
+    return bool
+
+
+def _within(bound: Bound) -> Any:
+    return Field(ge=bound.low, le=_LARGEST_COUNT if bound.high is None else bound.high)
+
+
+def _unless(neutral: Any) -> BeforeValidator:
+    """Takes this value as "not given"."""
+
+    def unless(value: Any) -> Any:
+        value = _integral(value)
+        return None if value == neutral and type(value) is type(neutral) else value
+
+    return BeforeValidator(unless)
