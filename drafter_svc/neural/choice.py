@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drafter_svc.neural.growth import Candidates
+from paceline.engine.logits.draw import endless, masked, noisy_scores
 from paceline.engine.ranking import highest
-from paceline.engine.sampling import endless, masked, noisy_scores
 from paceline.sampling import SamplingParams
 
 

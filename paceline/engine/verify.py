@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from paceline.engine.accept import walk
+from paceline.engine.logits.draw import targets
 from paceline.engine.logprobs import logprobs_of
 from paceline.engine.ranking import highest
 from paceline.engine.rows import RaggedBatch
-from paceline.engine.sampling import targets
 from paceline.logprobs import TokenLogprobs
 from paceline.sampling import SamplingParams
 

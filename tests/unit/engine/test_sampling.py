@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from paceline import noise
-from paceline.engine.sampling import kept_tokens, targets
+from paceline.engine.logits.draw import targets
+from paceline.engine.logits.filters import kept_tokens
 from paceline.sampling import SamplingParams
 
 # Few levels, so that equal logits are common.

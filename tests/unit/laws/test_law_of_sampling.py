@@ -24,7 +24,7 @@ from transformers import (
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine import verify
-from paceline.engine.sampling import targets
+from paceline.engine.logits.draw import targets
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 from tests.tiny import make_enumerable_model

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drafter_svc.neural.choice import Wish, choose
-from paceline.engine.sampling import targets
+from paceline.engine.logits.draw import targets
 from paceline.sampling import SamplingParams
 
 VOCAB = 40

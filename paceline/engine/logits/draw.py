@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paceline import noise
+from paceline.engine.logits.filters import kept_tokens
 from paceline.engine.ranking import highest
 from paceline.sampling import SamplingParams
 
@@ -88,50 +89,3 @@ def noisy_scores(
     noisy = noise.gumbel(params.seed, position, len(scores), tokens)
     noisy += scores if kept is None else scores[kept]
     return kept, noisy
-
-
-def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64] | None:
-    """Ids, ascending, that the filters leave of logits / T; None when they leave all.
-
-    In transformers' order: top_k, then top_p over what is left, then min_p against the likeliest.
-    Equal scores are ranked by id, lowest first. The largest score must be finite.
-    """
-    vocab, highest = len(scores), scores.max()
-    kept: NDArray[np.int64] | None = None
-    if 0 < params.top_k < vocab:
-        floor = np.partition(scores, vocab - params.top_k)[vocab - params.top_k]
-        kept = _ranked_first(scores, np.flatnonzero(scores >= floor), floor, params.top_k)
-    if params.top_p < 1:
-        kept = _nucleus(scores, kept, params.top_p)
-    if params.min_p > 0:
-        floor = highest + np.log(params.min_p)
-        kept = np.flatnonzero(scores >= floor) if kept is None else kept[scores[kept] >= floor]
-    return kept
-
-
-def _nucleus(scores: NDArray[np.float64], kept: NDArray[np.int64] | None, top_p: float) -> NDArray[np.int64]:
-    """The fewest of `kept` (None: all), by rank, whose probability reaches `top_p`."""
-    values = scores if kept is None else scores[kept]
-    highest = values.max()
-    weights = np.exp(values - highest)
-    total = weights.sum()
-    # Only these are sorted. The others' weights are so small that all of them together hold no more than
-    # 1 - top_p: the tokens ranked before them reach top_p by themselves.
-    # Of equals, or of one token, some are left where 1 - top_p rounds to 1, too.
-    likely = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-    ranked = np.sort(values[likely])[::-1]
-    reached = np.cumsum(np.exp(ranked - highest))
-    count = 1 + int(np.searchsorted(reached[:-1], top_p * total))
-    ids = likely if kept is None else kept[likely]
-    return _ranked_first(scores, ids, ranked[count - 1], count)
-
-
-def _ranked_first(
-    scores: NDArray[np.float64], ids: NDArray[np.int64], floor: np.float64, count: int
-) -> NDArray[np.int64]:
-    """`count` of the ascending `ids`: those with scores above `floor`, then the lowest ids at it."""
-    values = scores[ids]
-    chosen = values > floor
-    equal = np.flatnonzero(values == floor)
-    chosen[equal[: count - np.count_nonzero(chosen)]] = True
-    return ids[chosen]
