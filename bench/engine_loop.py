@@ -12,6 +12,8 @@ from torch import Tensor
 
 from paceline.engine.blocks import BlockAllocator
 from paceline.engine.engine import Engine, SessionRows, StepInput
+from paceline.engine.logits.history import History
+from paceline.engine.logits.session import SessionLogits
 from paceline.engine.model import Decoder
 from paceline.engine.rows import Segment
 from paceline.engine.verify import Decision
@@ -46,6 +48,9 @@ class Running:
     sampling: SamplingParams
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
+
+    def __post_init__(self) -> None:
+        self.logits = SessionLogits(self.sampling, History(self.token_ids, self.prompt_length))
 
 
 @dataclass
@@ -84,7 +89,7 @@ class EngineLoop:
         ]
         segments = [self.segment(*pair) for pair in zip(sessions, trees, strict=True)]
         rows = [
-            SessionRows(segment, session.sampling)
+            SessionRows(segment, session.sampling, logits=session.logits)
             for segment, session in zip(segments, sessions, strict=True)
         ]
         decided = self.engine.step(StepInput(rows, self.allocator.take_tasks())).decisions
@@ -102,7 +107,9 @@ class EngineLoop:
 
 
 def committed(tree: TokenTree, decision: Decision) -> list[int]:
-    """The tokens a decision commits."""
+    """The tokens a decision commits. Raises why there are none."""
+    if decision.fault is not None:
+        raise decision.fault
     return [*(tree.tokens[node] for node in decision.path), decision.bonus]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import transformers
 
+from gateway.bad_words import sequences
 from gateway.chat_template import ChatTemplate, ChatTurn
 from gateway.config import SpecialTokensInText
 from gateway.control_tokens import ControlTokens
@@ -80,6 +81,10 @@ class Prompts:
         """A chat in the model's template."""
         characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
         return Prompt(self, characters, lambda: self._chat(turns))
+
+    def bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Words that a text must not contain, as ids."""
+        return sequences(words, lambda text: self._ids(text, add_special_tokens=False))
 
     def least_of(self, text: Text) -> int:
         """A lower bound of its number of tokens."""

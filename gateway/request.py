@@ -43,6 +43,8 @@ class Terms:
     form: Form
     prompt_field: str
     max_tokens_field: str = "max_tokens"
+    # Those of `asked`, as ids of the model.
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     def ask(self, prompt: Prompt | tuple[int, ...]) -> Generation | Asked:
         """The session, or for a long prompt a promise of it: it is tokenised after the request is admitted.
@@ -77,6 +79,8 @@ class Terms:
             prompt_tokens=len(prompt_ids),
             seed=secrets.randbits(SEED_BITS),
             model_stop_ids=self.stop_token_ids,
+            # Ids without a logit are never drawn.
+            bad_words=tuple(ids for ids in self.bad_words if max(ids) < served.vocab_size),
         )
         stops = tuple(asked.stop)
         return Generation(served.model_id, prompt_ids, sampling, stops, asked.speculation, self.form)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import grpc
 
-from gateway.errors import INTERNAL, RequestError
+from gateway.errors import INTERNAL, RequestError, invalid
 from gateway.pod import Pod
 from paceline.logprobs import LogprobsWanted
 from paceline.net import rpc, wire
@@ -116,6 +116,8 @@ def refusal(error: CallError) -> RequestError | None:
     """The client's error if no verifier would serve the session; None if one may."""
     if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _MOVABLE:
         return None
+    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+        return RequestError(invalid("invalid_value"), error.details() or "")
     log.error("verifier refused a session", code=error.code().name, details=error.details())
     return RequestError(INTERNAL, f"the verifier refused the session: {error.details()}")
 

@@ -17,7 +17,6 @@ from verifier_svc.events import (
     Aside,
     Broken,
     Event,
-    Faulty,
     Finished,
     Lost,
     StepOutcome,
@@ -190,7 +189,7 @@ class Committer:
                 if not durable:
                     metrics.UNDURABLE_TOKENS.inc(len(outcome.token_ids))
             if outcome.fault is not None:
-                session.events.put_nowait(Faulty(outcome.fault))
+                session.events.put_nowait(outcome.fault)
             elif outcome.finish is not None and outcome.receipt is not None:
                 session.events.put_nowait(Finished(outcome.finish, outcome.receipt))
         if session.trace is not None:

@@ -51,4 +51,5 @@ def _session_rows(row: PlannedRows, top_k: int) -> SessionRows:
         prompt_top_logprobs=session.logprobs.prompt_top or 0,
         # The token behind a row is the text's next one.
         scored_tokens=[session.token_ids[segment.start + index + 1] for index in segment.scored],
+        logits=session.logits,
     )

@@ -9,7 +9,7 @@ from paceline.session import FinishReason
 from paceline.verdict import Verdict
 from verifier_svc.commit import Committer
 from verifier_svc.drafters import DrafterStreams
-from verifier_svc.events import StepOutcome
+from verifier_svc.events import Faulty, StepOutcome
 from verifier_svc.progress import SessionStep
 from verifier_svc.session_drafts import SessionDrafts
 from verifier_svc.session_trace import StepTimes
@@ -45,9 +45,9 @@ class Delivery:
         """See `StepListener`."""
         self._event_loop.call_soon_threadsafe(self._deliver, steps, times)
 
-    def session_failed(self, session: Session, message: str) -> None:
+    def session_failed(self, session: Session, fault: Faulty) -> None:
         """See `StepListener`."""
-        self._event_loop.call_soon_threadsafe(self._end, session, message)
+        self._event_loop.call_soon_threadsafe(self._end, session, fault)
 
     def tree_failed(self, stream_id: int) -> None:
         """See `StepListener`."""
@@ -96,9 +96,9 @@ class Delivery:
             for rows in times.traced:
                 rows.trace.stepped(times, rows, outcomes.get(rows.key))
 
-    def _end(self, session: Session, message: str) -> None:
+    def _end(self, session: Session, fault: Faulty) -> None:
         """The session's client first gets the tokens that it has come to."""
-        ended = StepOutcome((), 0, FinishReason.CANCELLED, fault=message)
+        ended = StepOutcome((), 0, FinishReason.CANCELLED, fault=fault)
         self._committer.push([(session.key, ended)])
         self.dismiss_drafter(session)
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.engine import Engine, SessionRows, StepInput
+from paceline.engine.logits.history import History
+from paceline.engine.logits.session import SessionLogits
 from paceline.engine.rows import Segment
 from paceline.sampling import SamplingParams
 from paceline.service import telemetry
@@ -27,6 +29,7 @@ class _Step:
 
     session_id: str
     token_ids: Sequence[int]
+    prompt_length: int
     base: int
     blocks: Sequence[int]
     sampling: SamplingParams
@@ -53,6 +56,7 @@ class DivergenceCheck:
             self._chosen = _Step(
                 session.key.session_id,
                 tuple(session.token_ids),
+                session.prompt_length,
                 base,
                 tuple(session.blocks),
                 session.sampling,
@@ -63,9 +67,12 @@ class DivergenceCheck:
         step, self._chosen = self._chosen, None
         if step is None:
             return
+        # Of its own: the session's has counted beyond.
+        logits = SessionLogits(step.sampling, History(step.token_ids, step.prompt_length))
         for length in range(step.base, len(step.token_ids)):
             segment = Segment([step.token_ids[length - 1]], length - 1, step.blocks)
-            (decision,) = self._engine.step(StepInput([SessionRows(segment, step.sampling)])).decisions
+            rows = SessionRows(segment, step.sampling, logits=logits)
+            (decision,) = self._engine.step(StepInput([rows])).decisions
             metrics.DIVERGENCE_CHECKS.inc()
             if decision.bonus != step.token_ids[length]:
                 metrics.DIVERGENCES.inc()

@@ -22,7 +22,7 @@ class StepOutcome:
     drafted: int = 0
     # Both by source.
     sources: tuple[SourceTokens, ...] = ()
-    fault: str | None = None
+    fault: Faulty | None = None
     # Packed (`paceline.logprobs`): of the tokens, and with a session's first tokens of its prompt.
     logprobs: bytes = b""
     prompt_logprobs: bytes = b""
@@ -69,6 +69,8 @@ class Faulty:
     """The session cannot be computed, here or elsewhere."""
 
     message: str
+    # What its client asked for cannot be had, as opposed to a fault of ours.
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

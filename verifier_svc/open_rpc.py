@@ -200,7 +200,8 @@ def response_for(event: Event) -> verifier_pb2.OpenResponse:
         case Unrecorded():
             raise RefusedError(grpc.StatusCode.UNAVAILABLE, event.message)
         case Faulty():
-            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, event.message)
+            code = grpc.StatusCode.OUT_OF_RANGE if event.asked else grpc.StatusCode.FAILED_PRECONDITION
+            raise RefusedError(code, event.message)
         case Broken():
             raise RefusedError(
                 grpc.StatusCode.INTERNAL, "the engine failed; the session can be resumed elsewhere"

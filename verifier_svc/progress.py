@@ -85,6 +85,8 @@ class Progress:
         self._table.lock.notify_all()
 
     def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
+        if decision.fault is not None:
+            raise decision.fault
         session = row.session
         base = session.length
         tokens, finish = _final_tokens(session, row, decision)

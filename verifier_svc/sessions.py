@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from paceline.engine.logits.history import History
+from paceline.engine.logits.session import SessionLogits
 from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
 from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
@@ -62,9 +64,14 @@ class Session:
     opened_length: int = 0
     # None unless its trace is recorded.
     trace: SessionTrace | None = None
+    # What its rows' logits are processed with; counts the text as it grows.
+    logits: SessionLogits = field(init=False)
     logprobs: LogprobsWanted = NO_LOGPROBS
     # None where no log-probabilities of the prompt are wanted.
     prompt_scores: PromptScores | None = None
+
+    def __post_init__(self) -> None:
+        self.logits = SessionLogits(self.sampling, History(self.token_ids, self.prompt_length))
 
     @property
     def length(self) -> int:

@@ -9,12 +9,14 @@ from typing import Protocol
 
 from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
 from paceline.engine.engine import Engine
+from paceline.engine.logits.process import NothingLeftError
 from paceline.service import telemetry
 from paceline.session import FinishReason
 from verifier_svc import metrics, warmup
 from verifier_svc.compute import StepCompute
 from verifier_svc.control import DraftControl
 from verifier_svc.divergence import DivergenceCheck
+from verifier_svc.events import Faulty
 from verifier_svc.isolation import SessionFault, compute_apart, harmless, plan_apart
 from verifier_svc.load import Load, full_rows
 from verifier_svc.progress import Progress, SessionStep, Totals
@@ -41,8 +43,8 @@ class StepListener(Protocol):
     def stepped(self, steps: list[SessionStep], times: StepTimes) -> None:
         """A step is over; what each of its sessions got."""
 
-    def session_failed(self, session: Session, message: str) -> None:
-        """A session was ended because it cannot be computed; `message` says why."""
+    def session_failed(self, session: Session, fault: Faulty) -> None:
+        """A session was ended because it cannot be computed; `fault` says why."""
 
     def tree_failed(self, stream_id: int) -> None:
         """A tree of that drafter stream cannot be computed; its session goes on."""
@@ -225,11 +227,14 @@ class StepLoop:
     def _end_faulty(self, faults: Sequence[SessionFault]) -> None:
         """End the sessions that cannot be computed; call with the table's lock held."""
         for session, error in ((fault.session, fault.error) for fault in faults):
-            log.error(
-                "a session cannot be computed, it is ended", session=session.key.session_id, exc_info=error
-            )
+            if isinstance(error, NothingLeftError):
+                fault = Faulty(str(error), asked=True)
+            else:
+                name = session.key.session_id
+                log.error("a session cannot be computed, it is ended", session=name, exc_info=error)
+                fault = Faulty(f"this session cannot be computed: {type(error).__name__}")
             self._progress.retire(session, FinishReason.CANCELLED)
-            self._listener.session_failed(session, f"this session cannot be computed: {type(error).__name__}")
+            self._listener.session_failed(session, fault)
 
     def _blame(self, streams: Sequence[int]) -> None:
         for stream_id in streams:

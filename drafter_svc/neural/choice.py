@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drafter_svc.neural.growth import Candidates
-from paceline.engine.logits.draw import endless, masked, noisy_scores
+from paceline.engine.logits.draw import noisy_scores
+from paceline.engine.logits.guesses import steer, steered
 from paceline.engine.ranking import highest
 from paceline.sampling import SamplingParams
 
@@ -70,7 +71,7 @@ def _likeliest(
     for session in sessions:
         rows += range(firsts[session], firsts[session] + len(wishes[session].positions))
     values = logits if len(rows) == len(logits) else logits[rows]
-    values = _without_stops(values, wishes, sessions, token_ids)
+    values = _steered(values, wishes, sessions, token_ids)
     ids = highest(values, max(found[session].ids.shape[1] for session in sessions))
     values = values.float()
     best = values.gather(1, torch.from_numpy(ids).to(values.device))
@@ -85,17 +86,17 @@ def _likeliest(
         row += count
 
 
-def _without_stops(
+def _steered(
     values: Tensor, wishes: Sequence[Wish], sessions: Sequence[int], token_ids: NDArray[np.int64] | None
 ) -> Tensor:
-    """`values`, or a copy without the ids that end a text, in rows where it must not end."""
+    """`values`, or a copy with the rows changed whose sessions ask for it."""
     row, out = 0, values
     for session in sessions:
         wish = wishes[session]
         for position in wish.positions:
-            if endless(wish.sampling, position):
+            if steered(wish.sampling, position):
                 out = values.clone() if out is values else out
-                out[row] = masked(out[row], wish.sampling, token_ids)
+                out[row] = steer(out[row], wish.sampling, position, token_ids)
             row += 1
     return out
 
@@ -109,8 +110,8 @@ def _draw(
     place: int,
 ) -> None:
     """Fill in one row's candidates with noise."""
-    if endless(params, position):
-        row = masked(row, params, token_ids)
+    if steered(params, position):
+        row = steer(row, params, position, token_ids)
     kept, noisy = noisy_scores(row, params, position, token_ids)
     count = min(found.ids.shape[1], len(noisy))
     best = np.argpartition(-noisy, count - 1)[:count]

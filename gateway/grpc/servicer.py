@@ -140,7 +140,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
         form = Form("chat" if kind == "chat" else "text")
-        return Terms(sampling, served, gateway.prompts.stop_token_ids, form, kind).ask(prompt)
+        bad_words = gateway.prompts.bad_words(sampling.bad_words)
+        terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, kind, bad_words=bad_words)
+        return terms.ask(prompt)
 
 
 async def _begin(span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:

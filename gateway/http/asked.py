@@ -58,7 +58,8 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     field = "max_tokens" if limit is None else "max_completion_tokens"
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
     form = _form(asked, "chat")
-    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "messages", field)
+    bad_words = gateway.prompts.bad_words(sampling.bad_words)
+    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "messages", field, bad_words)
     return _wanted([terms.ask(gateway.prompts.from_chat(turns))], asked)
 
 
@@ -68,7 +69,9 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
     _check_best_of(asked)
     prompts = asked.prompts
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
-    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, _form(asked, "text"), "prompt")
+    bad_words = gateway.prompts.bad_words(sampling.bad_words)
+    form = _form(asked, "text")
+    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "prompt", bad_words=bad_words)
     choices = []
     for place, given in enumerate(prompts):
         named = terms if len(prompts) == 1 else replace(terms, prompt_field=f"prompt[{place}]")

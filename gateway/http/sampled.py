@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from paceline.sampling import Bound, Parameter, SamplingRequest, parameters_of
-from paceline.sampling.kinds import Ids, Integer, Number, Texts
+from paceline.sampling.kinds import Biases, Ids, Integer, Number, Texts
 
 # JSON's integers have no width of their own.
 _LARGEST_COUNT = 2**31
@@ -34,10 +34,17 @@ def fields() -> dict[str, Any]:
 def given(values: Any) -> dict[str, Any]:
     """What a body with these fields gives, as arguments of a `SamplingRequest`."""
     return {
-        each.name: each.kind.read((value,) if isinstance(value, str) else value)
+        each.name: each.kind.read(_plain(value))
         for each in parameters_of(SamplingRequest)
         if (value := getattr(values, each.name)) is not None
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value of a body as the table's kinds read it."""
+    if isinstance(value, str):
+        return (value,)
+    return [(int(token), number) for token, number in value.items()] if isinstance(value, dict) else value
 
 
 def _form(parameter: Parameter) -> Any:
@@ -56,6 +63,9 @@ def _type(parameter: Parameter) -> Any:
             return Annotated[int, _within(bound)]
         case Ids(most):
             return Annotated[list[TokenId], Field(max_length=most)]
+        case Biases(most, bound):
+            token = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
+            return Annotated[dict[token, Annotated[float, _within(bound)]], Field(max_length=most)]
         case Texts(most, characters):
             text = Annotated[str, Field(min_length=1, max_length=characters)]
             return text | Annotated[list[text], Field(max_length=most)]
@@ -63,7 +73,8 @@ def _type(parameter: Parameter) -> Any:
 
 
 def _within(bound: Bound) -> Any:
-    return Field(ge=bound.low, le=_LARGEST_COUNT if bound.high is None else bound.high)
+    high = _LARGEST_COUNT if bound.high is None else bound.high
+    return Field(gt=bound.low, le=high) if bound.low_excluded else Field(ge=bound.low, le=high)
 
 
 def _unless(neutral: Any) -> BeforeValidator:

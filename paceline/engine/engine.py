@@ -18,6 +18,7 @@ from torch import Tensor
 from paceline.engine.blocks import BlockTask
 from paceline.engine.kv import KVPool
 from paceline.engine.logits.matcher import Matcher
+from paceline.engine.logits.session import SessionLogits
 from paceline.engine.logprobs import logprobs_of
 from paceline.engine.rows import RaggedBatch, Segment
 from paceline.engine.shape import ModelShape
@@ -45,6 +46,9 @@ class SessionRows:
     prompt_top_logprobs: int = 0
     # The tokens behind the segment's scored rows.
     scored_tokens: Sequence[int] = ()
+    # What `sampling` asks of logits, kept from step to step, with the session's text; None where no parameter
+    # looks back.
+    logits: SessionLogits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,8 @@ class Engine:
         decisions = decide(
             batch,
             logits,
-            [rows.sampling for rows in drawing],
+            [rows.logits or SessionLogits(rows.sampling) for rows in drawing],
+            [rows.matcher for rows in drawing],
             [rows.feedback_top_k for rows in drawing],
             [rows.top_logprobs for rows in drawing],
         )

@@ -146,6 +146,53 @@ class Texts:
         return f"up to {self.most} strings of 1 to {self.most_characters} characters"
 
 
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """A number for each of some token ids: pairs of both, the lowest id first."""
+
+    most: int
+    bound: Bound
+
+    def problem(self, value: Sequence[tuple[int, float]], vocab_size: int | None = None) -> str | None:
+        if len(value) > self.most:
+            return f"takes at most {self.most} ids"
+        for token, number in value:
+            if (wrong := self.bound.problem(number)) is not None:
+                return f"of id {token} {wrong}"
+        return _foreign([token for token, _ in value], vocab_size)
+
+    def plain(self, value: Iterable[tuple[int, float]]) -> list[list[int | float]]:
+        return [[token, number] for token, number in value]
+
+    def read(self, plain: Iterable[Sequence[int | float]]) -> tuple[tuple[int, float], ...]:
+        return tuple(sorted((int(token), float(number)) for token, number in plain))
+
+    def __str__(self) -> str:
+        return f"up to {self.most:,} ids, each with a number in {self.bound}"
+
+
+@dataclass(frozen=True, slots=True)
+class IdLists:
+    """Sequences of token ids, none of them empty."""
+
+    most: int
+    most_ids: int
+
+    def problem(self, value: Sequence[Sequence[int]], vocab_size: int | None = None) -> str | None:
+        if len(value) > self.most or any(not 1 <= len(each) <= self.most_ids for each in value):
+            return f"takes at most {self.most} sequences of 1 to {self.most_ids} ids"
+        return next((wrong for each in value if (wrong := _foreign(each, vocab_size)) is not None), None)
+
+    def plain(self, value: Iterable[Iterable[int]]) -> list[list[int]]:
+        return [list(each) for each in value]
+
+    def read(self, plain: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(each) for each in plain)
+
+    def __str__(self) -> str:
+        return f"up to {self.most} sequences of 1 to {self.most_ids} ids"
+
+
 def _foreign(ids: Iterable[int], vocab_size: int | None) -> str | None:
     if vocab_size is None:
         return None

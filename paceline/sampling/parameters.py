@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final, Self
 
-from paceline.sampling.kinds import Bound, Flag, Ids, Integer, Kind, Number, Texts
+from paceline.sampling.kinds import Biases, Bound, Flag, IdLists, Ids, Integer, Kind, Number, Texts
 
 # The smallest top_p that single precision, which is the wire's, holds with all its bits. Whatever is smaller,
 # 0 too, keeps the same one token.
@@ -68,6 +68,29 @@ class LogitsParams:
         Number(Bound(0, 1)), 0.0, "Drops tokens less likely than so many times the most likely one."
     )
 
+    typical_p: float = _parameter(
+        Number(Bound(0, 1, low_excluded=True)),
+        1.0,
+        "Keeps the fewest tokens nearest to the expected information whose probability reaches it.",
+    )
+    presence_penalty: float = _parameter(
+        Number(Bound(-2, 2)), 0.0, "Subtracted from the logits of tokens that were generated."
+    )
+    frequency_penalty: float = _parameter(
+        Number(Bound(-2, 2)), 0.0, "Subtracted from a token's logit for each time that it was generated."
+    )
+    repetition_penalty: float = _parameter(
+        Number(Bound(0.01, 100)),
+        1.0,
+        "Divides positive and multiplies negative logits of tokens of the prompt and of the text.",
+    )
+    logit_bias: tuple[tuple[int, float], ...] = _parameter(
+        Biases(1024, Bound(-100, 100)), (), "Added to these tokens' logits."
+    )
+    allowed_token_ids: frozenset[int] = _parameter(
+        Ids(4096), frozenset(), "Only these tokens may be drawn; without any, all."
+    )
+
     def check(self, vocab_size: int | None = None) -> None:
         """Raises `SamplingError` for what no model would take, or none of a vocabulary of `vocab_size`."""
         for each in parameters_of(type(self)):
@@ -93,15 +116,25 @@ class SamplingRequest(LogitsParams):
     min_tokens: int = _parameter(
         Integer(Bound(0)), 0, "No stop id and no stop string ends the text before so many tokens."
     )
+    bad_words: Sequence[str] = _parameter(
+        Texts(128, 64), (), "What the text must not contain, at the beginning of a word or in its middle."
+    )
     # Whether drafters may help; never changes the text.
     speculation: bool = True
 
     def params(
-        self, max_tokens: int, *, prompt_tokens: int, seed: int, model_stop_ids: frozenset[int]
+        self,
+        max_tokens: int,
+        *,
+        prompt_tokens: int,
+        seed: int,
+        model_stop_ids: frozenset[int],
+        bad_words: tuple[tuple[int, ...], ...] = (),
     ) -> SamplingParams:
         """The session's parameters; the seed is `seed` where none is given.
 
-        `max_tokens` fits the model. The model ends a text with `model_stop_ids`.
+        `max_tokens` fits the model, which ends a text with `model_stop_ids`. `bad_words` are this request's,
+        as ids.
         """
         stop_ids = frozenset(self.stop_token_ids)
         alike = {each.name: getattr(self, each.name) for each in parameters_of(LogitsParams)}
@@ -111,6 +144,7 @@ class SamplingRequest(LogitsParams):
             seed=seed if self.seed is None else self.seed,
             stop_token_ids=stop_ids if self.ignore_eos else stop_ids | model_stop_ids,
             stop_from=prompt_tokens + self.min_tokens if self.min_tokens else 0,
+            bad_words=bad_words,
         )
 
 
@@ -127,6 +161,9 @@ class SamplingParams(LogitsParams):
     stop_token_ids: frozenset[int] = _parameter(Ids(64), frozenset(), "Ids that end the text.")
     stop_from: int = _parameter(
         Integer(Bound(0)), 0, "No id of stop_token_ids is drawn for a position below this one."
+    )
+    bad_words: tuple[tuple[int, ...], ...] = _parameter(
+        IdLists(256, 512), (), "Sequences of ids that the text must not contain."
     )
 
     def plain(self) -> dict[str, Any]:

@@ -83,7 +83,20 @@ async def beside(redis_kind: str) -> AsyncIterator[Beside]:
 
 def record(**changes: object) -> SessionRecord:
     sampling = SamplingParams(
-        9, temperature=0.8, top_k=5, top_p=0.9, min_p=0.1, seed=2**63 + 7, stop_token_ids=frozenset({2, 3})
+        9,
+        temperature=0.8,
+        top_k=5,
+        top_p=0.9,
+        min_p=0.1,
+        typical_p=0.7,
+        seed=2**63 + 7,
+        stop_token_ids=frozenset({2, 3}),
+        presence_penalty=0.1,
+        frequency_penalty=-0.1,
+        repetition_penalty=1.1,
+        logit_bias=((5, -100.0), (7, 0.25)),
+        allowed_token_ids=frozenset({5, 6, 7}),
+        bad_words=((5,), (6, 7)),
     )
     fields = {"key": SessionKey(secrets.token_urlsafe(12), 1), "model_id": "m", "prompt_ids": PROMPT}
     return SessionRecord(**{**fields, "sampling": sampling, **changes})  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,59 +12,62 @@ from torch import Tensor
 
 from paceline import noise
 from paceline.engine.logits.filters import kept_tokens
+from paceline.engine.logits.process import Processed, process
+from paceline.engine.logits.session import LogitsRow
 from paceline.engine.ranking import highest
 from paceline.sampling import SamplingParams
 
+# In place of a token where a row can draw none.
+NO_TOKEN = -1
 # Stands for infinity among scores; differences of two stay finite.
 _HUGE = 1e300
 
 
-def targets(
-    logits: Tensor,
-    sampling: Sequence[SamplingParams],
-    positions: Sequence[int],
-    likeliest: NDArray[np.int64] | None = None,
-) -> list[int]:
-    """The token each row draws: logits [rows, vocab], `positions` where the tokens will stand.
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """A token of each row; `NO_TOKEN` of those in `faults`, by what went wrong."""
 
-    T = 0: the largest logit, ties to the lowest id. T > 0: the largest logit / T + Gumbel noise keyed
-    by (seed, position, token) among the tokens that top_k, then top_p, then min_p leave, which draws
-    from exactly the processed distribution (Maddison et al. 2014, "A* sampling", section 2). Below
-    `stop_from` no id of `stop_token_ids` is drawn. A row depends on nothing but itself. NaN counts as the
-    lowest logit. `likeliest` [rows] are the largest logits' ids, where the caller has them.
+    tokens: list[int]
+    faults: dict[int, Exception] = field(default_factory=dict)
+
+
+def targets(logits: Tensor, rows: Sequence[LogitsRow], likeliest: NDArray[np.int64] | None = None) -> Draws:
+    """The token each row draws: logits [rows, vocab].
+
+    Logits are processed as the row's session asks (`engine.logits.process`). Then T = 0: the largest logit,
+    ties to the lowest id. T > 0: the largest logit / T + Gumbel noise keyed by (seed, position, token) among
+    the tokens that the filters leave, which draws from exactly the processed distribution (Maddison et al.
+    2014, "A* sampling", section 2). A row depends on nothing but itself. NaN counts as the lowest logit.
+    `likeliest` [rows] are the largest logits' ids, where the caller has them.
     """
-    sampled = [row for row, params in enumerate(sampling) if params.temperature > 0]
-    if len(sampled) == len(sampling):
-        drawn = [0] * len(sampled)
-    else:
-        drawn = (highest(logits, 1)[:, 0] if likeliest is None else likeliest).tolist()
-    for row, params in enumerate(sampling):
-        if params.temperature <= 0 and endless(params, positions[row]):
-            drawn[row] = int(highest(masked(logits[row], params)[None], 1)[0, 0])
-    for row in sampled:
-        params, values = sampling[row], logits[row]
-        if endless(params, positions[row]):
-            values = masked(values, params)
-        kept, noisy = noisy_scores(values, params, positions[row])
+    adjusted = [place for place, row in enumerate(rows) if row.adjusted]
+    processed = Processed(logits)
+    if adjusted:
+        chosen = logits if len(adjusted) == len(rows) else logits[adjusted]
+        processed = process(chosen, [rows[place] for place in adjusted])
+    at = {place: index for index, place in enumerate(adjusted)}
+    sampled = [place for place, row in enumerate(rows) if row.params.temperature > 0]
+    tokens = _greedy(logits, rows, likeliest) if len(sampled) < len(rows) else [0] * len(rows)
+    greedy = [place for place in adjusted if rows[place].params.temperature <= 0]
+    if greedy:
+        own = highest(processed.logits[[at[place] for place in greedy]], 1)[:, 0].tolist()
+        for place, token in zip(greedy, own, strict=True):
+            tokens[place] = token
+    for place in sampled:
+        values = processed.logits[at[place]] if place in at else logits[place]
+        kept, noisy = noisy_scores(values, rows[place].params, rows[place].position)
         best = int(noisy.argmax())
-        drawn[row] = best if kept is None else int(kept[best])
-    return drawn
+        tokens[place] = best if kept is None else int(kept[best])
+    faults = {adjusted[index]: error for index, error in processed.faults.items()}
+    for place in faults:
+        tokens[place] = NO_TOKEN
+    return Draws(tokens, faults)
 
 
-def endless(params: SamplingParams, position: int) -> bool:
-    """Whether the text must not end at this position."""
-    return position < params.stop_from and bool(params.stop_token_ids)
-
-
-def masked(row: Tensor, params: SamplingParams, token_ids: NDArray[np.int64] | None = None) -> Tensor:
-    """A row's logits without the ids that end a text; `token_ids`: see `noisy_scores`.
-
-    A drafter's row may have fewer ids than the target.
-    """
-    stops = [token for token in sorted(params.stop_token_ids) if token_ids is not None or token < len(row)]
-    out = row.clone()
-    out[stops if token_ids is None else np.flatnonzero(np.isin(token_ids, stops))] = -torch.inf
-    return out
+def _greedy(logits: Tensor, rows: Sequence[LogitsRow], likeliest: NDArray[np.int64] | None) -> list[int]:
+    """Each row's likeliest token, where nothing is done to its logits."""
+    found: list[int] = (highest(logits, 1)[:, 0] if likeliest is None else likeliest).tolist()
+    return found
 
 
 def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:
@@ -72,7 +76,9 @@ def _scores(row: Tensor, temperature: float) -> NDArray[np.float64]:
     scores /= temperature
     if not np.isfinite(scores.max()):
         # NaN or +inf somewhere, or nothing but -inf: even such a row has a likeliest token.
-        scores = np.nan_to_num(scores, nan=-_HUGE, posinf=_HUGE, neginf=-_HUGE)
+        scores = np.nan_to_num(scores, nan=-_HUGE, posinf=_HUGE, neginf=-np.inf)
+        if scores.max() == -np.inf:
+            scores[:] = -_HUGE
     return scores
 
 

@@ -11,7 +11,7 @@ from paceline.sampling import SamplingParams
 def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64] | None:
     """Ids, ascending, that the filters leave of logits / T; None when they leave all.
 
-    In transformers' order: top_k, then top_p over what is left, then min_p against the likeliest.
+    In transformers' order: top_k, top_p over what is left, min_p against the likeliest, typical_p.
     Equal scores are ranked by id, lowest first. The largest score must be finite.
     """
     vocab, highest = len(scores), scores.max()
@@ -24,6 +24,8 @@ def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[
     if params.min_p > 0:
         floor = highest + np.log(params.min_p)
         kept = np.flatnonzero(scores >= floor) if kept is None else kept[scores[kept] >= floor]
+    if params.typical_p < 1:
+        kept = _typical(scores, kept, params.typical_p)
     return kept
 
 
@@ -53,3 +55,21 @@ def _ranked_first(
     equal = np.flatnonzero(values == floor)
     chosen[equal[: count - np.count_nonzero(chosen)]] = True
     return ids[chosen]
+
+
+def _typical(scores: NDArray[np.float64], kept: NDArray[np.int64] | None, mass: float) -> NDArray[np.int64]:
+    """The fewest of `kept` (None: all), nearest to the expected information first, that reach `mass`.
+
+    Meister et al. 2022, "Locally typical sampling", section 4. Of equal distances the lowest id is first.
+    """
+    values = scores if kept is None else scores[kept]
+    shares = np.exp(values - values.max())
+    total = shares.sum()
+    information = np.log(total) - (values - values.max())
+    shares /= total
+    possible = shares > 0
+    entropy = shares[possible] @ information[possible]
+    ranked = np.argsort(np.abs(information - entropy), kind="stable")
+    count = 1 + int(np.searchsorted(np.cumsum(shares[ranked])[:-1], mass))
+    chosen = np.sort(ranked[:count])
+    return chosen if kept is None else kept[chosen]

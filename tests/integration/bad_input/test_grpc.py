@@ -60,6 +60,13 @@ def request(**fields: Any) -> gateway_pb2.GenerateRequest:
         (request(stop_token_ids=[VOCAB]), INVALID, "stop_token_ids"),
         (request(stop_token_ids=range(33)), INVALID, "stop_token_ids"),
         (request(max_tokens=4, min_tokens=5), INVALID, "min_tokens"),
+        (request(presence_penalty=3), INVALID, "presence_penalty"),
+        (request(repetition_penalty=0), INVALID, "repetition_penalty"),
+        (request(typical_p=0), INVALID, "typical_p"),
+        (request(logit_bias={VOCAB: 1}), INVALID, "logit_bias"),
+        (request(logit_bias={1: 101}), INVALID, "logit_bias"),
+        (request(allowed_token_ids=[VOCAB]), INVALID, "allowed_token_ids"),
+        (request(bad_words=[""]), INVALID, "bad_words"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

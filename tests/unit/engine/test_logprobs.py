@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.engine.logits.session import SessionLogits
 from paceline.engine.logprobs import logprobs_of
 from paceline.engine.rows import Segment, build_batch
 from paceline.engine.verify import decide
@@ -73,8 +74,8 @@ def test_of_the_tokens_that_a_walk_commits() -> None:
     ]
     logits = torch.randn(7, VOCAB, generator=torch.Generator().manual_seed(1))
     logits[3, 2] = logits[5, 9] = 20.0
-    greedy = SamplingParams(max_tokens=9)
-    silent, told = decide(batch, logits, [greedy] * 2, [0, 0], [None, 2])
+    greedy = SessionLogits(SamplingParams(max_tokens=9))
+    silent, told = decide(batch, logits, [greedy] * 2, [None] * 2, [0, 0], [None, 2])
     assert silent.logprobs == ()
     assert (told.path, told.bonus) == ((1,), 9)
     assert told.logprobs == tuple(logprobs_of(logits[[3, 5]], [2, 9], 2))

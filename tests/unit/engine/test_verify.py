@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from paceline.engine.logits.session import SessionLogits
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
 from paceline.engine.verify import decide
 from paceline.sampling import SamplingParams
 
 VOCAB = 50
-GREEDY = SamplingParams(max_tokens=9)
+GREEDY = SessionLogits(SamplingParams(max_tokens=9))
 
 
 def _batch(*segments: Segment) -> RaggedBatch:
@@ -43,7 +44,7 @@ CHAINS = [
 
 @pytest.mark.parametrize(("draft", "target", "expected"), CHAINS)
 def test_chain(draft: list[int], target: list[int], expected: list[int]) -> None:
-    (decision,) = decide(_batch(_chain(draft)), _saying(target), [GREEDY], [0], [None])
+    (decision,) = decide(_batch(_chain(draft)), _saying(target), [GREEDY], [None], [0], [None])
     assert [*(draft[node] for node in decision.path), decision.bonus] == expected
 
 
@@ -51,8 +52,9 @@ def test_sessions_in_one_batch_do_not_meet() -> None:
     segments = [_chain(draft, (2 * place, 2 * place + 1)) for place, (draft, _, _) in enumerate(CHAINS)]
     silent = Segment(run=[1, 2], start=0, blocks=(40,), wants_logits=False)
     logits = _saying([token for _, target, _ in CHAINS for token in target])
+    count = len(CHAINS)
     decisions = decide(
-        _batch(silent, *segments), logits, [GREEDY] * len(CHAINS), [0] * len(CHAINS), [None] * len(CHAINS)
+        _batch(silent, *segments), logits, [GREEDY] * count, [None] * count, [0] * count, [None] * count
     )
     for decision, (draft, _, expected) in zip(decisions, CHAINS, strict=True):
         assert [*(draft[node] for node in decision.path), decision.bonus] == expected
@@ -75,18 +77,18 @@ TREE = ([1, 2, 3, 4, 3], [-1, -1, 0, 0, 1])
 def test_tree(target: list[int], path: tuple[int, ...], bonus: int) -> None:
     tokens, parents = TREE
     segment = Segment(run=[0], start=0, blocks=(0,), tree_tokens=tokens, tree_parents=parents)
-    (decision,) = decide(_batch(segment), _saying(target), [GREEDY], [0], [None])
+    (decision,) = decide(_batch(segment), _saying(target), [GREEDY], [None], [0], [None])
     assert (decision.path, decision.bonus) == (path, bonus)
 
 
 def test_no_segment_wants_logits() -> None:
     batch = _batch(Segment(run=[1, 2], start=0, blocks=(0,), wants_logits=False))
-    assert decide(batch, torch.zeros(0, VOCAB), [], [], []) == []
+    assert decide(batch, torch.zeros(0, VOCAB), [], [], [], []) == []
 
 
 def test_each_session_gets_the_feedback_it_asked_for() -> None:
     logits = torch.arange(5 * VOCAB).view(5, VOCAB).remainder(VOCAB).float()
     batch = _batch(_chain([1], (0, 1)), _chain([2], (2, 3)), _chain([], (4,)))
-    decisions = decide(batch, logits, [GREEDY] * 3, [2, 0, 3], [None] * 3)
+    decisions = decide(batch, logits, [GREEDY] * 3, [None] * 3, [2, 0, 3], [None] * 3)
     assert [decision.top_k for decision in decisions] == [2, 0, 3]
     assert [decision.top_ids for decision in decisions] == [(49, 48, 49, 48), (), (49, 48, 47)]

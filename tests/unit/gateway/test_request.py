@@ -35,6 +35,8 @@ def asked(prompt_ids: tuple[int, ...], **given: Any) -> Generation:
         ((1,), {"min_tokens": 10}, "integer_above_max_value", "min_tokens"),
         ((1,), {"min_tokens": 3, "max_tokens": 2}, "integer_above_max_value", "min_tokens"),
         ((1,), {"stop_token_ids": (5, 100)}, "invalid_value", "stop_token_ids"),
+        ((1,), {"allowed_token_ids": frozenset({100})}, "invalid_value", "allowed_token_ids"),
+        ((1,), {"logit_bias": ((100, 1.0),)}, "invalid_value", "logit_bias"),
     ],
 )
 def test_what_does_not_fit_the_model_has_a_code_and_a_field(

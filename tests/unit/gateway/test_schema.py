@@ -27,16 +27,13 @@ TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
 ASKS: dict[str, tuple[Any, list[Any]]] = {
     "audio": ({"voice": "x"}, []),
     "echo": (True, [False]),
-    "frequency_penalty": (0.5, [0, 0.0]),
     "function_call": ("auto", ["none"]),
     "functions": ([{"name": "f"}], [[]]),
-    "logit_bias": ({"5": 1}, [{}]),
     "logprobs": (True, [False]),
     "metadata": ({"a": "b"}, [{}]),
     "modalities": (["audio"], [["text"]]),
     "parallel_tool_calls": ("x", [True, False]),
     "prediction": ({"type": "content"}, []),
-    "presence_penalty": (-1, [0, 0.0]),
     "reasoning_effort": ("high", ["none"]),
     "response_format": ({"type": "json_object"}, [{"type": "text"}]),
     "service_tier": ("flex", ["auto", "default"]),
@@ -61,8 +58,6 @@ def text(**changes: Any) -> CompletionRequest:
 # What clients and bench tools of other servers send.
 OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "add_generation_prompt": (False, [True]),
-    "allowed_token_ids": ([1], [[]]),
-    "bad_words": (["x"], [[]]),
     "cache_salt": ("x", []),
     "chat_template": ("x", []),
     "chat_template_kwargs": ({"a": 1}, [{}]),
@@ -77,7 +72,6 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "logits_processors": (["x"], [[]]),
     "priority": (1, [0]),
     "prompt_logprobs": (1, []),
-    "repetition_penalty": (1.1, [1, 1.0]),
     "repeat_penalty": (1.1, [1, 1.0]),
     "request_id": (5, ["abc"]),
     "return_token_ids": (True, [False]),
@@ -85,7 +79,6 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "spaces_between_special_tokens": (False, [True]),
     "structured_outputs": ({}, []),
     "truncate_prompt_tokens": (5, []),
-    "typical_p": (0.5, [1.0]),
     "use_beam_search": (True, [False]),
     "custom_labels": ({"a": "b"}, [{}]),
     "custom_logit_processor": ("x", ["", []]),
@@ -163,6 +156,21 @@ def test_an_unknown_field_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", "much"),
+        ("repetition_penalty", 0),
+        ("typical_p", 0),
+        ("typical_p", 1.5),
+        ("logit_bias", [5]),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"five": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"5": True}),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("allowed_token_ids", [-1]),
+        ("bad_words", [""]),
+        ("bad_words", ["x" * 65]),
+        ("bad_words", ["x"] * 129),
         ("model", 5),
         ("model", ""),
         ("model", None),
@@ -298,10 +306,21 @@ def test_what_is_wrong_is_said_in_a_sentence(changes: dict[str, Any], message: s
         ({"max_tokens": 5.0}, {"max_tokens": 5}),
         ({"min_tokens": 5.0}, {"min_tokens": 5}),
         ({"stop": ""}, {}),
+        ({"frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1, "typical_p": 1}, {}),
+        ({"logit_bias": {}, "allowed_token_ids": [], "bad_words": []}, {}),
     ],
 )
 def test_values_mean_what_they_mean_to_other_servers(changes: dict[str, Any], same: dict[str, Any]) -> None:
-    assert text(**changes) == text(**same)
+    assert text(**changes).sampling(5) == text(**same).sampling(5)
+    assert text(**changes).n in (None, 1)
+
+
+def test_a_bias_is_read_by_ids() -> None:
+    asked = text(logit_bias={"50": 2, "7": -100.0}, allowed_token_ids=[7, 50], bad_words=["a", "b c"])
+    sampling = asked.sampling(5)
+    assert sampling.logit_bias == ((7, -100.0), (50, 2.0))
+    assert sampling.allowed_token_ids == frozenset({7, 50})
+    assert sampling.bad_words == ("a", "b c")
 
 
 def test_a_list_of_one_prompt_is_that_prompt() -> None:
@@ -400,7 +419,8 @@ def test_the_body_means_what_it_says() -> None:
         stream_options={"include_usage": True},
         speculation={"enabled": False},
     )
-    assert (asked.temperature, asked.sampling(5).stop, asked.stream) == (1.0, ("x",), True)
+    sampling = asked.sampling(5)
+    assert (sampling.temperature, sampling.stop, asked.stream) == (1.0, ("x",), True)
     assert asked.speculation is not None
     assert not asked.speculation.enabled
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]

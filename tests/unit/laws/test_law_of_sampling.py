@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,19 @@ from transformers import (
     AutoModelForCausalLM,
     LogitsProcessorList,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from bench.engine_loop import EngineLoop, Running, generate, loaded
 from paceline.engine import verify
-from paceline.engine.logits.draw import targets
+from paceline.engine.logits.draw import Draws, targets
+from paceline.engine.logits.session import LogitsRow, SessionLogits
 from paceline.sampling import SamplingParams
 from paceline.tree import TokenTree
 from tests.tiny import make_enumerable_model
@@ -43,6 +49,21 @@ SAMPLING = {
     "top_k": SamplingParams(max_tokens=DEPTH, temperature=1.0, top_k=3),
     "top_p": SamplingParams(max_tokens=DEPTH, temperature=0.8, top_p=0.85),
     "min_p": SamplingParams(max_tokens=DEPTH, temperature=1.0, top_k=5, top_p=0.95, min_p=0.1),
+    "penalties": SamplingParams(
+        max_tokens=DEPTH,
+        temperature=0.9,
+        top_p=0.9,
+        presence_penalty=0.5,
+        frequency_penalty=0.75,
+        repetition_penalty=1.3,
+    ),
+    "words": SamplingParams(
+        max_tokens=DEPTH,
+        temperature=1.2,
+        typical_p=0.9,
+        logit_bias=((0, 1.0), (5, -0.5)),
+        bad_words=((TEXT[-1], 2), (0, 1), (0, 0, 0)),
+    ),
 }
 Drafter = Callable[[Running], TokenTree]
 
@@ -61,13 +82,23 @@ def laws(folder: Path) -> dict[str, NDArray[np.float64]]:
 
 @torch.inference_mode()
 def _enumerate(model: torch.nn.Module, sampling: SamplingParams) -> NDArray[np.float64]:
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    warpers = LogitsProcessorList()
+    if sampling.bad_words:
+        warpers.append(NoBadWordsLogitsProcessor([list(words) for words in sampling.bad_words]))
+    if sampling.repetition_penalty != 1:
+        warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    warpers.append(partial(_penalised, sampling))
+    if sampling.logit_bias:
+        warpers.append(SequenceBiasLogitsProcessor([[[token], bias] for token, bias in sampling.logit_bias]))
+    warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
     if sampling.min_p:
         warpers.append(MinPLogitsWarper(sampling.min_p))
+    if sampling.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(sampling.typical_p))
     joint = torch.ones((), dtype=torch.float64)
     for depth in range(DEPTH):
         prefixes = list(itertools.product(range(VOCAB), repeat=depth))
@@ -75,6 +106,12 @@ def _enumerate(model: torch.nn.Module, sampling: SamplingParams) -> NDArray[np.f
         law = warpers(ids, model(ids).logits[:, -1]).softmax(-1)
         joint = joint[..., None] * law.view(*[VOCAB] * (depth + 1))
     return joint.numpy()
+
+
+def _penalised(sampling: SamplingParams, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Less what stands behind the prompt, which is the text but its last id."""
+    counts = torch.nn.functional.one_hot(ids[:, len(TEXT) - 1 :], VOCAB).sum(1)
+    return logits - counts * sampling.frequency_penalty - (counts > 0) * sampling.presence_penalty
 
 
 @pytest.fixture(scope="module")
@@ -202,23 +239,25 @@ def test_with_any_drafter_the_law_is_the_models_and_the_tokens_are_the_same(
     assert np.array_equal(drawn, plain(name))
 
 
-def _greedy_in_one_session_of_five(
-    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
-) -> list[int]:
-    biased = [replace(each, temperature=0.0) if each.seed % 5 == 0 else each for each in sampling]
-    return targets(logits, biased, positions)
+def _changed(row: LogitsRow, **changes: Any) -> LogitsRow:
+    return replace(row, session=SessionLogits(replace(row.params, **changes), row.session.history))
 
 
-def _same_noise_at_every_position(
-    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
-) -> list[int]:
-    return targets(logits, sampling, [0] * len(positions))
+def _greedy_in_one_session_of_five(logits: torch.Tensor, rows: list[LogitsRow], *_: object) -> Draws:
+    biased = [_changed(row, temperature=0.0) if row.params.seed % 5 == 0 else row for row in rows]
+    return targets(logits, biased)
 
 
-def _without_filters(
-    logits: torch.Tensor, sampling: list[SamplingParams], positions: list[int], *_: object
-) -> list[int]:
-    return targets(logits, [replace(each, top_p=1.0) for each in sampling], positions)
+def _same_noise_at_every_position(logits: torch.Tensor, rows: list[LogitsRow], *_: object) -> Draws:
+    return targets(logits, [replace(row, position=0) for row in rows])
+
+
+def _without_filters(logits: torch.Tensor, rows: list[LogitsRow], *_: object) -> Draws:
+    return targets(logits, [_changed(row, top_p=1.0) for row in rows])
+
+
+def _blind_to_what_was_generated(logits: torch.Tensor, rows: list[LogitsRow], *_: object) -> Draws:
+    return targets(logits, [_changed(row, frequency_penalty=0.0, presence_penalty=0.0) for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -227,10 +266,11 @@ def _without_filters(
         (_greedy_in_one_session_of_five, "plain"),
         (_same_noise_at_every_position, "plain"),
         (_without_filters, "top_p"),
+        (_blind_to_what_was_generated, "penalties"),
     ],
 )
 def test_a_biased_rule_is_rejected(
-    rule: Callable[..., list[int]],
+    rule: Callable[..., Draws],
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     laws: dict[str, NDArray[np.float64]],

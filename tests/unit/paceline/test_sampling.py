@@ -10,7 +10,7 @@ import pytest
 
 from paceline.net import wire
 from paceline.sampling import Bound, SamplingError, SamplingParams, SamplingRequest, parameters_of
-from paceline.sampling.kinds import Ids, Integer, Number
+from paceline.sampling.kinds import Biases, Ids, Integer, Number
 from paceline.v1 import session_pb2
 
 VOCAB = 100
@@ -81,18 +81,35 @@ def test_whatever_a_client_may_ask_for_a_session_may_be_drawn_with(low: bool) ->
     given: dict[str, Any] = {}
     for each in parameters_of(SamplingRequest):
         if isinstance(each.kind, Number | Integer) and each.kind.bound.high is not None:
-            given[each.name] = each.kind.bound.low if low else each.kind.bound.high
+            bound = each.kind.bound
+            given[each.name] = bound.high if not low else 5e-324 if bound.low_excluded else bound.low
         elif isinstance(each.kind, Ids):
             given[each.name] = range(each.kind.most)
+        elif isinstance(each.kind, Biases):
+            biases = each.kind.bound.low if low else each.kind.bound.high
+            given[each.name] = tuple((token, biases) for token in range(each.kind.most))
     request = SamplingRequest(**given)
     request.check()
-    request.params(1, prompt_tokens=1, seed=1, model_stop_ids=frozenset(range(VOCAB - 32, VOCAB))).check(
-        VOCAB
+    params = request.params(
+        1,
+        prompt_tokens=1,
+        seed=1,
+        model_stop_ids=frozenset(range(32, 64)),
+        bad_words=((5,) * 512,) * 256,
     )
+    params.check(4096)
 
 
 def test_a_record_holds_all_that_differs_from_the_defaults() -> None:
-    params = SamplingParams(9, temperature=0.7, top_k=3, seed=2**64 - 1, stop_token_ids=frozenset({5, 4}))
+    params = SamplingParams(
+        9,
+        temperature=0.7,
+        top_k=3,
+        seed=2**64 - 1,
+        stop_token_ids=frozenset({5, 4}),
+        logit_bias=((3, 1.5), (7, -100.0)),
+        bad_words=((1, 2), (3,)),
+    )
     assert SamplingParams.read(json.loads(json.dumps(params.plain()))) == params
     # As an earlier version wrote it.
     assert SamplingParams.read({"max_tokens": 9, "stop_token_ids": [1]}) == SamplingParams(

@@ -10,6 +10,7 @@ from paceline.engine.engine import Engine
 from paceline.engine.model import Decoder
 from paceline.tree import TokenTree
 from verifier_svc.control import DraftControl
+from verifier_svc.events import Faulty
 from verifier_svc.progress import SessionStep
 from verifier_svc.scheduler import StepLimits
 from verifier_svc.session_trace import StepTimes
@@ -36,8 +37,8 @@ class LoopUnderTest:
         for step in steps:
             self.on_step(self, step)
 
-    def session_failed(self, session: Session, message: str) -> None:
-        self.faults[session.key.session_id] = message
+    def session_failed(self, session: Session, fault: Faulty) -> None:
+        self.faults[session.key.session_id] = fault.message
 
     def tree_failed(self, stream_id: int) -> None:
         self.harmful.append(stream_id)

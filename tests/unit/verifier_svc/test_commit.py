@@ -335,7 +335,7 @@ async def test_a_session_that_cannot_go_on_is_told_what_it_came_to_and_is_over(s
     async with committer.running():
         events = committer.open(record(ONE))
         committer.push([(ONE, StepOutcome((5,), 0))])
-        committer.push([(ONE, StepOutcome((), 0, FinishReason.CANCELLED, fault="no"))])
+        committer.push([(ONE, StepOutcome((), 0, FinishReason.CANCELLED, fault=Faulty("no")))])
         assert await events.get() == Tokens(3, (5,), 0, True)
         assert await events.get() == Faulty("no")
     assert store.finish_reason("one") is FinishReason.CANCELLED

@@ -106,7 +106,7 @@ async def test_a_session_that_failed_ends_behind_its_tokens(world: World) -> Non
     async with world.committer.running():
         events = world.committer.open(_record())
         world.delivery.stepped([_step(0)], TIMES)
-        world.delivery.session_failed(world.session, "no")
+        world.delivery.session_failed(world.session, Faulty("no"))
         assert await asyncio.wait_for(events.get(), 5) == Tokens(3, (5,), 0, False)
         assert await asyncio.wait_for(events.get(), 5) == Faulty("no")
     ((told,), _) = world.stream.take()

@@ -83,6 +83,7 @@ def test_tokens_and_pauses_keep_their_numbers() -> None:
         (Lost("no"), grpc.StatusCode.ABORTED),
         (Unrecorded("no"), grpc.StatusCode.UNAVAILABLE),
         (Faulty("no"), grpc.StatusCode.FAILED_PRECONDITION),
+        (Faulty("no", asked=True), grpc.StatusCode.OUT_OF_RANGE),
         (Broken(), grpc.StatusCode.INTERNAL),
     ],
 )

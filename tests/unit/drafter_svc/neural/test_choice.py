@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drafter_svc.neural.choice import Wish, choose
 from paceline.engine.logits.draw import targets
+from paceline.engine.logits.session import LogitsRow, SessionLogits
 from paceline.sampling import SamplingParams
 
 VOCAB = 40
@@ -25,6 +26,12 @@ PARAMS = st.builds(
     seed=st.integers(0, 2**64 - 1),
     stop_token_ids=st.frozensets(st.integers(0, VOCAB - 1), max_size=5),
     stop_from=st.integers(0, 8),
+    typical_p=st.sampled_from([1.0, 0.5]),
+    logit_bias=st.dictionaries(st.integers(0, VOCAB - 1), st.integers(-3, 3), max_size=4).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+    allowed_token_ids=st.sampled_from([frozenset(), frozenset(range(1, VOCAB, 2))]),
+    bad_words=st.sampled_from([(), ((5,), (7,))]),
 )
 WISHES = st.builds(
     Wish, PARAMS, st.integers(1, 6), st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple)
@@ -40,7 +47,7 @@ def _logits(rows: int, seed: int) -> torch.Tensor:
 def test_the_first_child_is_the_draw_of_a_target_with_the_same_logits(wishes: list[Wish], seed: int) -> None:
     rows = [(wish.sampling, position) for wish in wishes for position in wish.positions]
     logits = _logits(len(rows), seed)
-    drawn = targets(logits, [params for params, _ in rows], [position for _, position in rows])
+    drawn = targets(logits, [LogitsRow(SessionLogits(params), position) for params, position in rows]).tokens
     found = choose(logits, wishes)
     assert [int(row[0]) for candidates in found for row in candidates.ids] == drawn
     for wish, candidates in zip(wishes, found, strict=True):

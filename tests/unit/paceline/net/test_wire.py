@@ -42,6 +42,15 @@ SAMPLINGS = st.builds(
     seed=st.integers(0, 2**64 - 1),
     stop_token_ids=st.frozensets(IDS, max_size=64),
     stop_from=st.integers(0, 2**32 - 1),
+    typical_p=st.floats(0, 1, exclude_min=True),
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    repetition_penalty=st.floats(0.01, 100),
+    logit_bias=st.dictionaries(IDS, st.floats(-100, 100), max_size=9).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+    allowed_token_ids=st.frozensets(IDS, max_size=9),
+    bad_words=st.lists(st.lists(IDS, min_size=1, max_size=4).map(tuple), max_size=4).map(tuple),
 )
 TREES = st.lists(st.tuples(COUNT, st.integers(-1, 40), float32(-50, 0)), max_size=40).map(
     lambda nodes: TokenTree(*(tuple(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()
@@ -184,6 +193,17 @@ def after(value: float, direction: float) -> float:
         ("max_tokens", 0),
         ("stop_token_ids", [VOCAB]),
         ("stop_token_ids", list(range(65))),
+        ("typical_p", 0.0),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", math.nan),
+        ("repetition_penalty", 0.0),
+        ("logit_bias", {VOCAB: 1.0}),
+        ("logit_bias", {1: 100.5}),
+        ("logit_bias", {1: math.nan}),
+        ("allowed_token_ids", [VOCAB]),
+        ("bad_words", [session_pb2.IdSequence()]),
+        ("bad_words", [session_pb2.IdSequence(ids=[1, VOCAB])]),
+        ("bad_words", [session_pb2.IdSequence(ids=[1])] * 257),
     ],
 )
 def test_a_bad_sampling_parameter_is_refused_by_name(name: str, value: object) -> None:
@@ -192,6 +212,11 @@ def test_a_bad_sampling_parameter_is_refused_by_name(name: str, value: object) -
     with pytest.raises(wire.WireError) as caught:
         wire.sampling_from_proto(message, vocab_size=VOCAB)
     assert caught.value.field == f"sampling.{name}"
+
+
+def test_what_an_earlier_release_sends_asks_for_nothing_new() -> None:
+    message = session_pb2.SamplingParams(top_p=1.0, max_tokens=5)
+    assert wire.sampling_from_proto(message, vocab_size=VOCAB) == SamplingParams(5)
 
 
 def test_an_id_outside_the_vocabulary_is_named_with_its_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from paceline import noise
-from paceline.engine.logits.draw import targets
+from paceline.engine.logits import draw
 from paceline.engine.logits.filters import kept_tokens
+from paceline.engine.logits.session import LogitsRow, SessionLogits
 from paceline.sampling import SamplingParams
 
 # Few levels, so that equal logits are common.
@@ -37,6 +39,21 @@ PARAMS = st.builds(
     min_p=st.sampled_from([0.0, 0.05, 0.5]),
     seed=st.integers(0, 2**64 - 1),
 )
+
+
+def targets(
+    logits: torch.Tensor,
+    sampling: Sequence[SamplingParams],
+    positions: Sequence[int],
+    likeliest: NDArray[np.int64] | None = None,
+) -> list[int]:
+    """The token of each row, in a session of its own."""
+    rows = [
+        LogitsRow(SessionLogits(params), place) for params, place in zip(sampling, positions, strict=True)
+    ]
+    drawn = draw.targets(logits, rows, likeliest)
+    assert not drawn.faults
+    return drawn.tokens
 
 
 def _kept_by_definition(scores: list[float], params: SamplingParams) -> list[int]:
