@@ -1,0 +1,1 @@
+"""Constraints on texts: described plainly, compiled within bounds, matched token by token."""
