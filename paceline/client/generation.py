@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from paceline.net import parameters
+from paceline.net import parameters, wire
 from paceline.sampling import SamplingRequest
 from paceline.v1 import gateway_pb2
 
@@ -42,6 +42,8 @@ class Generation(SamplingRequest):
         """The request as it goes over the wire."""
         request = gateway_pb2.GenerateRequest(model=self.model, speculation=self.speculation)
         parameters.write(self, request)
+        if self.constraint is not None:
+            request.constraint.CopyFrom(wire.constraint_to_proto(self.constraint))
         if self.text is not None:
             request.text = self.text
         elif self.chat:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from paceline.constraints.constraint import Constraint, ConstraintError, Kind
 from paceline.features import (
     MAX_CHUNK_BYTES,
     MAX_LAYERS,
@@ -32,6 +33,15 @@ _REASONS = {
     FinishReason.CANCELLED: session_pb2.FINISH_REASON_CANCELLED,
 }
 _REASONS_BACK = {value: key for key, value in _REASONS.items()}
+
+_KINDS = {
+    Kind.JSON_OBJECT: session_pb2.CONSTRAINT_KIND_JSON_OBJECT,
+    Kind.JSON_SCHEMA: session_pb2.CONSTRAINT_KIND_JSON_SCHEMA,
+    Kind.REGEX: session_pb2.CONSTRAINT_KIND_REGEX,
+    Kind.CHOICE: session_pb2.CONSTRAINT_KIND_CHOICE,
+    Kind.GRAMMAR: session_pb2.CONSTRAINT_KIND_GRAMMAR,
+}
+_KINDS_BACK = {value: key for key, value in _KINDS.items()}
 
 _FAULTS = {
     TreeFault.MALFORMED: verifier_pb2.SESSION_ERROR_CODE_MALFORMED,
@@ -78,7 +88,12 @@ def ids_from_proto(values: Iterable[int], *, vocab_size: int, field: str) -> tup
 
 def sampling_from_proto(message: session_pb2.SamplingParams, *, vocab_size: int) -> SamplingParams:
     """Raises `WireError` naming the field that is out of its bounds."""
-    sampling = SamplingParams(**parameters.values(message, SamplingParams))
+    given = parameters.values(message, SamplingParams)
+    if message.HasField("constraint"):
+        given["constraint"] = constraint_from_proto(message.constraint, field="sampling.constraint")
+    sampling = SamplingParams(**given)
+    if sampling.constraint is not None and not sampling.stop_token_ids:
+        raise WireError("sampling.stop_token_ids", "a text under a constraint needs an id that ends it")
     try:
         sampling.check(vocab_size)
     except SamplingError as error:
@@ -90,7 +105,28 @@ def sampling_to_proto(sampling: SamplingParams) -> session_pb2.SamplingParams:
     """The message of sampling parameters."""
     message = session_pb2.SamplingParams()
     parameters.write(sampling, message)
+    if sampling.constraint is not None:
+        message.constraint.CopyFrom(constraint_to_proto(sampling.constraint))
     return message
+
+
+def constraint_from_proto(message: session_pb2.Constraint, *, field: str) -> Constraint:
+    """Raises `WireError` naming `field` for one that breaks a bound."""
+    if message.kind not in _KINDS_BACK:
+        raise WireError(f"{field}.kind", f"{message.kind} is no kind of constraint")
+    constraint = Constraint(_KINDS_BACK[message.kind], message.text, message.lenient)
+    try:
+        constraint.check()
+    except ConstraintError as error:
+        raise WireError(field, str(error)) from None
+    return constraint
+
+
+def constraint_to_proto(constraint: Constraint) -> session_pb2.Constraint:
+    """The message of a constraint."""
+    return session_pb2.Constraint(
+        kind=_KINDS[constraint.kind], text=constraint.text, lenient=constraint.lenient
+    )
 
 
 def logprobs_from_proto(message: session_pb2.LogprobsWanted, *, vocab_size: int) -> LogprobsWanted:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final, Self
 
+from paceline.constraints.constraint import Constraint
 from paceline.sampling.kinds import Biases, Bound, Flag, IdLists, Ids, Integer, Kind, Number, Texts
 
 # The smallest top_p that single precision, which is the wire's, holds with all its bits. Whatever is smaller,
@@ -38,6 +39,8 @@ class Parameter:
 
 
 _KIND, _MEANING = "kind", "meaning"
+# In a record.
+_CONSTRAINT = "constraint"
 
 
 def _line(kind: Kind, meaning: str) -> dict[str, Any]:
@@ -121,6 +124,9 @@ class SamplingRequest(LogitsParams):
     )
     # Whether drafters may help; never changes the text.
     speculation: bool = True
+    # What the text must be. It may end where that is complete, whatever `ignore_eos` says, and below
+    # `min_tokens` where it cannot go on.
+    constraint: Constraint | None = None
 
     def params(
         self,
@@ -137,14 +143,17 @@ class SamplingRequest(LogitsParams):
         as ids.
         """
         stop_ids = frozenset(self.stop_token_ids)
+        if self.constraint is not None or not self.ignore_eos:
+            stop_ids |= model_stop_ids
         alike = {each.name: getattr(self, each.name) for each in parameters_of(LogitsParams)}
         return SamplingParams(
             max_tokens,
             **{**alike, "top_p": max(self.top_p, SMALLEST_TOP_P)},
             seed=seed if self.seed is None else self.seed,
-            stop_token_ids=stop_ids if self.ignore_eos else stop_ids | model_stop_ids,
+            stop_token_ids=stop_ids,
             stop_from=prompt_tokens + self.min_tokens if self.min_tokens else 0,
             bad_words=bad_words,
+            constraint=self.constraint,
         )
 
 
@@ -165,10 +174,15 @@ class SamplingParams(LogitsParams):
     bad_words: tuple[tuple[int, ...], ...] = _parameter(
         IdLists(256, 512), (), "Sequences of ids that the text must not contain."
     )
+    # What the text must be; ids of `stop_token_ids` end it where it is complete.
+    constraint: Constraint | None = None
 
     def plain(self) -> dict[str, Any]:
         """All parameters as JSON holds them."""
-        return {each.name: each.kind.plain(getattr(self, each.name)) for each in parameters_of(type(self))}
+        plain = {each.name: each.kind.plain(getattr(self, each.name)) for each in parameters_of(type(self))}
+        if self.constraint is not None:
+            plain[_CONSTRAINT] = self.constraint.plain()
+        return plain
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Self:
@@ -177,6 +191,8 @@ class SamplingParams(LogitsParams):
         known = {
             name: kinds[name].read(value) if name in kinds else value for name, value in dict(plain).items()
         }
+        if (constraint := known.get(_CONSTRAINT)) is not None:
+            known[_CONSTRAINT] = Constraint.read(constraint)
         return cls(**known)
 
 

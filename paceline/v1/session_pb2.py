@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/session.proto\x12\x0bpaceline.v1\"/\n\nSessionKey\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xeb\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x11\n\tstop_from\x18\x08 \x01(\r\x12\x16\n\ttypical_p\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\n \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x0b \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12>\n\nlogit_bias\x18\r \x03(\x0b\x32*.paceline.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0e \x03(\r\x12*\n\tbad_words\x18\x0f \x03(\x0b\x32\x17.paceline.v1.IdSequence\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_typical_pB\x15\n\x13_repetition_penalty\"\x19\n\nIdSequence\x12\x0b\n\x03ids\x18\x01 \x03(\r\"R\n\x0eLogprobsWanted\x12\x10\n\x03top\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nprompt_top\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x06\n\x04_topB\r\n\x0b_prompt_top\"\xa6\x01\n\x07Receipt\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x18\n\x10\x63ommitted_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x04 \x01(\r\x12\x15\n\rdrafted_steps\x18\x05 \x01(\r\x12*\n\x07sources\x18\x06 \x03(\x0b\x32\x19.paceline.v1.SourceTokens\"O\n\x0cSourceTokens\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0e\x64rafted_tokens\x18\x02 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x03 \x01(\r*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/session.proto\x12\x0bpaceline.v1\"/\n\nSessionKey\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x98\x04\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x11\n\tstop_from\x18\x08 \x01(\r\x12\x16\n\ttypical_p\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\n \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x0b \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12>\n\nlogit_bias\x18\r \x03(\x0b\x32*.paceline.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0e \x03(\r\x12*\n\tbad_words\x18\x0f \x03(\x0b\x32\x17.paceline.v1.IdSequence\x12+\n\nconstraint\x18\x14 \x01(\x0b\x32\x17.paceline.v1.Constraint\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_typical_pB\x15\n\x13_repetition_penalty\"\x19\n\nIdSequence\x12\x0b\n\x03ids\x18\x01 \x03(\r\"V\n\nConstraint\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.paceline.v1.ConstraintKind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07lenient\x18\x03 \x01(\x08\"R\n\x0eLogprobsWanted\x12\x10\n\x03top\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nprompt_top\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x06\n\x04_topB\r\n\x0b_prompt_top\"\xa6\x01\n\x07Receipt\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x18\n\x10\x63ommitted_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x04 \x01(\r\x12\x15\n\rdrafted_steps\x18\x05 \x01(\r\x12*\n\x07sources\x18\x06 \x03(\x0b\x32\x19.paceline.v1.SourceTokens\"O\n\x0cSourceTokens\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0e\x64rafted_tokens\x18\x02 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x03 \x01(\r*\xc7\x01\n\x0e\x43onstraintKind\x12\x1f\n\x1b\x43ONSTRAINT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONSTRAINT_KIND_JSON_OBJECT\x10\x01\x12\x1f\n\x1b\x43ONSTRAINT_KIND_JSON_SCHEMA\x10\x02\x12\x19\n\x15\x43ONSTRAINT_KIND_REGEX\x10\x03\x12\x1a\n\x16\x43ONSTRAINT_KIND_CHOICE\x10\x04\x12\x1b\n\x17\x43ONSTRAINT_KIND_GRAMMAR\x10\x05*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=946
-  _globals['_FINISHREASON']._serialized_end=1070
+  _globals['_CONSTRAINTKIND']._serialized_start=1080
+  _globals['_CONSTRAINTKIND']._serialized_end=1279
+  _globals['_FINISHREASON']._serialized_start=1281
+  _globals['_FINISHREASON']._serialized_end=1405
   _globals['_SESSIONKEY']._serialized_start=42
   _globals['_SESSIONKEY']._serialized_end=89
   _globals['_SAMPLINGPARAMS']._serialized_start=92
-  _globals['_SAMPLINGPARAMS']._serialized_end=583
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=498
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=546
-  _globals['_IDSEQUENCE']._serialized_start=585
-  _globals['_IDSEQUENCE']._serialized_end=610
-  _globals['_LOGPROBSWANTED']._serialized_start=612
-  _globals['_LOGPROBSWANTED']._serialized_end=694
-  _globals['_RECEIPT']._serialized_start=697
-  _globals['_RECEIPT']._serialized_end=863
-  _globals['_SOURCETOKENS']._serialized_start=865
-  _globals['_SOURCETOKENS']._serialized_end=944
+  _globals['_SAMPLINGPARAMS']._serialized_end=628
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=543
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=591
+  _globals['_IDSEQUENCE']._serialized_start=630
+  _globals['_IDSEQUENCE']._serialized_end=655
+  _globals['_CONSTRAINT']._serialized_start=657
+  _globals['_CONSTRAINT']._serialized_end=743
+  _globals['_LOGPROBSWANTED']._serialized_start=745
+  _globals['_LOGPROBSWANTED']._serialized_end=827
+  _globals['_RECEIPT']._serialized_start=830
+  _globals['_RECEIPT']._serialized_end=996
+  _globals['_SOURCETOKENS']._serialized_start=998
+  _globals['_SOURCETOKENS']._serialized_end=1077
 # @@protoc_insertion_point(module_scope)

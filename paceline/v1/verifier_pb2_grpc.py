@@ -63,7 +63,8 @@ class VerifierServiceServicer:
         """The gateway opens (or, with committed_ids, resumes) a session and reads its tokens until it ends.
         Ending the call early cancels the session within one step.
         INVALID_ARGUMENT: a bound is broken. FAILED_PRECONDITION: another model; or the session itself cannot be
-        computed, so that no other verifier is to be asked. ALREADY_EXISTS: the
+        computed, so that no other verifier is to be asked. OUT_OF_RANGE: its parameters leave no token to draw, which is
+        found where the text has come to. ALREADY_EXISTS: the
         session is open here at this or a later epoch. ABORTED: a later epoch owns the session.
         RESOURCE_EXHAUSTED: no room for another session. UNAVAILABLE: draining, or the store is away.
         """

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
+from paceline.constraints.constraint import Constraint
 from paceline.logprobs import LogprobsWanted, TokenLogprobs, pack
 from paceline.redis.url import open_url
 from paceline.sampling import SamplingParams
@@ -97,6 +98,7 @@ def record(**changes: object) -> SessionRecord:
         logit_bias=((5, -100.0), (7, 0.25)),
         allowed_token_ids=frozenset({5, 6, 7}),
         bad_words=((5,), (6, 7)),
+        constraint=Constraint.choice(["é"]),
     )
     fields = {"key": SessionKey(secrets.token_urlsafe(12), 1), "model_id": "m", "prompt_ids": PROMPT}
     return SessionRecord(**{**fields, "sampling": sampling, **changes})  # type: ignore[arg-type]

@@ -104,7 +104,8 @@ class LogitsRow:
     @property
     def endless(self) -> bool:
         """Whether the text must not end here."""
-        return endless(self.session.params, self.position)
+        # A matcher knows where its text may end, and where it must.
+        return self.matcher is None and endless(self.session.params, self.position)
 
     @property
     def adjusted(self) -> bool:

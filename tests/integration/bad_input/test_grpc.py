@@ -26,6 +26,15 @@ def violations(error: grpc.aio.AioRpcError) -> list[str]:
     return []
 
 
+def regex(text: str) -> session_pb2.Constraint:
+    return session_pb2.Constraint(kind=session_pb2.CONSTRAINT_KIND_REGEX, text=text)
+
+
+def constrained(text: str, **fields: Any) -> session_pb2.SamplingParams:
+    given: dict[str, Any] = {"top_p": 1, "max_tokens": 4, "stop_token_ids": [2], **fields}
+    return session_pb2.SamplingParams(**given, constraint=regex(text))
+
+
 def request(**fields: Any) -> gateway_pb2.GenerateRequest:
     if not {"text", "chat", "tokens"} & fields.keys():
         fields["text"] = "hello"
@@ -67,6 +76,9 @@ def request(**fields: Any) -> gateway_pb2.GenerateRequest:
         (request(logit_bias={1: 101}), INVALID, "logit_bias"),
         (request(allowed_token_ids=[VOCAB]), INVALID, "allowed_token_ids"),
         (request(bad_words=[""]), INVALID, "bad_words"),
+        (request(constraint=session_pb2.Constraint(text="a")), INVALID, "constraint.kind"),
+        (request(constraint=regex("(a")), INVALID, "constraint"),
+        (request(constraint=regex("a" * 9000)), INVALID, "constraint"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -101,6 +113,10 @@ async def test_a_bad_generate(
             INVALID,
             ["sampling.temperature"],
         ),
+        (opening(sampling=constrained("(a")), INVALID, ["sampling.constraint"]),
+        (opening(sampling=constrained("(a{1000}b?){1000000}")), INVALID, ["sampling.constraint"]),
+        (opening(sampling=constrained("a", stop_token_ids=[])), INVALID, ["sampling.stop_token_ids"]),
+        (opening(sampling=constrained("a"), committed_ids=[5, 6]), INVALID, ["committed_ids"]),
         (opening(model_id="other"), grpc.StatusCode.FAILED_PRECONDITION, []),
     ],
 )

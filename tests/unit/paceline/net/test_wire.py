@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.constraints.constraint import Constraint, Kind
 from paceline.features import MAX_CHUNK_BYTES, FeatureChunk, FeatureGrant, FeatureRequest
 from paceline.net import wire
 from paceline.net.handshake import Hello
@@ -29,6 +30,12 @@ def float32(low: float, high: float, *, exclude_min: bool = False) -> st.SearchS
     return st.floats(low, high, width=32, exclude_min=exclude_min)
 
 
+CONSTRAINTS = st.one_of(
+    st.just(Constraint(Kind.JSON_OBJECT)),
+    st.builds(Constraint.schema, st.dictionaries(st.text(), st.integers()), lenient=st.booleans()),
+    st.builds(Constraint.choice, st.lists(st.text(min_size=1), min_size=1)),
+    st.builds(Constraint, st.sampled_from([Kind.REGEX, Kind.GRAMMAR]), st.text(min_size=1).filter(str.strip)),
+)
 KEYS = st.builds(
     SessionKey, st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), st.integers(1, wire.MAX_EPOCH)
 )
@@ -51,7 +58,8 @@ SAMPLINGS = st.builds(
     ),
     allowed_token_ids=st.frozensets(IDS, max_size=9),
     bad_words=st.lists(st.lists(IDS, min_size=1, max_size=4).map(tuple), max_size=4).map(tuple),
-)
+    constraint=st.none() | CONSTRAINTS,
+).filter(lambda sampling: sampling.constraint is None or bool(sampling.stop_token_ids))
 TREES = st.lists(st.tuples(COUNT, st.integers(-1, 40), float32(-50, 0)), max_size=40).map(
     lambda nodes: TokenTree(*(tuple(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()
 )
