@@ -6,8 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from typing import Any
 
+from transformers import AutoTokenizer
+
+from paceline.constraints.constraint import ConstraintError
+from paceline.constraints.matchers import Matchers
+from paceline.constraints.vocabulary import Vocabulary
 from paceline.engine.engine import Engine
+from paceline.service import telemetry
 from paceline.store import SessionStore
 from verifier_svc import gauges
 from verifier_svc.commit import Committer
@@ -29,6 +36,8 @@ from verifier_svc.standing import Standings
 from verifier_svc.status_rpc import StatusRpc
 from verifier_svc.step import StepLoop
 
+log = telemetry.logger(__name__)
+
 
 class Verifier:
     """One verifier without its server. Made on the event loop, as its parts expect."""
@@ -43,7 +52,11 @@ class Verifier:
         on_failure: Callable[[], None],
     ) -> None:
         """`thread` runs the engine. `on_failure` is called when no session can go on here."""
-        self.served = _described(settings, engine)
+        tokenizer = AutoTokenizer.from_pretrained(
+            settings.model, trust_remote_code=settings.trust_remote_code
+        )
+        self.served = _described(settings, engine, tokenizer)
+        self._matchers = Matchers(_vocabulary(tokenizer, self.served))
         self._store = store
         self.committer = Committer(
             store,
@@ -81,7 +94,7 @@ class Verifier:
         )
         gauges.export(self._steps)
         self.servicer = VerifierServicer(
-            OpenRpc(self.served, self._steps, self.committer, self._delivery),
+            OpenRpc(self.served, self._matchers, self._steps, self.committer, self._delivery),
             DraftRpc(self.served, drafts, streams, standings, self._features),
             StatusRpc(
                 self.served,
@@ -106,6 +119,7 @@ class Verifier:
                 living.cancel()
                 await asyncio.to_thread(self._steps.stop)
                 self._features.close()
+                await self._matchers.close()
                 if self._store is not None:
                     await self._store.close()
 
@@ -115,14 +129,22 @@ class Verifier:
             self._table.draining = True
 
 
-def _described(settings: VerifierSettings, engine: Engine) -> ServedModel:
+def _described(settings: VerifierSettings, engine: Engine, tokenizer: Any) -> ServedModel:
     return describe(
         engine,
+        tokenizer,
         model=settings.model,
         model_name=settings.model_name,
         port=settings.port,
-        trust_remote_code=settings.trust_remote_code,
     )
+
+
+def _vocabulary(tokenizer: Any, served: ServedModel) -> Vocabulary | None:
+    try:
+        return Vocabulary.of(tokenizer, served.vocab_fingerprint, served.vocab_size)
+    except ConstraintError as error:
+        log.warning("texts under constraints are not served", error=str(error))
+        return None
 
 
 def _control(settings: VerifierSettings, table: SessionTable) -> DraftControl:

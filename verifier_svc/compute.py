@@ -47,6 +47,7 @@ def _session_rows(row: PlannedRows, top_k: int) -> SessionRows:
         segment,
         session.sampling,
         top_k,
+        session.matcher,
         top_logprobs=session.logprobs.top,
         prompt_top_logprobs=session.logprobs.prompt_top or 0,
         # The token behind a row is the text's next one.

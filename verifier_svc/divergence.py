@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paceline.constraints.matcher import GrammarMatcher
 from paceline.engine.engine import Engine, SessionRows, StepInput
 from paceline.engine.logits.history import History
 from paceline.engine.logits.session import SessionLogits
@@ -33,6 +34,8 @@ class _Step:
     base: int
     blocks: Sequence[int]
     sampling: SamplingParams
+    # Where the step began.
+    matcher: GrammarMatcher | None
 
 
 class DivergenceCheck:
@@ -60,6 +63,7 @@ class DivergenceCheck:
                 base,
                 tuple(session.blocks),
                 session.sampling,
+                session.matcher and session.matcher.before(session.length - base),
             )
 
     def run(self) -> None:
@@ -71,10 +75,12 @@ class DivergenceCheck:
         logits = SessionLogits(step.sampling, History(step.token_ids, step.prompt_length))
         for length in range(step.base, len(step.token_ids)):
             segment = Segment([step.token_ids[length - 1]], length - 1, step.blocks)
-            rows = SessionRows(segment, step.sampling, logits=logits)
+            rows = SessionRows(segment, step.sampling, matcher=step.matcher, logits=logits)
             (decision,) = self._engine.step(StepInput([rows])).decisions
             metrics.DIVERGENCE_CHECKS.inc()
             if decision.bonus != step.token_ids[length]:
                 metrics.DIVERGENCES.inc()
                 log.info("diverged", session=step.session_id, position=length)
                 return
+            if step.matcher is not None:
+                step.matcher.commit([decision.bonus])

@@ -63,6 +63,11 @@ class Drafting:
     tree_gain: float = HOPED_GAIN
     source_gains: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def grammar_source(self) -> int:
+        """The number of what a session's constraint forces, behind those of its drafter's sources."""
+        return len(self.sources)
+
     def join(self, stream_id: int, length: int, sources: tuple[str, ...] = ("",)) -> None:
         """A stream's drafter is told the whole text, of `length`, and drafts from now on."""
         if self.stream_id != stream_id:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-
-from transformers import AutoTokenizer
+from typing import Any
 
 from paceline.engine.engine import Engine
 from paceline.engine.fingerprint import weights_fingerprint
@@ -32,14 +31,13 @@ class ServedModel:
 
 def describe(
     engine: Engine,
+    tokenizer: Any,
     *,
     model: str,
     model_name: str,
     port: int,
-    trust_remote_code: bool = False,
 ) -> ServedModel:
-    """The facts of what is served. `model` is the folder or hub id that the weights came from."""
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    """The facts of what is served. `model` is the folder or hub id that weights and tokenizer came from."""
     return ServedModel(
         verifier_id=f"{socket.gethostname()}:{port}",
         model_id=model_name or model.rstrip("/").rsplit("/", 1)[-1],

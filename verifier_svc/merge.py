@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,12 +44,28 @@ class MergedTree:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         if max(depths, default=0) <= depth:
             return self
-        kept = [node for node, each in enumerate(depths) if each <= depth]
+        return self.only([each <= depth for each in depths])
+
+    def only(self, wanted: Sequence[bool]) -> MergedTree:
+        """The nodes that are `wanted` [nodes], of each its parent too."""
+        kept = [node for node, each in enumerate(wanted) if each]
+        if len(kept) == len(self):
+            return self
         place = {-1: -1} | {node: index for index, node in enumerate(kept)}
         return MergedTree(
             tuple(self.tokens[node] for node in kept),
             tuple(place[self.parents[node]] for node in kept),
             tuple(self.nodes[node] for node in kept),
+        )
+
+    def grown(self, node: int, tokens: Sequence[int], source: int) -> MergedTree:
+        """With a chain of `tokens`, of which a source is sure, below a leaf or (-1) an empty tree's root."""
+        first = len(self)
+        chain = range(first, first + len(tokens))
+        return MergedTree(
+            (*self.tokens, *tokens),
+            (*self.parents, node, *chain[:-1]),
+            (*self.nodes, *(Node((Proposal(source, 0.0, 1 + place),)) for place in range(len(tokens)))),
         )
 
 

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from paceline.constraints.constraint import ConstraintError
+from paceline.constraints.matcher import GrammarMatcher, MatcherError
+from paceline.constraints.matchers import Matchers
 from paceline.net import wire
 from paceline.net.rpc import RefusedError, refusals
 from paceline.sampling import SamplingParams
@@ -37,8 +40,16 @@ REFUSAL_CODES = {
 class OpenRpc:
     """One call for each session, which lives as long as its call. On the event loop."""
 
-    def __init__(self, served: ServedModel, loop: StepLoop, committer: Committer, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        served: ServedModel,
+        matchers: Matchers,
+        loop: StepLoop,
+        committer: Committer,
+        delivery: Delivery,
+    ) -> None:
         self._served = served
+        self._matchers = matchers
         self._loop = loop
         self._table = loop.table
         self._committer = committer
@@ -50,6 +61,7 @@ class OpenRpc:
     ) -> AsyncIterator[verifier_pb2.OpenResponse]:
         """See verifier.proto."""
         session = session_from_request(request, self._served)
+        session.matcher = await self._matcher(session)
         key = session.key
         with spans.rpc_span("verifier.session", context) as span:
             span.set_attributes(
@@ -86,6 +98,23 @@ class OpenRpc:
                 self._committer.close(key)
                 if trace is not None:
                     trace.end(session.receipt(), reply_seconds=session.drafting.reply_seconds)
+
+    async def _matcher(self, session: Session) -> GrammarMatcher | None:
+        """What holds the session to its constraint, if it has one. Raises `WireError`."""
+        sampling = session.sampling
+        if sampling.constraint is None:
+            return None
+        try:
+            return await self._matchers.matcher(
+                sampling.constraint,
+                sampling.stop_token_ids,
+                session.token_ids[session.prompt_length :],
+                least=sampling.stop_from - session.prompt_length,
+            )
+        except ConstraintError as error:
+            raise wire.WireError("sampling.constraint", str(error)) from error
+        except MatcherError as error:
+            raise wire.WireError("committed_ids", str(error)) from error
 
     def _end_earlier_owner(self, key: SessionKey) -> None:
         """End what an owner with a lower epoch left open here; call with the lock held."""

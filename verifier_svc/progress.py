@@ -91,6 +91,8 @@ class Progress:
         base = session.length
         tokens, finish = _final_tokens(session, row, decision)
         accepted = min(len(decision.path), len(tokens))
+        if session.matcher is not None:
+            session.matcher.commit(tokens)
         session.token_ids += tokens
         self._extend_kv(session, session.num_computed + len(decision.path))
         self._divergence.stepped(session, base, accepted)

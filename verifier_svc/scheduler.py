@@ -13,6 +13,7 @@ from verifier_svc.merge import Node
 from verifier_svc.prompt_scores import SCORED_ROWS
 from verifier_svc.readiness import ready
 from verifier_svc.sessions import Session
+from verifier_svc.sources import GRAMMAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _rows(session: Session, run_stop: int, taken: _Taken) -> PlannedRows:
         taken.tree,
         taken.offered,
         session.drafting.stream_id,
-        session.drafting.sources,
+        (*session.drafting.sources, GRAMMAR),
         taken.nodes,
         taken.in_time,
     )

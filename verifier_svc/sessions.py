@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from paceline.constraints.matcher import GrammarMatcher
 from paceline.engine.logits.history import History
 from paceline.engine.logits.session import SessionLogits
 from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
@@ -66,6 +67,8 @@ class Session:
     trace: SessionTrace | None = None
     # What its rows' logits are processed with; counts the text as it grows.
     logits: SessionLogits = field(init=False)
+    # At the last committed token of a text under a constraint. The engine's thread alone calls it.
+    matcher: GrammarMatcher | None = None
     logprobs: LogprobsWanted = NO_LOGPROBS
     # None where no log-probabilities of the prompt are wanted.
     prompt_scores: PromptScores | None = None

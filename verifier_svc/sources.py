@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from paceline.session import OTHER_SOURCES, SourceTokens
 from verifier_svc.merge import Node
 
+# What constraints force, which verifiers draft themselves.
+GRAMMAR = "grammar"
 # Sources that come with Paceline: no other takes their place among the labels.
-SHIPPED = ("text", "draft", "eagle")
+SHIPPED = ("text", "draft", "eagle", GRAMMAR)
 # Most different labels. Drafters choose their names, and a label is a series for as long as the process runs.
 MOST_LABELS = 16
 

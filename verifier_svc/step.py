@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Protocol
 
+from paceline.constraints.matcher import MatcherError
 from paceline.engine.blocks import BlockAllocator, OutOfBlocksError
 from paceline.engine.engine import Engine
 from paceline.engine.logits.process import NothingLeftError
@@ -227,7 +228,7 @@ class StepLoop:
     def _end_faulty(self, faults: Sequence[SessionFault]) -> None:
         """End the sessions that cannot be computed; call with the table's lock held."""
         for session, error in ((fault.session, fault.error) for fault in faults):
-            if isinstance(error, NothingLeftError):
+            if isinstance(error, NothingLeftError | MatcherError):
                 fault = Faulty(str(error), asked=True)
             else:
                 name = session.key.session_id
