@@ -16,6 +16,7 @@ from gateway.prompt import Prompts
 from gateway.readiness import Readiness
 from gateway.request_timer import RequestTimer
 from gateway.sessions import Sessions
+from gateway.trials import Trials
 from paceline.service import spans
 
 
@@ -44,6 +45,7 @@ class Gateway:
         self.client_stall_seconds = client_stall_seconds
         self.cors_origins = cors_origins
         self.started = int(time.time())
+        self.trials = Trials()
         self.readiness = Readiness(sessions)
 
 

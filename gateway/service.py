@@ -142,6 +142,7 @@ async def serve(
         http_server.should_exit = True
         await grpc_server.stop(settings.grace_seconds)
         await serving
+    await gateway.trials.close()
     await parts.close()
 
 

@@ -116,7 +116,8 @@ def refusal(error: CallError) -> RequestError | None:
     """The client's error if no verifier would serve the session; None if one may."""
     if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _MOVABLE:
         return None
-    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+    of_constraint = (error.details() or "").startswith("sampling.constraint:")
+    if error.code() is grpc.StatusCode.OUT_OF_RANGE or of_constraint:
         return RequestError(invalid("invalid_value"), error.details() or "")
     log.error("verifier refused a session", code=error.code().name, details=error.details())
     return RequestError(INTERNAL, f"the verifier refused the session: {error.details()}")

@@ -49,6 +49,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             await _begin(span, context)
             stages.enter("gateway.tokenise")
             caller = calling()
+            if request.HasField("constraint"):
+                constraint = wire.constraint_from_proto(request.constraint, field="constraint")
+                await self._gateway.trials.run(constraint, "constraint", caller.id)
             wanted = self._wanted(request)
             stages.end()
             detokenizer = self._gateway.prompts.detokenizer()
@@ -208,6 +211,8 @@ def _sampling(request: pb.GenerateRequest) -> SamplingRequest:
     given = parameters.values(request, SamplingRequest)
     if request.HasField("speculation"):
         given["speculation"] = request.speculation
+    if request.HasField("constraint"):
+        given["constraint"] = wire.constraint_from_proto(request.constraint, field="constraint")
     asked = SamplingRequest(**given)
     try:
         asked.check()

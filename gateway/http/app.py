@@ -98,7 +98,7 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
 
 
 def _add_generation(app: FastAPI, gateway: Gateway) -> None:
-    bodies = Bodies(gateway.max_body_bytes)
+    bodies = Bodies(gateway.max_body_bytes, gateway.trials)
 
     @app.post("/v1/chat/completions", openapi_extra=openapi.body_of(schema.ChatRequest))
     async def chat_completions(request: Request) -> Response:

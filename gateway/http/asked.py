@@ -21,6 +21,7 @@ from gateway.http import body, schema
 from gateway.http.answers import Wanted
 from gateway.request import Terms, served_model
 from gateway.tokenizing import Tokenizing
+from gateway.trials import Trials
 
 # Larger bodies are parsed on a thread, and wait at most this long for one.
 _LARGE_BYTES = 64 << 10
@@ -30,12 +31,19 @@ _PARSE_SECONDS = 10.0
 class Bodies:
     """Reads bodies; large ones are parsed in turns that are fair between keys."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, trials: Trials) -> None:
         self._max_bytes = max_bytes
+        self._trials = trials
         self._parsing = Tokenizing()
 
     async def read(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
-        """The parsed body. Raises `RequestError`."""
+        """The parsed body, of which a constraint can be compiled. Raises `RequestError`."""
+        asked = await self._parsed(request, caller, kind)
+        if asked.constraint is not None:
+            await self._trials.run(asked.constraint, asked.constraint_field, caller.id)
+        return asked
+
+    async def _parsed(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
         body.check_media_type(request)
         given = await body.read(request, self._max_bytes)
         if len(given) <= _LARGE_BYTES:

@@ -26,8 +26,6 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
     )
 
 
-_EMPTY = _one_of({}, [])
-
 # Null is neutral for each of them.
 NOT_YET: dict[str, Callable[[Any], bool]] = {
     "audio": _nothing,
@@ -42,7 +40,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "prediction": _nothing,
     "prompt_cache_key": _text,
     "reasoning_effort": _one_of("none"),
-    "response_format": _one_of({"type": "text"}),
     "safety_identifier": _text,
     "service_tier": _one_of("auto", "default"),
     "store": _one_of(False),
@@ -62,11 +59,7 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "documents": _one_of([]),
     "early_stopping": _one_of(False),
     "ec_transfer_params": _one_of({}),
-    "guided_choice": _EMPTY,
     "guided_decoding_backend": _nothing,
-    "guided_grammar": _nothing,
-    "guided_json": _nothing,
-    "guided_regex": _nothing,
     "guided_whitespace_pattern": _nothing,
     "include_reasoning": _one_of(True),
     "include_stop_str_in_output": _one_of(False),
@@ -91,7 +84,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "skip_special_tokens": _one_of(True),
     "spaces_between_special_tokens": _one_of(True),
     "stream_interval": _one_of(1),
-    "structured_outputs": _nothing,
     "thinking_token_budget": _one_of(-1),
     "truncate_prompt_tokens": _nothing,
     "truncation_side": _one_of("left", "right"),
@@ -107,7 +99,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "custom_params": _one_of({}),
     "data_parallel_rank": _nothing,
     "disagg_prefill_dp_rank": _nothing,
-    "ebnf": _nothing,
     "extra_key": _nothing,
     "images_config": _one_of({}),
     "input_ids": _nothing,
@@ -117,7 +108,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "ngram_corpus_id": _nothing,
     "no_stop_trim": _one_of(False),
     "reasoning": _one_of({}),
-    "regex": _nothing,
     "return_cached_tokens_details": _one_of(False),
     "return_hidden_states": _one_of(False),
     "return_meta_info": _one_of(False),
@@ -136,8 +126,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "cache_prompt": _one_of(True, False),
     "dry_multiplier": _one_of(0),
     "dynatemp_range": _one_of(0),
-    "grammar": _one_of(""),
-    "json_schema": _nothing,
     "mirostat": _one_of(0),
     "n_probs": _one_of(0),
     "post_sampling_probs": _one_of(False),

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from gateway.errors import UNKNOWN_FIELD, RequestError, invalid
 
-# Prefixes of the names that pydantic gives to union branches in an error's location.
-_BRANCHES = ("function-", "list[", "dict[", "[key]", "constrained", "int", "str")
+# Prefixes of the names, and names, that pydantic gives to union branches in an error's location.
+_BRANCHES = ("function-", "list[", "dict[", "[key]", "constrained-")
+_TYPES = {"int", "str"}
 _EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -96,7 +97,7 @@ def _place(loc: tuple[int | str, ...]) -> list[int | str]:
     return [
         part
         for index, part in enumerate(loc)
-        if index == 0 or not str(part).startswith(_BRANCHES) or isinstance(part, int)
+        if index == 0 or isinstance(part, int) or not (part in _TYPES or part.startswith(_BRANCHES))
     ]
 
 

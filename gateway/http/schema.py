@@ -19,6 +19,7 @@ from gateway.choices import MAX_CHOICES
 from gateway.errors import RequestError, invalid
 from gateway.http import neutral, sampled
 from gateway.http.body import fields_of
+from gateway.http.constrained import Constrained
 from gateway.http.problems import first_problem
 from gateway.http.sampled import Integral, TokenId
 from gateway.request import MAX_MESSAGES
@@ -48,7 +49,7 @@ class Speculation(Strict):
 Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
-class Shared(Strict):
+class Shared(Strict, Constrained):
     """The fields of both kinds of request, beside the sampling parameters."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
@@ -62,7 +63,8 @@ class Shared(Strict):
     def sampling(self, max_tokens: int | None) -> SamplingRequest:
         """The sampling parameters; `max_tokens` is passed in, as its name and default differ by route."""
         given = {**sampled.given(self), "max_tokens": max_tokens}
-        return SamplingRequest(**given, speculation=self.speculation is None or self.speculation.enabled)
+        speculation = self.speculation is None or self.speculation.enabled
+        return SamplingRequest(**given, speculation=speculation, constraint=self.constraint)
 
 
 if TYPE_CHECKING:
