@@ -35,6 +35,7 @@ _DOCUMENTED = {
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.OUT_OF_RANGE,
 }
 
 
@@ -134,6 +135,15 @@ def plausible(pods: Pods) -> Plausible:
     ids = st.integers(0, VOCAB - 1)
     few = st.integers(1, 8)
     base = st.one_of(st.integers(2, VICTIM_LENGTH), st.integers(2, 20))
+    logits: Plausible = {
+        "typical_p": st.floats(0.1, 1),
+        "presence_penalty": st.floats(-2, 2),
+        "frequency_penalty": st.floats(-2, 2),
+        "repetition_penalty": st.floats(0.01, 100),
+        "allowed_token_ids": ids,
+        "LogitBiasEntry.key": ids,
+        "LogitBiasEntry.value": st.floats(-100, 100),
+    }
     return {
         **_fields(gateway_pb2.GenerateRequest, model=st.sampled_from(["", MODEL]), max_tokens=few),
         **_fields(
@@ -144,6 +154,10 @@ def plausible(pods: Pods) -> Plausible:
             min_p=st.floats(0, 1, width=32),
             seed=st.integers(0, 2**63 - 1),
             stop=st.text(min_size=1, max_size=3),
+            bad_words=st.text(min_size=1, max_size=3),
+            stop_token_ids=ids,
+            min_tokens=st.integers(0, 2),
+            **logits,
         ),
         **_fields(gateway_pb2.ChatMessage, role=st.sampled_from(["system", "user", "assistant"])),
         **_fields(gateway_pb2.TokenPrompt, ids=ids),
@@ -156,7 +170,9 @@ def plausible(pods: Pods) -> Plausible:
             min_p=st.floats(0, 1, width=32),
             max_tokens=few,
             stop_token_ids=ids,
+            **logits,
         ),
+        **_fields(session_pb2.IdSequence, ids=ids),
         **_fields(
             session_pb2.SessionKey,
             session_id=st.text(st.characters(codec="ascii", categories=["L", "Nd"]), min_size=1, max_size=64),

@@ -73,7 +73,9 @@ def _message(
         if field.is_repeated:
             count = draw(_FEW_VALUES if field.message_type is None else _FEW_MESSAGES)
         values = [_value(draw, field, plausible, rate, hostile, levels) for _ in range(count)]
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            getattr(given, field.name).update({entry.key: entry.value for entry in values})
+        elif field.is_repeated:
             getattr(given, field.name).extend(values)
         elif field.message_type is not None:
             getattr(given, field.name).CopyFrom(values[0])

@@ -91,7 +91,7 @@ def test_parameters_do_what_they_say(fleet: Pods, plain: tuple[str, list[int]]) 
 
 def test_a_bad_word_does_not_occur(fleet: Pods, plain: tuple[str, list[int]], tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    words = [tokenizer.decode([token]) for token in plain[1]]
+    words = [str(tokenizer.decode([token])) for token in plain[1]]
     # One that is a token by itself, whatever stands before it.
     word = next(word for word in words if word.strip().isalpha() and len(tokenizer(word)["input_ids"]) == 1)
     asked = {"bad_words": [word]}
