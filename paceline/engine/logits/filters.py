@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from paceline.sampling import SamplingParams
 
+# So many tokens are sorted at first.
+_SORTED = 1024
+
 
 def kept_tokens(scores: NDArray[np.float64], params: SamplingParams) -> NDArray[np.int64] | None:
     """Ids, ascending, that the filters leave of logits / T; None when they leave all.
@@ -69,7 +72,17 @@ def _typical(scores: NDArray[np.float64], kept: NDArray[np.int64] | None, mass: 
     shares /= total
     possible = shares > 0
     entropy = shares[possible] @ information[possible]
-    ranked = np.argsort(np.abs(information - entropy), kind="stable")
-    count = 1 + int(np.searchsorted(np.cumsum(shares[ranked])[:-1], mass))
-    chosen = np.sort(ranked[:count])
+    distances = np.abs(information - entropy)
+    some = _SORTED
+    while True:
+        # Only these are sorted; they nearly always hold enough.
+        near = np.arange(len(distances))
+        if some < len(distances):
+            near = np.flatnonzero(distances <= np.partition(distances, some)[some])
+        ranked = near[np.argsort(distances[near], kind="stable")]
+        reached = np.cumsum(shares[ranked])
+        if reached[-1] >= mass or len(near) == len(distances):
+            break
+        some *= 8
+    chosen = np.sort(ranked[: 1 + int(np.searchsorted(reached[:-1], mass))])
     return chosen if kept is None else kept[chosen]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from paceline.engine.logits.session import SessionLogits
 from paceline.engine.rows import RaggedBatch, Segment, build_batch
@@ -79,6 +83,21 @@ def test_tree(target: list[int], path: tuple[int, ...], bonus: int) -> None:
     segment = Segment(run=[0], start=0, blocks=(0,), tree_tokens=tokens, tree_parents=parents)
     (decision,) = decide(_batch(segment), _saying(target), [GREEDY], [None], [0], [None])
     assert (decision.path, decision.bonus) == (path, bonus)
+
+
+def test_a_matcher_is_asked_for_each_row_that_the_walk_reaches_by_its_way_through_the_tree() -> None:
+    asked: list[list[int]] = []
+
+    class Free:
+        def mask(self, path: Sequence[int]) -> NDArray[np.uint32]:
+            asked.append(list(path))
+            return np.full(2, 2**32 - 1, np.uint32)
+
+    tokens, parents = TREE
+    segment = Segment(run=[0], start=0, blocks=(0,), tree_tokens=tokens, tree_parents=parents)
+    (decision,) = decide(_batch(segment), _saying([1, 4, 0, 8, 9, 7]), [GREEDY], [Free()], [0], [None])
+    assert (decision.path, decision.bonus) == ((0, 3), 9)
+    assert asked == [[], [1], [1, 4]]
 
 
 def test_no_segment_wants_logits() -> None:

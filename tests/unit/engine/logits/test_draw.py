@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
 
 from paceline import noise
 from paceline.engine.logits import draw
@@ -197,6 +197,16 @@ def test_filters_at_a_real_vocabularys_size(spread: float, params: SamplingParam
     kept = kept_tokens(scores, params)
     assert kept is not None
     assert kept.tolist() == _kept_by_definition(scores.tolist(), params)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("mass", [0.01, 0.5, 0.999])
+def test_typical_tokens_at_a_real_vocabularys_size(spread: float, mass: float) -> None:
+    scores = np.random.default_rng(1).normal(size=20_000) * spread
+    kept = kept_tokens(scores, SamplingParams(1, typical_p=mass))
+    expected = TypicalLogitsWarper(mass)(torch.LongTensor([[0]]), torch.from_numpy(scores)[None])
+    assert kept is not None
+    assert kept.tolist() == expected[0].isfinite().nonzero().flatten().tolist()
 
 
 @given(seed=st.integers(0, 2**32), params=PARAMS)
