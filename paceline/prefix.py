@@ -3,7 +3,8 @@
 A text is cut into blocks of as many ids as a block of KV has slots. A full block has a digest, SHA-256 over
 the digest of the block before it and its own ids, so that it names all of the text up to its end. The first
 64 bits of that are its key, and all that crosses the wire. Two texts of one key would mislead routing, and
-nothing else: what a session shares is decided by the ids themselves.
+nothing else: what a session shares is decided by the ids themselves. Texts of a salt begin from a digest of
+their own, so that they share with texts of the same salt alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from collections.abc import Sequence
 # The digest before the first block.
 ROOT = b""
 _KEY_BYTES = 8
+# Most characters of a salt.
+MAX_SALT = 256
+
+
+def root_of(salt: str) -> bytes:
+    """The digest before the first block of a text of this salt; without one it is `ROOT`."""
+    return hashlib.sha256(b"salt:" + salt.encode(errors="surrogatepass")).digest() if salt else ROOT
 
 
 def block_digest(before: bytes, token_ids: Sequence[int]) -> bytes:
@@ -31,9 +39,10 @@ def key_of(digest: bytes) -> int:
 class TextKeys:
     """The keys of a growing text's full blocks, each computed once."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, root: bytes = ROOT) -> None:
+        """`root`: as `root_of` has it for the text's salt."""
         self._block_size = block_size
-        self._digest = ROOT
+        self._digest = root
         self._keys: list[int] = []
 
     def of(self, token_ids: Sequence[int]) -> Sequence[int]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import zip_longest
 
 # Most sources that a receipt tells apart; the rest of them counts as one.
 MAX_RECEIPT_SOURCES = 16
 OTHER_SOURCES = "other"
+# Depths that a receipt tells apart; deeper nodes count in the last.
+MAX_RECEIPT_DEPTHS = 64
+# Names of drafting methods.
+METHOD_NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 class FinishReason(StrEnum):
@@ -70,6 +76,52 @@ def _sum(one: SourceTokens, other: SourceTokens) -> SourceTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationLimits:
+    """What a session's client allows its drafts; never changes the text."""
+
+    # Most nodes of a step's tree, and its greatest depth; 0 leaves either to the verifier.
+    max_nodes: int = 0
+    max_depth: int = 0
+    # Only nodes of this drafting method, and nodes that lead to them; empty allows all.
+    method: str = ""
+
+
+NO_LIMITS = SpeculationLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCosts:
+    """What a session's drafts cost."""
+
+    # Verified nodes of each depth: the first entry is of depth 1.
+    by_depth: tuple[int, ...] = ()
+    # How long its steps waited for trees.
+    wait_seconds: float = 0.0
+    # Of the trees that came for it.
+    bytes: int = 0
+
+    def and_(self, more: DraftCosts) -> DraftCosts:
+        """Both together."""
+        return DraftCosts(
+            add_depths(self.by_depth, more.by_depth),
+            self.wait_seconds + more.wait_seconds,
+            self.bytes + more.bytes,
+        )
+
+
+NO_COSTS = DraftCosts()
+
+
+def add_depths(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """Counts by depth, added up; at most `MAX_RECEIPT_DEPTHS` of them."""
+    total = [a + b for a, b in zip_longest(one, other, fillvalue=0)]
+    kept, deeper = total[:MAX_RECEIPT_DEPTHS], total[MAX_RECEIPT_DEPTHS:]
+    if deeper:
+        kept[-1] += sum(deeper)
+    return tuple(kept)
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a session cost and what speculation gave it, since it was opened."""
 
@@ -80,6 +132,13 @@ class Receipt:
     drafted_steps: int = 0
     # By source, as `add_up` has them.
     sources: tuple[SourceTokens, ...] = ()
+    # Accepted nodes of each depth.
+    accepted_by_depth: tuple[int, ...] = ()
+    drafts: DraftCosts = NO_COSTS
+    # Until a verifier opened the session, from then to its first token, and from its first to its last.
+    queued_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
     @property
     def acceptance_length(self) -> float:

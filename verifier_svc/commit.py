@@ -183,6 +183,7 @@ class Committer:
                         outcome.sources,
                         outcome.logprobs,
                         outcome.prompt_logprobs,
+                        outcome.drafts,
                     )
                 )
                 session.emitted += len(outcome.token_ids)

@@ -48,7 +48,8 @@ class DraftControl:
         """Nodes that the session's next tree may have; none before its last token, which is the target's."""
         if session.max_draft_depth < 1:
             return 0
-        return self.nodes_asked or self.budget.probe(session.steps, sessions=len(self._table))
+        nodes = self.nodes_asked or self.budget.probe(session.steps, sessions=len(self._table))
+        return min(nodes, session.limits.max_nodes) if session.limits.max_nodes else nodes
 
     def wants_tree(self, session: Session) -> bool:
         """Whether a tree for the session's next step is expected to pay, whoever might draft it."""

@@ -46,6 +46,10 @@ class Drafting:
     # Id of the drafter stream that has joined, 0 for none; names of its sources, by their numbers in trees.
     stream_id: int = 0
     sources: tuple[str, ...] = ("",)
+    # The one whose nodes are wanted; empty wants all.
+    method: str = ""
+    # Bytes of trees that have come since a step asked.
+    tree_bytes: int = 0
     # Length of the text, in tokens, that the drafter has been told.
     told_length: int = 0
     # The trees that have come and may still be of use.
@@ -86,11 +90,23 @@ class Drafting:
 
     def came(self, tree: TokenTree, base: int, *, now: float) -> list[Answer]:
         """A tree on the first `base` ids came. Returns what of it was asked for, by source."""
-        self.offers = offers.add(self.offers, base, tree)
+        self.offers = offers.add(self.offers, base, tree, self.wanted_sources)
         self.trees_offered += 1
         answers = self.asks.answered(base, offers.sources_of(tree), now)
         self.reply_seconds += sum(answer.longer for answer in answers)
         return answers
+
+    @property
+    def wanted_sources(self) -> frozenset[int] | None:
+        """Numbers of the sources whose nodes are wanted; None wants all."""
+        if not self.method:
+            return None
+        return frozenset(number for number, name in enumerate(self.sources) if name == self.method)
+
+    def take_bytes(self) -> int:
+        """Bytes of the trees that have come since the last call."""
+        taken, self.tree_bytes = self.tree_bytes, 0
+        return taken
 
     def drop_trees(self) -> None:
         """The waiting trees are of no use any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.session import FinishReason, Receipt, SourceTokens
+from paceline.session import NO_COSTS, DraftCosts, FinishReason, Receipt, SourceTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class StepOutcome:
     # Packed (`paceline.logprobs`): of the tokens, and with a session's first tokens of its prompt.
     logprobs: bytes = b""
     prompt_logprobs: bytes = b""
+    drafts: DraftCosts = NO_COSTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Tokens:
     sources: tuple[SourceTokens, ...] = ()
     logprobs: bytes = b""
     prompt_logprobs: bytes = b""
+    drafts: DraftCosts = NO_COSTS
 
 
 @dataclass(frozen=True, slots=True)

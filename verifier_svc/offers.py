@@ -40,8 +40,10 @@ def sources_of(tree: TokenTree) -> frozenset[int]:
     return frozenset((0,)) if tree.tokens else frozenset()
 
 
-def add(offers: Sequence[Offer], base: int, tree: TokenTree) -> tuple[Offer, ...]:
-    """The offers with a tree that has come, later ones last.
+def add(
+    offers: Sequence[Offer], base: int, tree: TokenTree, wanted: frozenset[int] | None = None
+) -> tuple[Offer, ...]:
+    """The offers with a tree that has come, later ones last. `wanted`: the only sources that count.
 
     A source's tree gives way to one on a longer text, in whichever order they come, and other sources' nodes
     do not. On the same text both count: a drafter that goes on sends a larger tree, and one that merges its
@@ -49,6 +51,8 @@ def add(offers: Sequence[Offer], base: int, tree: TokenTree) -> tuple[Offer, ...
     """
     newer = [offer.sources for offer in offers if offer.base > base]
     sources = sources_of(tree).difference(*newer)
+    if wanted is not None:
+        sources &= wanted
     if not sources:
         return tuple(offers)
     kept = [

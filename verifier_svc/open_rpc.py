@@ -12,6 +12,7 @@ from paceline.constraints.matcher import GrammarMatcher, MatcherError
 from paceline.constraints.matchers import Matchers
 from paceline.net import wire
 from paceline.net.rpc import RefusedError, refusals
+from paceline.prefix import MAX_SALT, root_of
 from paceline.sampling import SamplingParams
 from paceline.service import spans
 from paceline.session import SessionKey
@@ -19,6 +20,7 @@ from paceline.store import SessionRecord
 from paceline.v1 import verifier_pb2
 from verifier_svc.commit import Committer
 from verifier_svc.delivery import Delivery
+from verifier_svc.drafting import Drafting
 from verifier_svc.events import Alive, Aside, Broken, Event, Faulty, Finished, Lost, Tokens, Unrecorded
 from verifier_svc.identity import ServedModel
 from verifier_svc.prompt_scores import PromptScores
@@ -166,6 +168,9 @@ def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel)
             "committed_logprobs",
             f"{len(request.committed_logprobs)} bytes are not those of {len(committed)} ids",
         )
+    limits = wire.limits_from_proto(request.speculation)
+    if len(request.cache_salt) > MAX_SALT:
+        raise wire.WireError("cache_salt", f"is at most {MAX_SALT} characters")
     if len(request.reply) > _MAX_REPLY:
         raise wire.WireError("reply", f"is at most {_MAX_REPLY} characters")
     return Session(
@@ -176,6 +181,9 @@ def session_from_request(request: verifier_pb2.OpenRequest, served: ServedModel)
         length_limit=len(prompt) + sampling.max_tokens,
         opened_length=len(prompt) + len(committed),
         plain=request.plain,
+        text_root=root_of(request.cache_salt),
+        limits=limits,
+        drafting=Drafting(method=limits.method),
         logprobs=logprobs,
         prompt_scores=None
         if logprobs.prompt_top is None
@@ -210,6 +218,9 @@ def response_for(event: Event) -> verifier_pb2.OpenResponse:
                     sources=wire.sources_to_proto(event.sources),
                     logprobs=event.logprobs,
                     prompt_logprobs=event.prompt_logprobs,
+                    drafted_by_depth=event.drafts.by_depth,
+                    draft_wait_seconds=event.drafts.wait_seconds,
+                    draft_bytes=event.drafts.bytes,
                 )
             )
         case Finished():

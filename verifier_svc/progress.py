@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paceline.engine.blocks import BlockAllocator
 from paceline.engine.verify import Decision
 from paceline.logprobs import pack
-from paceline.session import FinishReason, SessionKey, SourceTokens, add_up
+from paceline.session import DraftCosts, FinishReason, SessionKey, SourceTokens, add_depths, add_up
+from paceline.tree import TokenTree
 from paceline.verdict import Feedback, Verdict
 from verifier_svc import metrics, sources
 from verifier_svc.control import DraftControl
@@ -58,8 +60,13 @@ class Progress:
         self._control = control
         self._divergence = divergence
 
-    def apply(self, computed: Computed) -> tuple[list[SessionStep], list[SessionFault]]:
-        """What each session of a step got, and the sessions that could not take it."""
+    def apply(
+        self, computed: Computed, waited_seconds: float = 0.0
+    ) -> tuple[list[SessionStep], list[SessionFault]]:
+        """What each session of a step got, and the sessions that could not take it.
+
+        `waited_seconds`: for how long the step waited for trees.
+        """
         decisions = {row.session.key: decision for row, decision in computed.drawn}
         steps: list[SessionStep] = []
         faults: list[SessionFault] = []
@@ -69,7 +76,7 @@ class Progress:
                     self._extend_kv(row.session, row.segment.root_index + 1)
                 decision = decisions.get(row.session.key)
                 if decision is not None and row.session.finish_reason is None:
-                    steps.append(self._advance(row, decision))
+                    steps.append(self._advance(row, decision, waited_seconds))
             except Exception as error:
                 faults.append(SessionFault(row.session, error))
         return steps, faults
@@ -78,13 +85,13 @@ class Progress:
         """Take a session out before the next step and free its KV. Idempotent."""
         if session.finish_reason is None:
             session.finish_reason = reason
-        self._allocator.keep(session.blocks, session.token_ids, session.num_computed)
+        self._allocator.keep(session.blocks, session.token_ids, session.num_computed, session.text_root)
         self._allocator.release(session.blocks)
         session.drafting.drop_trees()
         self._table.remove(session)
         self._table.lock.notify_all()
 
-    def _advance(self, row: PlannedRows, decision: Decision) -> SessionStep:
+    def _advance(self, row: PlannedRows, decision: Decision, waited_seconds: float) -> SessionStep:
         if decision.fault is not None:
             raise decision.fault
         session = row.session
@@ -108,6 +115,9 @@ class Progress:
             session.drafted_steps += 1
             session.drafted_tokens += drafted
             session.accepted_tokens += accepted
+            session.accepted_by_depth = add_depths(session.accepted_by_depth, (1,) * accepted)
+        costs = DraftCosts(_by_depth(row.tree), waited_seconds, session.drafting.take_bytes())
+        session.draft_costs = session.draft_costs.and_(costs)
         self._count(drafted, accepted, len(tokens), told)
         if finish is not None:
             self.retire(session, finish)
@@ -121,6 +131,7 @@ class Progress:
             told,
             logprobs=pack(decision.logprobs[: len(tokens)]),
             prompt_logprobs=_prompt_logprobs(session),
+            drafts=costs,
         )
         return self._told(row, decision, outcome, base=base)
 
@@ -157,7 +168,7 @@ class Progress:
         block_size = self._allocator.block_size
         full = positions // block_size * block_size
         if full > session.num_computed:
-            self._allocator.keep(session.blocks, session.token_ids, full)
+            self._allocator.keep(session.blocks, session.token_ids, full, session.text_root)
         session.num_computed = positions
 
     def _count(self, drafted: int, accepted: int, committed: int, by_source: Sequence[SourceTokens]) -> None:
@@ -189,6 +200,11 @@ def _prompt_logprobs(session: Session) -> bytes:
         return b""
     scores.told = True
     return pack(scores.known)
+
+
+def _by_depth(tree: TokenTree) -> tuple[int, ...]:
+    counts = Counter(tree.depths())
+    return add_depths((), [counts[depth] for depth in range(1, max(counts, default=0) + 1)])
 
 
 def _final_tokens(

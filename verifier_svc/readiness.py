@@ -20,7 +20,7 @@ _MOST_FORCED = 16
 def ready(session: Session, budget: DraftBudget) -> Ready:
     """The session's trees on its text, merged and judged. It is found once for a text and its trees.
 
-    Nodes deeper than the session can use are left out.
+    Nodes deeper than the session can use, and all but the best ones that its client allows, are left out.
     """
     drafting, length = session.drafting, session.length
     known = drafting.ready
@@ -33,6 +33,11 @@ def ready(session: Session, budget: DraftBudget) -> Ready:
         merged = _held(session, session.matcher, merged)
     merged = merged.down_to(session.max_draft_depth)
     tree = budget.judged(drafting.stream_id, merged)
+    most = session.limits.max_nodes
+    if most and len(tree) > most:
+        best = sorted(tree.best_nodes(most))
+        merged = merged.only([node in best for node in range(len(merged))])
+        tree = tree.select(best)
     drafting.ready = Ready(drafting.offers, length, kept, late, merged, tree)
     return drafting.ready
 

@@ -221,7 +221,7 @@ def _make_room(
             youngest = next(other for other in reversed(sessions) if other.blocks or other is session)
             if youngest is session:
                 return False
-            allocator.keep(youngest.blocks, youngest.token_ids, youngest.num_computed)
+            allocator.keep(youngest.blocks, youngest.token_ids, youngest.num_computed, youngest.text_root)
             allocator.release(youngest.blocks)
             youngest.num_computed = 0
             youngest.drafting.drop_trees()

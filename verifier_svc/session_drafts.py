@@ -140,6 +140,7 @@ class SessionDrafts:
         self._standings.tree(stream.peer, sound=True)
         with self._table.lock:
             session = self._joined_session(key, base, stream)
+            session.drafting.tree_bytes += message.ByteSize()
             self._came(session, base, drafted, stream)
             few = _TREES_PER_STEP * len(stream.sources)
             return ITEM_SECONDS if session.drafting.trees_offered > few else 0.0

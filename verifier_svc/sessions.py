@@ -10,8 +10,18 @@ from paceline.constraints.matcher import GrammarMatcher
 from paceline.engine.logits.history import History
 from paceline.engine.logits.session import SessionLogits
 from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
+from paceline.prefix import ROOT
 from paceline.sampling import SamplingParams
-from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
+from paceline.session import (
+    NO_COSTS,
+    NO_LIMITS,
+    DraftCosts,
+    FinishReason,
+    Receipt,
+    SessionKey,
+    SourceTokens,
+    SpeculationLimits,
+)
 from verifier_svc.drafting import Drafting
 from verifier_svc.prompt_scores import PromptScores
 from verifier_svc.session_trace import SessionTrace
@@ -45,6 +55,8 @@ class Session:
     sampling: SamplingParams
     # Absolute length at which max_tokens are reached.
     length_limit: int
+    # Of the texts that it shares KV with: see `paceline.prefix.root_of`.
+    text_root: bytes = ROOT
     # Blocks that hold this session's KV, in order of position.
     blocks: list[int] = field(default_factory=list)
     # Positions whose KV is in the pool, from 0 on.
@@ -53,6 +65,8 @@ class Session:
     drafting: Drafting = field(default_factory=Drafting)
     # Hidden states of earlier positions have gone to some drafter.
     states_sent: int = 0
+    # What its client allows its drafts.
+    limits: SpeculationLimits = NO_LIMITS
     # Its client asked for plain decoding: no drafter is to be expected.
     plain: bool = False
     # Steps since it was opened, and of these the ones with a tree.
@@ -61,6 +75,8 @@ class Session:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     source_tokens: tuple[SourceTokens, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
+    draft_costs: DraftCosts = NO_COSTS
     # Length when it was opened.
     opened_length: int = 0
     # None unless its trace is recorded.
@@ -83,8 +99,9 @@ class Session:
 
     @property
     def max_draft_depth(self) -> int:
-        """The depth beyond which draft nodes are useless: one token of each step is the target's own."""
-        return self.length_limit - self.length - 1
+        """The depth beyond which draft nodes are unwanted or useless: a step's last token is the target's."""
+        useful = self.length_limit - self.length - 1
+        return min(useful, self.limits.max_depth) if self.limits.max_depth else useful
 
     @property
     def decoding(self) -> bool:
@@ -100,6 +117,8 @@ class Session:
             accepted_tokens=self.accepted_tokens,
             drafted_steps=self.drafted_steps,
             sources=self.source_tokens,
+            accepted_by_depth=self.accepted_by_depth,
+            drafts=self.draft_costs,
         )
 
 

@@ -191,7 +191,7 @@ class StepLoop:
                 # What is left of a tree that made the step fail would make the next one fail.
                 for row in planned.rows:
                     row.session.drafting.drop_trees()
-            steps, faults = self._progress.apply(computed)
+            steps, faults = self._progress.apply(computed, (times.waited - times.began) / 1e9)
             self._end_faulty(faults)
             if computed.as_planned:
                 with harmless("learning"):

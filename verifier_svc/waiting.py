@@ -175,10 +175,11 @@ class TreeWait:
         if ask is None or not drafting.stream_id:
             return
         waited = self._clock() - ask.since
-        heard = drafting.asks.heard
+        heard, wanted = drafting.asks.heard, drafting.wanted_sources
         for source, mean in self._replies.of(drafting.stream_id).items():
             if (
                 source in heard
+                and (wanted is None or source in wanted)
                 and source not in ask.answered
                 and waited < min(PATIENCE * mean, GIVE_UP_SECONDS)
             ):

@@ -78,14 +78,14 @@ class BlockAllocator:
             self._tasks.append(BlockTask(block))
             table.append(block)
 
-    def adopt(self, table: list[int], token_ids: Sequence[int]) -> int:
+    def adopt(self, table: list[int], token_ids: Sequence[int], root: bytes = ROOT) -> int:
         """Fill an empty `table` with blocks that hold the beginning of `token_ids`.
 
-        Returns how many positions they hold. At most all but the last token, whose row must be computed
-        for its logits.
+        `root`: see `paceline.prefix.root_of`; only texts of the same one are found. Returns how many
+        positions they hold. At most all but the last token, whose row must be computed for its logits.
         """
         usable = len(token_ids) - 1
-        before, held = ROOT, 0
+        before, held = root, 0
         while held < usable:
             block, same = self._longest(before, token_ids[held : min(usable, held + self.block_size)])
             if same == self.block_size:
@@ -105,11 +105,11 @@ class BlockAllocator:
             break
         return held
 
-    def keep(self, table: Sequence[int], token_ids: Sequence[int], computed: int) -> None:
+    def keep(self, table: Sequence[int], token_ids: Sequence[int], computed: int, root: bytes = ROOT) -> None:
         """Enter a session's first `computed` positions in the prefix cache: full blocks and a last part."""
         if self.kept is None:
             return
-        before = ROOT
+        before = root
         for index, block in enumerate(table):
             start = index * self.block_size
             if start >= computed:

@@ -13,6 +13,7 @@ from paceline.features import (
     MIN_WINDOW_BYTES,
     FeatureRequest,
 )
+from paceline.session import METHOD_NAME
 
 PROTOCOL_VERSION = 2
 # Versions of drafters that a verifier serves. Version 1 knew neither hidden states nor sources of nodes.
@@ -21,7 +22,6 @@ MAX_FEEDBACK_TOP_K = 32
 MAX_DRAFTER_ID = 128
 # Most names of methods that a drafter's nodes come from.
 MAX_SOURCES = 16
-_SOURCE = re.compile(r"[a-z0-9_-]{1,32}")
 _WEIGHTS = re.compile(r"[0-9a-f]{32}")
 
 
@@ -124,7 +124,7 @@ def _check_sources(sources: Sequence[str]) -> None:
     if len(sources) > MAX_SOURCES:
         raise HandshakeError(f"sources holds more than {MAX_SOURCES} names")
     for number, name in enumerate(sources):
-        if not _SOURCE.fullmatch(name):
+        if not METHOD_NAME.fullmatch(name):
             raise HandshakeError(f"source {number} must have 1 to 32 characters of a-z 0-9 _ -")
     if len(set(sources)) < len(sources):
         raise HandshakeError("sources holds a name twice")

@@ -19,7 +19,15 @@ from paceline.logprobs import MAX_TOP_LOGPROBS, LogprobsWanted
 from paceline.net import parameters
 from paceline.net.handshake import MAX_SOURCES, Hello
 from paceline.sampling import SamplingError, SamplingParams
-from paceline.session import FinishReason, Receipt, SessionKey, SourceTokens
+from paceline.session import (
+    METHOD_NAME,
+    DraftCosts,
+    FinishReason,
+    Receipt,
+    SessionKey,
+    SourceTokens,
+    SpeculationLimits,
+)
 from paceline.tree import TokenTree, TreeFault
 from paceline.v1 import session_pb2, tree_pb2, verifier_pb2
 from paceline.verdict import Feedback, Verdict
@@ -306,6 +314,11 @@ def receipt_from_proto(message: session_pb2.Receipt) -> Receipt:
         message.accepted_tokens,
         message.drafted_steps,
         sources_from_proto(message.sources),
+        tuple(message.accepted_by_depth),
+        drafts_from_proto(message),
+        message.queued_seconds,
+        message.prefill_seconds,
+        message.decode_seconds,
     )
 
 
@@ -318,6 +331,32 @@ def receipt_to_proto(receipt: Receipt) -> session_pb2.Receipt:
         accepted_tokens=receipt.accepted_tokens,
         drafted_steps=receipt.drafted_steps,
         sources=sources_to_proto(receipt.sources),
+        drafted_by_depth=receipt.drafts.by_depth,
+        accepted_by_depth=receipt.accepted_by_depth,
+        queued_seconds=receipt.queued_seconds,
+        prefill_seconds=receipt.prefill_seconds,
+        decode_seconds=receipt.decode_seconds,
+        draft_wait_seconds=receipt.drafts.wait_seconds,
+        draft_bytes=receipt.drafts.bytes,
+    )
+
+
+def drafts_from_proto(message: session_pb2.Receipt | verifier_pb2.CommittedTokens) -> DraftCosts:
+    """What drafts cost, of a session or of a step."""
+    return DraftCosts(tuple(message.drafted_by_depth), message.draft_wait_seconds, message.draft_bytes)
+
+
+def limits_from_proto(message: session_pb2.SpeculationLimits) -> SpeculationLimits:
+    """Raises `WireError` for a name that no method has."""
+    if message.method and not METHOD_NAME.fullmatch(message.method):
+        raise WireError("speculation.method", "is 1 to 32 of a-z 0-9 _ -")
+    return SpeculationLimits(message.max_nodes, message.max_depth, message.method)
+
+
+def limits_to_proto(limits: SpeculationLimits) -> session_pb2.SpeculationLimits:
+    """The message of a client's limits."""
+    return session_pb2.SpeculationLimits(
+        max_nodes=limits.max_nodes, max_depth=limits.max_depth, method=limits.method
     )
 
 

@@ -108,21 +108,45 @@ class LogprobsWanted(_message.Message):
     prompt_top: int
     def __init__(self, top: _Optional[int] = ..., prompt_top: _Optional[int] = ...) -> None: ...
 
+class SpeculationLimits(_message.Message):
+    __slots__ = ("max_nodes", "max_depth", "method")
+    MAX_NODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    max_nodes: int
+    max_depth: int
+    method: str
+    def __init__(self, max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., method: _Optional[str] = ...) -> None: ...
+
 class Receipt(_message.Message):
-    __slots__ = ("steps", "committed_tokens", "drafted_tokens", "accepted_tokens", "drafted_steps", "sources")
+    __slots__ = ("steps", "committed_tokens", "drafted_tokens", "accepted_tokens", "drafted_steps", "sources", "drafted_by_depth", "accepted_by_depth", "queued_seconds", "prefill_seconds", "decode_seconds", "draft_wait_seconds", "draft_bytes")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_STEPS_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_BY_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BY_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_BYTES_FIELD_NUMBER: _ClassVar[int]
     steps: int
     committed_tokens: int
     drafted_tokens: int
     accepted_tokens: int
     drafted_steps: int
     sources: _containers.RepeatedCompositeFieldContainer[SourceTokens]
-    def __init__(self, steps: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., drafted_steps: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[SourceTokens, _Mapping]]] = ...) -> None: ...
+    drafted_by_depth: _containers.RepeatedScalarFieldContainer[int]
+    accepted_by_depth: _containers.RepeatedScalarFieldContainer[int]
+    queued_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    draft_wait_seconds: float
+    draft_bytes: int
+    def __init__(self, steps: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., drafted_steps: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[SourceTokens, _Mapping]]] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., queued_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., draft_wait_seconds: _Optional[float] = ..., draft_bytes: _Optional[int] = ...) -> None: ...
 
 class SourceTokens(_message.Message):
     __slots__ = ("source", "drafted_tokens", "accepted_tokens")

@@ -26,55 +26,55 @@ from paceline.v1 import session_pb2 as paceline_dot_v1_dot_session__pb2
 from paceline.v1 import tree_pb2 as paceline_dot_v1_dot_tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\x1a\x16paceline/v1/tree.proto\"\x88\x02\n\x0bOpenRequest\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12\x15\n\rcommitted_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\r\n\x05reply\x18\x06 \x01(\t\x12\r\n\x05plain\x18\x07 \x01(\x08\x12-\n\x08logprobs\x18\x08 \x01(\x0b\x32\x1b.paceline.v1.LogprobsWanted\x12\x1a\n\x12\x63ommitted_logprobs\x18\t \x01(\x0c\"\xf2\x01\n\x0cOpenResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.paceline.v1.OpenedH\x00\x12.\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.paceline.v1.CommittedTokensH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x12#\n\x05\x61live\x18\x04 \x01(\x0b\x32\x12.paceline.v1.AliveH\x00\x12\x32\n\rdrafter_aside\x18\x05 \x01(\x0b\x32\x19.paceline.v1.DrafterAsideH\x00\x42\x07\n\x05\x65vent\"\x07\n\x05\x41live\"\x1f\n\x0c\x44rafterAside\x12\x0f\n\x07seconds\x18\x01 \x01(\r\"\x08\n\x06Opened\"\xc1\x01\n\x0f\x43ommittedTokens\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x0f\n\x07\x64urable\x18\x04 \x01(\x08\x12\x0f\n\x07\x64rafted\x18\x05 \x01(\r\x12*\n\x07sources\x18\x06 \x03(\x0b\x32\x19.paceline.v1.SourceTokens\x12\x10\n\x08logprobs\x18\x07 \x01(\x0c\x12\x17\n\x0fprompt_logprobs\x18\x08 \x01(\x0c\"\\\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.paceline.v1.Receipt\"\xa2\x01\n\x0c\x44raftRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.paceline.v1.Hello\x12 \n\x05joins\x18\x02 \x03(\x0b\x32\x11.paceline.v1.Join\x12\x0e\n\x06leaves\x18\x03 \x03(\t\x12%\n\x05trees\x18\x04 \x03(\x0b\x32\x16.paceline.v1.TokenTree\x12\x16\n\x0e\x66\x65\x61tures_taken\x18\x05 \x01(\x04\"\xa8\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ndrafter_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_top_k\x18\x04 \x01(\r\x12-\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x1b.paceline.v1.FeatureRequest\x12\x0f\n\x07sources\x18\x06 \x03(\t\"S\n\x0e\x46\x65\x61tureRequest\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x14\n\x0cwindow_bytes\x18\x02 \x01(\r\x12\x1b\n\x13weights_fingerprint\x18\x03 \x01(\t\"Y\n\x04Join\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x14\n\x0cknown_length\x18\x02 \x01(\r\x12\x15\n\rfeatures_from\x18\x03 \x01(\r\"\xb6\x01\n\rDraftResponse\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.paceline.v1.Welcome\x12&\n\x08verdicts\x18\x02 \x03(\x0b\x32\x14.paceline.v1.Verdict\x12)\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x19.paceline.v1.SessionError\x12+\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.paceline.v1.FeatureChunk\"e\n\x0c\x46\x65\x61tureChunk\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0e\n\x06states\x18\x04 \x01(\x0c\"\xd9\x01\n\x07Welcome\x12\x13\n\x0bverifier_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x16\n\x0emax_tree_nodes\x18\x05 \x01(\r\x12\x16\n\x0emax_tree_depth\x18\x06 \x01(\r\x12+\n\x08\x66\x65\x61tures\x18\x07 \x01(\x0b\x32\x19.paceline.v1.FeatureGrant\x12\x1b\n\x13weights_fingerprint\x18\x08 \x01(\t\"<\n\x0c\x46\x65\x61tureGrant\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\"`\n\x0cSessionError\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1d.paceline.v1.SessionErrorCode\x12\x0f\n\x07message\x18\x03 \x01(\t\"3\n\x0fPrefixesRequest\x12\x10\n\x08instance\x18\x01 \x01(\x06\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\"\x84\x01\n\x10PrefixesResponse\x12\x10\n\x08instance\x18\x01 \x01(\x06\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\x12\n\nblock_size\x18\x05 \x01(\r\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x06 \x03(\x06\x12\x0f\n\x07removed\x18\x07 \x03(\x06\"<\n\x15VerifierStatusRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"\xf9\x05\n\x16VerifierStatusResponse\x12\x13\n\x0bverifier_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bmax_context\x18\x05 \x01(\r\x12\x10\n\x08sessions\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x0f\n\x07kv_used\x18\x08 \x01(\r\x12\x10\n\x08kv_total\x18\t \x01(\r\x12\x15\n\rsession_steps\x18\n \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x0b \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x0c \x01(\x04\x12\x18\n\x10\x63ommitted_tokens\x18\r \x01(\x04\x12\x10\n\x08\x64rafters\x18\x0e \x03(\t\x12\x10\n\x08\x64raining\x18\x0f \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x0f\n\x07stalled\x18\x11 \x01(\x08\x12\x16\n\x0e\x64rafters_aside\x18\x12 \x03(\t\x12\x0c\n\x04pool\x18\x13 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x14 \x01(\x01\x12\x14\n\x0c\x62usy_seconds\x18\x15 \x01(\x01\x12\r\n\x05steps\x18\x16 \x01(\x04\x12\x0c\n\x04rows\x18\x17 \x01(\x04\x12\x11\n\tfull_rows\x18\x18 \x01(\r\x12\x0f\n\x07waiting\x18\x19 \x01(\r\x12\x14\n\x0cwanted_trees\x18\x1a \x01(\x04\x12\x15\n\rmissing_trees\x18\x1b \x01(\x04\x12\x19\n\x11waiting_elsewhere\x18\x1c \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x1d \x01(\r\x12\x1c\n\x14prompt_token_seconds\x18\x1e \x01(\x01\x12\x14\n\x0cstep_seconds\x18\x1f \x01(\x01\x12\x17\n\x0fsession_seconds\x18  \x01(\x01\x12\x0f\n\x07version\x18! \x01(\t\x12\x18\n\x10protocol_version\x18\" \x01(\r\x12\x15\n\rclock_seconds\x18# \x01(\x01*\xc2\x03\n\x10SessionErrorCode\x12\"\n\x1eSESSION_ERROR_CODE_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_ERROR_CODE_NOT_FOUND\x10\x01\x12\"\n\x1eSESSION_ERROR_CODE_STALE_EPOCH\x10\x02\x12!\n\x1dSESSION_ERROR_CODE_BAD_PARENT\x10\x03\x12(\n$SESSION_ERROR_CODE_DUPLICATE_SIBLING\x10\x04\x12)\n%SESSION_ERROR_CODE_TOKEN_OUT_OF_RANGE\x10\x05\x12%\n!SESSION_ERROR_CODE_TOO_MANY_NODES\x10\x06\x12\x1f\n\x1bSESSION_ERROR_CODE_TOO_DEEP\x10\x07\x12 \n\x1cSESSION_ERROR_CODE_MALFORMED\x10\x08\x12\x1f\n\x1bSESSION_ERROR_CODE_BAD_BASE\x10\t\x12!\n\x1dSESSION_ERROR_CODE_NOT_JOINED\x10\n\x12\x1e\n\x1aSESSION_ERROR_CODE_UNASKED\x10\x0b\x32\xb0\x02\n\x0fVerifierService\x12=\n\x04Open\x12\x18.paceline.v1.OpenRequest\x1a\x19.paceline.v1.OpenResponse0\x01\x12\x42\n\x05\x44raft\x12\x19.paceline.v1.DraftRequest\x1a\x1a.paceline.v1.DraftResponse(\x01\x30\x01\x12Q\n\x06Status\x12\".paceline.v1.VerifierStatusRequest\x1a#.paceline.v1.VerifierStatusResponse\x12G\n\x08Prefixes\x12\x1c.paceline.v1.PrefixesRequest\x1a\x1d.paceline.v1.PrefixesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apaceline/v1/verifier.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/session.proto\x1a\x16paceline/v1/tree.proto\"\xd1\x02\n\x0bOpenRequest\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x12\n\nprompt_ids\x18\x02 \x03(\r\x12\x15\n\rcommitted_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.paceline.v1.SamplingParams\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\r\n\x05reply\x18\x06 \x01(\t\x12\r\n\x05plain\x18\x07 \x01(\x08\x12-\n\x08logprobs\x18\x08 \x01(\x0b\x32\x1b.paceline.v1.LogprobsWanted\x12\x1a\n\x12\x63ommitted_logprobs\x18\t \x01(\x0c\x12\x12\n\ncache_salt\x18\n \x01(\t\x12\x33\n\x0bspeculation\x18\x0b \x01(\x0b\x32\x1e.paceline.v1.SpeculationLimits\"\xf2\x01\n\x0cOpenResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.paceline.v1.OpenedH\x00\x12.\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.paceline.v1.CommittedTokensH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x12#\n\x05\x61live\x18\x04 \x01(\x0b\x32\x12.paceline.v1.AliveH\x00\x12\x32\n\rdrafter_aside\x18\x05 \x01(\x0b\x32\x19.paceline.v1.DrafterAsideH\x00\x42\x07\n\x05\x65vent\"\x07\n\x05\x41live\"\x1f\n\x0c\x44rafterAside\x12\x0f\n\x07seconds\x18\x01 \x01(\r\"\x08\n\x06Opened\"\x8c\x02\n\x0f\x43ommittedTokens\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x0f\n\x07\x64urable\x18\x04 \x01(\x08\x12\x0f\n\x07\x64rafted\x18\x05 \x01(\r\x12*\n\x07sources\x18\x06 \x03(\x0b\x32\x19.paceline.v1.SourceTokens\x12\x10\n\x08logprobs\x18\x07 \x01(\x0c\x12\x17\n\x0fprompt_logprobs\x18\x08 \x01(\x0c\x12\x18\n\x10\x64rafted_by_depth\x18\x0f \x03(\r\x12\x1a\n\x12\x64raft_wait_seconds\x18\x10 \x01(\x01\x12\x13\n\x0b\x64raft_bytes\x18\x11 \x01(\x04\"\\\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.paceline.v1.Receipt\"\xa2\x01\n\x0c\x44raftRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.paceline.v1.Hello\x12 \n\x05joins\x18\x02 \x03(\x0b\x32\x11.paceline.v1.Join\x12\x0e\n\x06leaves\x18\x03 \x03(\t\x12%\n\x05trees\x18\x04 \x03(\x0b\x32\x16.paceline.v1.TokenTree\x12\x16\n\x0e\x66\x65\x61tures_taken\x18\x05 \x01(\x04\"\xa8\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ndrafter_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_top_k\x18\x04 \x01(\r\x12-\n\x08\x66\x65\x61tures\x18\x05 \x03(\x0b\x32\x1b.paceline.v1.FeatureRequest\x12\x0f\n\x07sources\x18\x06 \x03(\t\"S\n\x0e\x46\x65\x61tureRequest\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x14\n\x0cwindow_bytes\x18\x02 \x01(\r\x12\x1b\n\x13weights_fingerprint\x18\x03 \x01(\t\"Y\n\x04Join\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x14\n\x0cknown_length\x18\x02 \x01(\r\x12\x15\n\rfeatures_from\x18\x03 \x01(\r\"\xb6\x01\n\rDraftResponse\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.paceline.v1.Welcome\x12&\n\x08verdicts\x18\x02 \x03(\x0b\x32\x14.paceline.v1.Verdict\x12)\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x19.paceline.v1.SessionError\x12+\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.paceline.v1.FeatureChunk\"e\n\x0c\x46\x65\x61tureChunk\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.paceline.v1.SessionKey\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0e\n\x06states\x18\x04 \x01(\x0c\"\xd9\x01\n\x07Welcome\x12\x13\n\x0bverifier_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x16\n\x0emax_tree_nodes\x18\x05 \x01(\r\x12\x16\n\x0emax_tree_depth\x18\x06 \x01(\r\x12+\n\x08\x66\x65\x61tures\x18\x07 \x01(\x0b\x32\x19.paceline.v1.FeatureGrant\x12\x1b\n\x13weights_fingerprint\x18\x08 \x01(\t\"<\n\x0c\x46\x65\x61tureGrant\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\"`\n\x0cSessionError\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1d.paceline.v1.SessionErrorCode\x12\x0f\n\x07message\x18\x03 \x01(\t\"3\n\x0fPrefixesRequest\x12\x10\n\x08instance\x18\x01 \x01(\x06\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\"\x84\x01\n\x10PrefixesResponse\x12\x10\n\x08instance\x18\x01 \x01(\x06\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\x12\x0c\n\x04\x61new\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\x12\n\nblock_size\x18\x05 \x01(\r\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x06 \x03(\x06\x12\x0f\n\x07removed\x18\x07 \x03(\x06\"<\n\x15VerifierStatusRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"\xf9\x05\n\x16VerifierStatusResponse\x12\x13\n\x0bverifier_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x13\n\x0bmax_context\x18\x05 \x01(\r\x12\x10\n\x08sessions\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x0f\n\x07kv_used\x18\x08 \x01(\r\x12\x10\n\x08kv_total\x18\t \x01(\r\x12\x15\n\rsession_steps\x18\n \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x0b \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x0c \x01(\x04\x12\x18\n\x10\x63ommitted_tokens\x18\r \x01(\x04\x12\x10\n\x08\x64rafters\x18\x0e \x03(\t\x12\x10\n\x08\x64raining\x18\x0f \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x10 \x01(\t\x12\x0f\n\x07stalled\x18\x11 \x01(\x08\x12\x16\n\x0e\x64rafters_aside\x18\x12 \x03(\t\x12\x0c\n\x04pool\x18\x13 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x14 \x01(\x01\x12\x14\n\x0c\x62usy_seconds\x18\x15 \x01(\x01\x12\r\n\x05steps\x18\x16 \x01(\x04\x12\x0c\n\x04rows\x18\x17 \x01(\x04\x12\x11\n\tfull_rows\x18\x18 \x01(\r\x12\x0f\n\x07waiting\x18\x19 \x01(\r\x12\x14\n\x0cwanted_trees\x18\x1a \x01(\x04\x12\x15\n\rmissing_trees\x18\x1b \x01(\x04\x12\x19\n\x11waiting_elsewhere\x18\x1c \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x1d \x01(\r\x12\x1c\n\x14prompt_token_seconds\x18\x1e \x01(\x01\x12\x14\n\x0cstep_seconds\x18\x1f \x01(\x01\x12\x17\n\x0fsession_seconds\x18  \x01(\x01\x12\x0f\n\x07version\x18! \x01(\t\x12\x18\n\x10protocol_version\x18\" \x01(\r\x12\x15\n\rclock_seconds\x18# \x01(\x01*\xc2\x03\n\x10SessionErrorCode\x12\"\n\x1eSESSION_ERROR_CODE_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_ERROR_CODE_NOT_FOUND\x10\x01\x12\"\n\x1eSESSION_ERROR_CODE_STALE_EPOCH\x10\x02\x12!\n\x1dSESSION_ERROR_CODE_BAD_PARENT\x10\x03\x12(\n$SESSION_ERROR_CODE_DUPLICATE_SIBLING\x10\x04\x12)\n%SESSION_ERROR_CODE_TOKEN_OUT_OF_RANGE\x10\x05\x12%\n!SESSION_ERROR_CODE_TOO_MANY_NODES\x10\x06\x12\x1f\n\x1bSESSION_ERROR_CODE_TOO_DEEP\x10\x07\x12 \n\x1cSESSION_ERROR_CODE_MALFORMED\x10\x08\x12\x1f\n\x1bSESSION_ERROR_CODE_BAD_BASE\x10\t\x12!\n\x1dSESSION_ERROR_CODE_NOT_JOINED\x10\n\x12\x1e\n\x1aSESSION_ERROR_CODE_UNASKED\x10\x0b\x32\xb0\x02\n\x0fVerifierService\x12=\n\x04Open\x12\x18.paceline.v1.OpenRequest\x1a\x19.paceline.v1.OpenResponse0\x01\x12\x42\n\x05\x44raft\x12\x19.paceline.v1.DraftRequest\x1a\x1a.paceline.v1.DraftResponse(\x01\x30\x01\x12Q\n\x06Status\x12\".paceline.v1.VerifierStatusRequest\x1a#.paceline.v1.VerifierStatusResponse\x12G\n\x08Prefixes\x12\x1c.paceline.v1.PrefixesRequest\x1a\x1d.paceline.v1.PrefixesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.verifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONERRORCODE']._serialized_start=3143
-  _globals['_SESSIONERRORCODE']._serialized_end=3593
+  _globals['_SESSIONERRORCODE']._serialized_start=3291
+  _globals['_SESSIONERRORCODE']._serialized_end=3741
   _globals['_OPENREQUEST']._serialized_start=95
-  _globals['_OPENREQUEST']._serialized_end=359
-  _globals['_OPENRESPONSE']._serialized_start=362
-  _globals['_OPENRESPONSE']._serialized_end=604
-  _globals['_ALIVE']._serialized_start=606
-  _globals['_ALIVE']._serialized_end=613
-  _globals['_DRAFTERASIDE']._serialized_start=615
-  _globals['_DRAFTERASIDE']._serialized_end=646
-  _globals['_OPENED']._serialized_start=648
-  _globals['_OPENED']._serialized_end=656
-  _globals['_COMMITTEDTOKENS']._serialized_start=659
-  _globals['_COMMITTEDTOKENS']._serialized_end=852
-  _globals['_FINISHED']._serialized_start=854
-  _globals['_FINISHED']._serialized_end=946
-  _globals['_DRAFTREQUEST']._serialized_start=949
-  _globals['_DRAFTREQUEST']._serialized_end=1111
-  _globals['_HELLO']._serialized_start=1114
-  _globals['_HELLO']._serialized_end=1282
-  _globals['_FEATUREREQUEST']._serialized_start=1284
-  _globals['_FEATUREREQUEST']._serialized_end=1367
-  _globals['_JOIN']._serialized_start=1369
-  _globals['_JOIN']._serialized_end=1458
-  _globals['_DRAFTRESPONSE']._serialized_start=1461
-  _globals['_DRAFTRESPONSE']._serialized_end=1643
-  _globals['_FEATURECHUNK']._serialized_start=1645
-  _globals['_FEATURECHUNK']._serialized_end=1746
-  _globals['_WELCOME']._serialized_start=1749
-  _globals['_WELCOME']._serialized_end=1966
-  _globals['_FEATUREGRANT']._serialized_start=1968
-  _globals['_FEATUREGRANT']._serialized_end=2028
-  _globals['_SESSIONERROR']._serialized_start=2030
-  _globals['_SESSIONERROR']._serialized_end=2126
-  _globals['_PREFIXESREQUEST']._serialized_start=2128
-  _globals['_PREFIXESREQUEST']._serialized_end=2179
-  _globals['_PREFIXESRESPONSE']._serialized_start=2182
-  _globals['_PREFIXESRESPONSE']._serialized_end=2314
-  _globals['_VERIFIERSTATUSREQUEST']._serialized_start=2316
-  _globals['_VERIFIERSTATUSREQUEST']._serialized_end=2376
-  _globals['_VERIFIERSTATUSRESPONSE']._serialized_start=2379
-  _globals['_VERIFIERSTATUSRESPONSE']._serialized_end=3140
-  _globals['_VERIFIERSERVICE']._serialized_start=3596
-  _globals['_VERIFIERSERVICE']._serialized_end=3900
+  _globals['_OPENREQUEST']._serialized_end=432
+  _globals['_OPENRESPONSE']._serialized_start=435
+  _globals['_OPENRESPONSE']._serialized_end=677
+  _globals['_ALIVE']._serialized_start=679
+  _globals['_ALIVE']._serialized_end=686
+  _globals['_DRAFTERASIDE']._serialized_start=688
+  _globals['_DRAFTERASIDE']._serialized_end=719
+  _globals['_OPENED']._serialized_start=721
+  _globals['_OPENED']._serialized_end=729
+  _globals['_COMMITTEDTOKENS']._serialized_start=732
+  _globals['_COMMITTEDTOKENS']._serialized_end=1000
+  _globals['_FINISHED']._serialized_start=1002
+  _globals['_FINISHED']._serialized_end=1094
+  _globals['_DRAFTREQUEST']._serialized_start=1097
+  _globals['_DRAFTREQUEST']._serialized_end=1259
+  _globals['_HELLO']._serialized_start=1262
+  _globals['_HELLO']._serialized_end=1430
+  _globals['_FEATUREREQUEST']._serialized_start=1432
+  _globals['_FEATUREREQUEST']._serialized_end=1515
+  _globals['_JOIN']._serialized_start=1517
+  _globals['_JOIN']._serialized_end=1606
+  _globals['_DRAFTRESPONSE']._serialized_start=1609
+  _globals['_DRAFTRESPONSE']._serialized_end=1791
+  _globals['_FEATURECHUNK']._serialized_start=1793
+  _globals['_FEATURECHUNK']._serialized_end=1894
+  _globals['_WELCOME']._serialized_start=1897
+  _globals['_WELCOME']._serialized_end=2114
+  _globals['_FEATUREGRANT']._serialized_start=2116
+  _globals['_FEATUREGRANT']._serialized_end=2176
+  _globals['_SESSIONERROR']._serialized_start=2178
+  _globals['_SESSIONERROR']._serialized_end=2274
+  _globals['_PREFIXESREQUEST']._serialized_start=2276
+  _globals['_PREFIXESREQUEST']._serialized_end=2327
+  _globals['_PREFIXESRESPONSE']._serialized_start=2330
+  _globals['_PREFIXESRESPONSE']._serialized_end=2462
+  _globals['_VERIFIERSTATUSREQUEST']._serialized_start=2464
+  _globals['_VERIFIERSTATUSREQUEST']._serialized_end=2524
+  _globals['_VERIFIERSTATUSRESPONSE']._serialized_start=2527
+  _globals['_VERIFIERSTATUSRESPONSE']._serialized_end=3288
+  _globals['_VERIFIERSERVICE']._serialized_start=3744
+  _globals['_VERIFIERSERVICE']._serialized_end=4048
 # @@protoc_insertion_point(module_scope)

@@ -37,7 +37,7 @@ SESSION_ERROR_CODE_NOT_JOINED: SessionErrorCode
 SESSION_ERROR_CODE_UNASKED: SessionErrorCode
 
 class OpenRequest(_message.Message):
-    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply", "plain", "logprobs", "committed_logprobs")
+    __slots__ = ("key", "prompt_ids", "committed_ids", "sampling", "model_id", "reply", "plain", "logprobs", "committed_logprobs", "cache_salt", "speculation")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,8 @@ class OpenRequest(_message.Message):
     PLAIN_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
     key: _session_pb2.SessionKey
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     committed_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -56,7 +58,9 @@ class OpenRequest(_message.Message):
     plain: bool
     logprobs: _session_pb2.LogprobsWanted
     committed_logprobs: bytes
-    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ..., plain: _Optional[bool] = ..., logprobs: _Optional[_Union[_session_pb2.LogprobsWanted, _Mapping]] = ..., committed_logprobs: _Optional[bytes] = ...) -> None: ...
+    cache_salt: str
+    speculation: _session_pb2.SpeculationLimits
+    def __init__(self, key: _Optional[_Union[_session_pb2.SessionKey, _Mapping]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., committed_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_session_pb2.SamplingParams, _Mapping]] = ..., model_id: _Optional[str] = ..., reply: _Optional[str] = ..., plain: _Optional[bool] = ..., logprobs: _Optional[_Union[_session_pb2.LogprobsWanted, _Mapping]] = ..., committed_logprobs: _Optional[bytes] = ..., cache_salt: _Optional[str] = ..., speculation: _Optional[_Union[_session_pb2.SpeculationLimits, _Mapping]] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("opened", "tokens", "finished", "alive", "drafter_aside")
@@ -87,7 +91,7 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class CommittedTokens(_message.Message):
-    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted", "sources", "logprobs", "prompt_logprobs")
+    __slots__ = ("position", "token_ids", "accepted", "durable", "drafted", "sources", "logprobs", "prompt_logprobs", "drafted_by_depth", "draft_wait_seconds", "draft_bytes")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +100,9 @@ class CommittedTokens(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_BY_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_BYTES_FIELD_NUMBER: _ClassVar[int]
     position: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted: int
@@ -104,7 +111,10 @@ class CommittedTokens(_message.Message):
     sources: _containers.RepeatedCompositeFieldContainer[_session_pb2.SourceTokens]
     logprobs: bytes
     prompt_logprobs: bytes
-    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[_session_pb2.SourceTokens, _Mapping]]] = ..., logprobs: _Optional[bytes] = ..., prompt_logprobs: _Optional[bytes] = ...) -> None: ...
+    drafted_by_depth: _containers.RepeatedScalarFieldContainer[int]
+    draft_wait_seconds: float
+    draft_bytes: int
+    def __init__(self, position: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted: _Optional[int] = ..., durable: _Optional[bool] = ..., drafted: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[_session_pb2.SourceTokens, _Mapping]]] = ..., logprobs: _Optional[bytes] = ..., prompt_logprobs: _Optional[bytes] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., draft_wait_seconds: _Optional[float] = ..., draft_bytes: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "receipt")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.blocks import MIN_COPIED, BlockAllocator, BlockTask, OutOfBlocksError
+from paceline.prefix import root_of
 
 BLOCK = 16
 
@@ -116,3 +117,20 @@ def test_texts_are_not_kept_where_that_is_off() -> None:
     allocator = BlockAllocator(4, BLOCK, keep_texts=False)
     _finish(allocator, [1] * BLOCK)
     assert allocator.adopt([], [1] * BLOCK) == 0
+
+
+def test_texts_of_other_salts_share_no_block() -> None:
+    allocator = BlockAllocator(16, BLOCK)
+    text = list(range(3 * BLOCK + 5))
+
+    def computed(salt: str) -> int:
+        """Positions that a session finds computed; then it computes all and ends."""
+        table: list[int] = []
+        found = allocator.adopt(table, text, root_of(salt))
+        allocator.extend(table, -(-len(text) // BLOCK))
+        allocator.keep(table, text, len(text), root_of(salt))
+        allocator.release(table)
+        return found
+
+    assert [computed(salt) for salt in ("", "mine", "yours")] == [0, 0, 0]
+    assert min(computed(salt) for salt in ("", "mine", "yours")) >= 3 * BLOCK

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.engine.blocks import BlockAllocator
-from paceline.prefix import TextKeys, block_digest, key_of
+from paceline.prefix import TextKeys, block_digest, key_of, root_of
 
 
 @given(st.lists(st.integers(0, 1 << 31), max_size=40), st.lists(st.integers(0, 40), max_size=5))
@@ -50,3 +50,11 @@ def test_what_a_cache_tells_is_what_a_session_finds_there(texts: list[list[int]]
 
 def test_a_cache_that_is_off_tells_nothing() -> None:
     assert BlockAllocator(8, 2, keep_texts=False).kept is None
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_keys_of_two_salts_have_nothing_in_common(one: str, other: str) -> None:
+    ids = list(range(8))
+    keys = {salt: set(TextKeys(2, root_of(salt)).of(ids)) for salt in (one, other)}
+    assert keys[one].isdisjoint(keys[other]) or one == other
+    assert set(TextKeys(2).of(ids)) == set(TextKeys(2, root_of("")).of(ids))

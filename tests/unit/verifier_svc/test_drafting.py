@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.sampling import SamplingParams
-from paceline.session import SessionKey
+from paceline.session import SessionKey, SpeculationLimits
 from paceline.tree import TokenTree
 from verifier_svc.asks import ASKED_TREES, Answer, Asks
 from verifier_svc.budget import DraftBudget
@@ -167,3 +167,38 @@ def test_without_a_drafter_nothing_is_awaited() -> None:
     drafting.asks.ask(5, now=1.0)
     drafting.leave()
     assert (drafting.stream_id, drafting.offers, drafting.asks.on(5)) == (0, (), None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens"),
+    [
+        (SpeculationLimits(), {10, 20, 11, 21, 12}),
+        (SpeculationLimits(max_depth=1), {10, 20}),
+        (SpeculationLimits(max_nodes=2), {10, 11}),
+        (SpeculationLimits(max_nodes=4, max_depth=2), {10, 20, 11, 21}),
+        (SpeculationLimits(max_nodes=99, max_depth=99), {10, 20, 11, 21, 12}),
+    ],
+)
+def test_no_more_is_ready_than_its_client_allows(
+    budget: DraftBudget, limits: SpeculationLimits, tokens: set[int]
+) -> None:
+    made = session(5)
+    made.limits = limits
+    came(made)
+    there = ready(made, budget)
+    assert set(there.tree.tokens) == tokens
+    assert len(there.merged.nodes) == len(there.tree)
+
+
+@pytest.mark.parametrize(
+    ("method", "tokens"), [("", {10, 11, 20}), ("one", {10, 11}), ("two", {20}), ("x", set())]
+)
+def test_only_nodes_of_the_method_that_its_client_names_are_ready(
+    budget: DraftBudget, method: str, tokens: set[int]
+) -> None:
+    made = session(5)
+    made.drafting = Drafting(method=method)
+    made.drafting.join(1, made.length, ("one", "two"))
+    tree = TokenTree((10, 20, 11), (-1, -1, 0), (-0.1, -0.2, -0.1), (0, 1, 0))
+    came(made, tree=tree)
+    assert set(ready(made, budget).tree.tokens) == tokens
