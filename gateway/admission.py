@@ -24,6 +24,7 @@ from gateway.limits import (
     UsageLimits,
 )
 from gateway.limits.base import LEASE_SECONDS
+from gateway.turns import Turns
 from paceline.service import telemetry
 from paceline.service.tasks import cancel_and_wait
 
@@ -67,9 +68,9 @@ class Place:
 
 @dataclass(slots=True)
 class _Line:
-    """Requests of one key that wait at this gateway, first come, first served."""
+    """Requests of one key that wait at this gateway, by priority, then first come, first served."""
 
-    head: asyncio.Lock = field(default_factory=asyncio.Lock)
+    head: Turns = field(default_factory=Turns)
     length: int = 0
 
 
@@ -103,18 +104,19 @@ class AdmissionControl:
 
     @asynccontextmanager
     async def admitted(
-        self, caller: Caller, session_id: str, *, prompt_tokens: int, max_tokens: int
+        self, caller: Caller, session_id: str, *, prompt_tokens: int, max_tokens: int, priority: int = 0
     ) -> AsyncIterator[Place]:
         """Hold a place for one session while the block runs. A resumed session may still have its old place.
 
-        Raises `RequestError` with a retry time, at once or after a wait in the queue.
+        `priority`: of a key's requests that wait here the lowest is served first. Raises `RequestError` with
+        a retry time, at once or after a wait in the queue.
         """
         accounts = (self._everybody, Account(f"key:{caller.id}", caller.limits))
         reserved = prompt_tokens + min(max_tokens, RESERVED_TOKENS)
         counted = tuple(account for account in accounts if account.limits.any)
         place = Place(Ask(session_id, counted, reserved), prompt_tokens, charged=reserved)
         if counted:
-            place.allowance = await self._enter(place.ask, self._lines[caller.id])
+            place.allowance = await self._enter(place.ask, self._lines[caller.id], priority)
         self._running[place] = None
         try:
             yield place
@@ -146,11 +148,11 @@ class AdmissionControl:
             # Charged with the next settlement.
             place.charged -= more
 
-    async def _enter(self, ask: Ask, line: _Line) -> Allowance | None:
+    async def _enter(self, ask: Ask, line: _Line, priority: int) -> Allowance | None:
         try:
             admission = await self._first_answer(ask, line)
             if admission.outcome is Outcome.QUEUED:
-                admission = await self._wait(ask, line, admission)
+                admission = await self._wait(ask, line, admission, priority)
         except BaseException as error:
             # The ledger may hold it as queued or as admitted.
             self._leave(Place(ask, 0, ended=True))
@@ -169,12 +171,12 @@ class AdmissionControl:
     async def _first_answer(self, ask: Ask, line: _Line) -> Admission:
         return await self._ledger.admit(replace(ask, behind=line.length > 0))
 
-    async def _wait(self, ask: Ask, line: _Line, admission: Admission) -> Admission:
+    async def _wait(self, ask: Ask, line: _Line, admission: Admission, priority: int) -> Admission:
         """Wait in the queue; the admission at its end."""
         line.length += 1
         self._waiting.append(ask)
         try:
-            async with asyncio.timeout(self.queue_seconds), line.head:
+            async with asyncio.timeout(self.queue_seconds), line.head.held(priority):
                 while True:
                     freed = self._freed
                     admission = await self._ledger.admit(ask)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
+
+import transformers
 
 from gateway.errors import RequestError, invalid
 from paceline.service import telemetry
@@ -28,6 +31,12 @@ _END_CHARACTERS = 200
 _MOST_CHARACTERS = 1000
 # Each one costs another rendering.
 _MOST_SWITCHES = 3
+# Most characters and values of a template's variables, together.
+_MOST_VARIABLES = 4096
+# What is not the template's own to be set.
+_RESERVED = frozenset(
+    ["messages", *inspect.signature(transformers.PreTrainedTokenizerBase.apply_chat_template).parameters]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,48 @@ class ChatTurn:
 
     role: str
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a chat is rendered."""
+
+    # Whether the start of an answer follows the last message.
+    begin_answer: bool = True
+    # Whether the last message is left open, to be gone on with.
+    continue_last: bool = False
+    # Variables of the template's own.
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises `RequestError` for what no template takes."""
+        if self.begin_answer and self.continue_last:
+            raise RequestError(
+                invalid("invalid_value"),
+                "continue_final_message is only taken with add_generation_prompt=false",
+                "continue_final_message",
+            )
+        if taken := sorted(_RESERVED & self.variables.keys()):
+            raise RequestError(
+                invalid("invalid_value"),
+                f"chat_template_kwargs must not set {taken[0]}",
+                f"chat_template_kwargs.{taken[0]}",
+            )
+        if _size(self.variables) > _MOST_VARIABLES:
+            raise RequestError(
+                invalid("invalid_value"),
+                f"chat_template_kwargs holds more than {_MOST_VARIABLES} characters and values",
+                "chat_template_kwargs",
+            )
+
+    def mapped(self, change: Callable[[str], str]) -> Rendering:
+        """The same with each string among the variables' values changed."""
+        return replace(self, variables=_mapped(self.variables, change)) if self.variables else self
+
+
+AS_USUAL = Rendering()
+# Without the start of an answer.
+_OPEN = Rendering(begin_answer=False)
 
 
 class ChatTemplate:
@@ -56,20 +107,20 @@ class ChatTemplate:
         self._looked_for = _ROLES
         self._try()
 
-    def render(self, turns: Sequence[ChatTurn]) -> str:
+    def render(self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL) -> str:
         """The text of a chat up to the start of its answer.
 
         Raises `RequestError` with the template's own message, or if the template drops a message's text.
         """
         try:
-            text = self._apply(turns, self._in_parts)
+            text = self._apply(turns, self._in_parts, rendering)
         except Exception as error:
             # A template is a program: it may raise its own messages, and any other exception.
             words = str(error)[:_MOST_CHARACTERS]
             raise _refused(f"the model's chat template refuses this: {words}") from error
         if self._loses:
             raise _refused("the model's chat template shows no message's text: chats cannot be served")
-        self._check_kept(turns, text)
+        self._check_kept(turns, text, rendering)
         return text
 
     def _try(self) -> None:
@@ -79,7 +130,7 @@ class ChatTemplate:
             turns = [ChatTurn(role, f"{number}{_SENTINEL}") for number, role in enumerate(roles)]
             for in_parts in _subsets(roles):
                 try:
-                    text = self._apply(turns, in_parts, begin_answer=False)
+                    text = self._apply(turns, in_parts, _OPEN)
                 except Exception as error:
                     log.debug("the chat template refuses a chat that it is tried with", why=str(error))
                     continue
@@ -96,7 +147,7 @@ class ChatTemplate:
         if rendered:
             log.warning("the chat template shows no message's text; chats are refused")
 
-    def _check_kept(self, turns: Sequence[ChatTurn], text: str) -> None:
+    def _check_kept(self, turns: Sequence[ChatTurn], text: str, rendering: Rendering) -> None:
         place = switches = 0
         for index, turn in enumerate(turns):
             words = _WORDS.findall(turn.content[-_END_CHARACTERS:])
@@ -108,22 +159,20 @@ class ChatTemplate:
             found = text.find(word) if found < 0 else found
             if found >= 0:
                 place = found
-            elif switches < _MOST_SWITCHES and self._is_switch(turns, index, text):
+            elif switches < _MOST_SWITCHES and self._is_switch(turns, index, text, rendering):
                 switches += 1
             else:
                 raise _refused(f"the model's chat template leaves out the text of messages[{index}]")
 
-    def _is_switch(self, turns: Sequence[ChatTurn], index: int, text: str) -> bool:
+    def _is_switch(self, turns: Sequence[ChatTurn], index: int, text: str, rendering: Rendering) -> bool:
         """Whether the rendering depends on this message: some templates read a word in it as a command."""
         other = [*turns[:index], ChatTurn(turns[index].role, _SENTINEL), *turns[index + 1 :]]
         try:
-            return self._apply(other, self._in_parts) != text
+            return self._apply(other, self._in_parts, rendering) != text
         except Exception:
             return True
 
-    def _apply(
-        self, turns: Sequence[ChatTurn], in_parts: frozenset[str], *, begin_answer: bool = True
-    ) -> str:
+    def _apply(self, turns: Sequence[ChatTurn], in_parts: frozenset[str], rendering: Rendering) -> str:
         messages = [
             {
                 "role": turn.role,
@@ -134,8 +183,31 @@ class ChatTemplate:
             for turn in turns
         ]
         return str(
-            self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin_answer)
+            self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=rendering.begin_answer,
+                continue_final_message=rendering.continue_last,
+                **rendering.variables,
+            )
         )
+
+
+def _size(value: Any) -> int:
+    """Characters of all strings, and the number of all other values, of a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(name) + _size(each) for name, each in value.items())
+    return 1 + (sum(map(_size, value)) if isinstance(value, list) else 0)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(each, change) for name, each in value.items()}
+    return [_mapped(each, change) for each in value] if isinstance(value, list) else value
 
 
 def _subsets(roles: Sequence[str]) -> Iterator[frozenset[str]]:

@@ -138,6 +138,11 @@ class GatewaySettings(ScalingSettings):
         description="Origins of web pages that may use the HTTP API, separated by commas; * allows all, "
         "empty none.",
     )
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="What becomes of a request over HTTP with a field that is not known: refuse it by the "
+        "field's name, or ignore the field and name it in the response's x-paceline-ignored-fields.",
+    )
     request_seconds: float = Field(
         0,
         ge=0,

@@ -34,8 +34,9 @@ class Gateway:
         request_seconds: float,
         client_stall_seconds: float,
         cors_origins: Sequence[str] = (),
+        ignores_unknown_fields: bool = False,
     ) -> None:
-        """Without keys everybody is served."""
+        """Without keys everybody is served. `ignores_unknown_fields`: of requests over HTTP."""
         self.prompts = prompts
         self.sessions = sessions
         self.keys = keys
@@ -44,6 +45,7 @@ class Gateway:
         self.request_seconds = request_seconds
         self.client_stall_seconds = client_stall_seconds
         self.cors_origins = cors_origins
+        self.ignores_unknown_fields = ignores_unknown_fields
         self.started = int(time.time())
         self.trials = Trials()
         self.readiness = Readiness(sessions)

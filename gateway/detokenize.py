@@ -31,15 +31,20 @@ class TokenTexts:
     anchor_text: str
 
     @classmethod
-    def of(cls, tokenizer: Any) -> TokenTexts:
-        """From a transformers tokenizer. Its clean-up of spaces is off: it would change text already sent."""
+    def of(cls, tokenizer: Any, *, special: bool = False) -> TokenTexts:
+        """From a transformers tokenizer; `special` shows special tokens.
+
+        Its clean-up of spaces is off: it would change text already sent.
+        """
 
         def decode(ids: list[int]) -> str:
-            text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text = tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
             return str(text)
 
-        silent = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        if not tokenizer.is_fast:
+        silent = {
+            index for index, token in tokenizer.added_tokens_decoder.items() if token.special and not special
+        }
+        if not tokenizer.is_fast and not special:
             silent.update(tokenizer.all_special_ids)
         vocabulary = tokenizer.get_vocab()
         byte_ids = frozenset(index for token, index in vocabulary.items() if _BYTE_TOKEN.fullmatch(token))
@@ -138,21 +143,30 @@ class Detokenizer:
 class StopStrings:
     """Ends a text before the first stop string, and holds back text that may become one."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, shown: bool = False) -> None:
+        """`shown`: the text ends behind the stop string."""
         self._stops = tuple(stops)
+        self._shown = shown
         self._held = ""
-        self.matched = False
+        # The stop string that has come.
+        self.found = ""
+
+    @property
+    def matched(self) -> bool:
+        """Whether a stop string has come."""
+        return bool(self.found)
 
     def push(self, text: str) -> str:
-        """Text that is safe to send. Sets `matched` when a stop string has come; then it is the last text."""
+        """Text that is safe to send. Sets `found` when a stop string has come; then it is the last text."""
         if not self._stops:
             return text
         self._held += text
         found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
             # The one that is complete first, so that the result does not depend on the chunks.
-            self.matched = True
-            shown, self._held = self._held[: min(found)[1]], ""
+            end, place = min(found)
+            self.found = self._held[place:end]
+            shown, self._held = self._held[: end if self._shown else place], ""
             return shown
         keep = max(self._overlap(stop) for stop in self._stops)
         shown = self._held[: len(self._held) - keep]

@@ -30,6 +30,7 @@ class Started:
     session_id: str
     seed: int
     prompt_tokens: int
+    prompt_ids: tuple[int, ...] = ()
     # What its key has left, if it is limited.
     allowance: Allowance | None = None
 
@@ -56,6 +57,8 @@ class Finished:
 
     reason: FinishReason
     receipt: Receipt
+    # The stop string or stop id that ended the text.
+    stop: str | int | None = None
 
 
 Event = Started | Chunk | Finished

@@ -10,7 +10,7 @@ from gateway.ownership import Ownership
 from gateway.routing.texts import RoutedText
 from gateway.suspicion import Suspicion
 from gateway.transcript import Told, Transcript
-from paceline.net.wire import sources_from_proto
+from paceline.net.wire import drafts_from_proto, sources_from_proto
 from paceline.service import spans
 from paceline.v1 import verifier_pb2
 
@@ -40,6 +40,7 @@ class Followed:
             drafted=tokens.drafted,
             durable=tokens.durable,
             sources=sources_from_proto(tokens.sources),
+            drafts=drafts_from_proto(tokens),
             logprobs=tokens.logprobs,
             prompt_logprobs=tokens.prompt_logprobs,
         )

@@ -10,7 +10,7 @@ from typing import Literal
 from gateway.caller import Caller
 from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
-from paceline.session import SessionKey
+from paceline.session import NO_LIMITS, SessionKey, SpeculationLimits
 from paceline.store import SessionRecord
 
 
@@ -26,6 +26,14 @@ class Form:
     continuous_usage: bool = False
     # The choice's place in the reply.
     index: int = 0
+    # Special tokens have text.
+    special_tokens: bool = False
+    # The stop string, or the stop id's text, that ends the text is part of it.
+    stop_in_text: bool = False
+    # The prompt precedes the text.
+    echo: bool = False
+    # The reply has the ids of prompt and text.
+    token_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,12 @@ class Generation:
     logprobs: LogprobsWanted = NO_LOGPROBS
     # The client's own guess at the answer. No part of the record: without it the text is the same.
     prediction_ids: tuple[int, ...] = ()
+    # Of its holder's sessions that wait, the lowest is served first.
+    priority: int = 0
+    # Only sessions of one salt share what is computed of their texts, and what drafters learn of them.
+    cache_salt: str = ""
+    # Of its drafts.
+    limits: SpeculationLimits = NO_LIMITS
 
     @property
     def prompt_tokens(self) -> int:
@@ -65,6 +79,8 @@ class Generation:
             "stops": self.stops,
             "speculation": self.speculation,
             "form": asdict(self.form),
+            "cache_salt": self.cache_salt,
+            "limits": asdict(self.limits),
         }
         return SessionRecord(
             key,
@@ -89,6 +105,8 @@ class Generation:
             reply["speculation"],
             Form(**reply["form"]),
             record.logprobs,
+            cache_salt=reply["cache_salt"],
+            limits=SpeculationLimits(**reply["limits"]),
         )
         return wanted, Caller(reply["caller"])
 
@@ -104,3 +122,4 @@ class Asked:
     # Tokenises the prompt, given the key holder and the latest time for its turn, on the event loop's clock.
     # Raises `RequestError` if the prompt does not fit.
     generation: Callable[[str, float], Awaitable[Generation]]
+    priority: int = 0

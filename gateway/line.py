@@ -11,27 +11,28 @@ T = TypeVar("T")
 class Line(Generic[T]):
     """A waiting line as plain data; the waiting itself happens elsewhere.
 
-    Items of one holder are served by number. While a holder has an item in line, no other holder is served
-    twice before it.
+    Items of one holder are served by priority, the lowest first, then by number. While a holder has an item
+    in line, no other holder is served twice before it.
     """
 
     def __init__(self) -> None:
         # Holders in the order in which they are served next; each one's items by number.
-        self._queues: dict[str, list[tuple[int, T]]] = {}
+        self._queues: dict[str, list[tuple[tuple[int, int], T]]] = {}
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def join(self, holder: str, number: int, item: T) -> None:
+    def join(self, holder: str, number: int, item: T, priority: int = 0) -> None:
         """Add an item. `number`: the order of arrival, unique per holder."""
-        insort(self._queues.setdefault(holder, []), (number, item), key=lambda entry: entry[0])
+        queue = self._queues.setdefault(holder, [])
+        insort(queue, ((priority, number), item), key=lambda entry: entry[0])
         self._length += 1
 
     def leave(self, holder: str, number: int) -> None:
         """Remove an item. Idempotent."""
         queue = self._queues.get(holder, [])
-        left = [entry for entry in queue if entry[0] != number]
+        left = [entry for entry in queue if entry[0][1] != number]
         self._length -= len(queue) - len(left)
         if left:
             self._queues[holder] = left

@@ -67,15 +67,16 @@ class Places:
         fleet.say_waiting(lambda: len(self._moving) + len(self._new))
 
     @contextmanager
-    def seat(self, holder: str, *, begun: bool = False) -> Iterator[Seat]:
+    def seat(self, holder: str, *, begun: bool = False, priority: int = 0) -> Iterator[Seat]:
         """A session's seat while the block runs: first in the line, then here and at verifiers.
 
-        `begun`: the session has run before, at another gateway. Raises `RequestError` if too many wait.
+        `begun`: the session has run before, at another gateway. `priority`: of the holder's new sessions in
+        line the lowest is served first. Raises `RequestError` if too many wait.
         """
         waiting = self._without.total()
         if not begun and not may_wait(self._without[holder], waiting, self._max_waiting):
             raise self._overloaded(f"{waiting} requests wait here already")
-        seat = Seat(self, holder, next(self._numbers), begun=begun)
+        seat = Seat(self, holder, next(self._numbers), begun=begun, priority=priority)
         self._without[holder] += 1
         try:
             yield seat
@@ -93,7 +94,7 @@ class Places:
         if seat.asked is None:
             seat.asked = asyncio.get_running_loop().create_future()
             line = self._moving if seat.begun or seat.running else self._new
-            line.join(seat.holder, seat.number, _Waiting(seat, text, avoid, seat.asked))
+            line.join(seat.holder, seat.number, _Waiting(seat, text, avoid, seat.asked), seat.priority)
             self.give_out()
         return seat.asked
 
@@ -190,9 +191,10 @@ class Places:
 class Seat:
     """One session's places: one here from its first verifier on, and one at its current verifier."""
 
-    def __init__(self, places: Places, holder: str, number: int, *, begun: bool) -> None:
+    def __init__(self, places: Places, holder: str, number: int, *, begun: bool, priority: int = 0) -> None:
         self.holder = holder
         self.number = number
+        self.priority = priority
         # End of its wait for a place, on the monotonic clock.
         self.until = time.monotonic() + places.queue_seconds
         # Whether its client has been sent anything.

@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 
 from gateway.bad_words import sequences
-from gateway.chat_template import ChatTemplate, ChatTurn
+from gateway.chat_template import AS_USUAL, ChatTemplate, ChatTurn, Rendering
 from gateway.config import SpecialTokensInText
 from gateway.control_tokens import ControlTokens
 from gateway.detokenize import Detokenizer, TokenTexts
@@ -61,6 +61,7 @@ class Prompts:
         self.vocab_fingerprint = vocab_fingerprint(self._tokenizer.get_vocab())
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
+        self._all_texts = TokenTexts.of(self._tokenizer, special=True)
         self.least = LeastTokens.of(self._tokenizer)
         self.tokenizing = Tokenizing()
         self._template = ChatTemplate(self._tokenizer)
@@ -69,18 +70,30 @@ class Prompts:
             self._control = ControlTokens(self._tokenizer, self._turn_tokens())
         self._parses_plain = special_tokens_in_text != "nowhere"
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh detokenizer for one session."""
-        return Detokenizer(self._texts)
+    def detokenizer(self, *, special: bool = False) -> Detokenizer:
+        """A fresh detokenizer for one session; `special` shows special tokens."""
+        return Detokenizer(self._all_texts if special else self._texts)
 
-    def from_text(self, text: str) -> Prompt:
-        """A plain prompt, with the special tokens that the tokenizer puts around it."""
-        return Prompt(self, len(text), lambda: self._plain(text), given=text)
+    def text_of(self, token_ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of ids; `special` shows special tokens."""
+        detokenizer = self.detokenizer(special=special)
+        return detokenizer.push(token_ids) + detokenizer.flush()
 
-    def from_chat(self, turns: Sequence[ChatTurn]) -> Prompt:
-        """A chat in the model's template."""
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """Each id as the vocabulary spells it."""
+        return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(token_ids))]
+
+    def from_text(self, text: str, *, special: bool = True) -> Prompt:
+        """A plain prompt; `special`: with the special tokens that the tokenizer puts around it."""
+        return Prompt(self, len(text), lambda: self._plain(text), given=text, special=special)
+
+    def from_chat(
+        self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL, *, special: bool = False
+    ) -> Prompt:
+        """A chat in the model's template; `special`: as of `from_text`. Raises `RequestError`."""
+        rendering.check()
         characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
-        return Prompt(self, characters, lambda: self._chat(turns))
+        return Prompt(self, characters, lambda: self._chat(turns, rendering), special=special)
 
     def bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Words that a text must not contain, as ids."""
@@ -115,18 +128,23 @@ class Prompts:
             Text(text, marked.text, marked.holds) if marked.holds or self._control.normalised else Text(text)
         )
 
-    def _chat(self, turns: Sequence[ChatTurn]) -> Text:
-        plain = self._template.render(turns)
+    def _chat(self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL) -> Text:
+        plain = self._template.render(turns, rendering)
         if self._control is None:
             return Text(plain)
         marks = self._control.marks
-        marked = [marks.of(turn.content) for turn in turns]
-        holds = any(each.holds for each in marked)
+        holds = False
+
+        def mark(text: str) -> str:
+            nonlocal holds
+            marked = marks.of(text)
+            holds = holds or marked.holds
+            return marked.text
+
         text = plain
-        if any(each.text != turn.content for each, turn in zip(marked, turns, strict=True)):
-            text = self._template.render(
-                [ChatTurn(turn.role, each.text) for each, turn in zip(marked, turns, strict=True)]
-            )
+        marked = [ChatTurn(turn.role, mark(turn.content)) for turn in turns], rendering.mapped(mark)
+        if marked != (list(turns), rendering):
+            text = self._template.render(*marked)
         if holds or self._control.normalised or marks.count(text) != marks.count(plain):
             return Text(plain, text, holds)
         # The marks, if any, were at ends that complete no special token.
@@ -144,10 +162,20 @@ class Prompt:
     """A text or chat before it is tokenised."""
 
     def __init__(
-        self, prompts: Prompts, characters: int, render: Callable[[], Text], *, given: str | None = None
+        self,
+        prompts: Prompts,
+        characters: int,
+        render: Callable[[], Text],
+        *,
+        given: str | None = None,
+        special: bool,
     ) -> None:
-        """`render`: gives the text to tokenise, of about `characters`. `given`: a plain prompt's text."""
+        """`render`: gives the text to tokenise, of about `characters`. `given`: a plain prompt's text.
+
+        `special`: the tokenizer's special tokens are put around it.
+        """
         self.characters = characters
+        self._special = special
         self._prompts = prompts
         self._render = render
         self._given = given
@@ -162,14 +190,18 @@ class Prompt:
         text = self._render()
         if context is not None:
             _check(self._prompts.least_of(text), context)
-        return self._prompts.tokenise(text, add_special_tokens=self._given is not None)
+        return self._prompts.tokenise(text, add_special_tokens=self._special)
 
     def check(self, context: int) -> None:
         """Raises `RequestError` if it is clear without rendering that it cannot fit."""
         if self._given is not None:
             _check(self._prompts.least.of_text(self._given), context)
 
-    async def ids_in_turn(self, context: int, holder: str, until: float) -> tuple[int, ...]:
+    async def ids_of_any_length(self, holder: str, until: float) -> tuple[int, ...]:
+        """Its ids, at once if it is short, else as `ids_in_turn`. Raises `RequestError`."""
+        return self.ids() if self.short else await self.ids_in_turn(None, holder, until)
+
+    async def ids_in_turn(self, context: int | None, holder: str, until: float) -> tuple[int, ...]:
         """As `ids`, on a thread, when the key holder's turn comes: before `until` on the loop's clock."""
         try:
             return await self._prompts.tokenizing.run(

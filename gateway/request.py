@@ -13,6 +13,7 @@ from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
 from gateway.routing.views import VerifierView
 from paceline.sampling import SamplingError, SamplingRequest
+from paceline.session import NO_LIMITS, SpeculationLimits
 
 # Most messages of a chat.
 MAX_MESSAGES = 2048
@@ -33,6 +34,19 @@ def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Handling:
+    """How a request is handled, whatever its continuation."""
+
+    # Only so many of the prompt's tokens are kept, its last or its first ones; -1 keeps as many as fit.
+    kept: int | None = None
+    keeps_end: bool = True
+    # As of `Generation`.
+    priority: int = 0
+    cache_salt: str = ""
+    limits: SpeculationLimits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What a request asks of its continuation, and its face's names of fields for errors."""
 
@@ -45,6 +59,7 @@ class Terms:
     max_tokens_field: str = "max_tokens"
     # Those of `asked`, as ids of the model.
     bad_words: tuple[tuple[int, ...], ...] = ()
+    handling: Handling = Handling()
 
     def ask(self, prompt: Prompt | tuple[int, ...]) -> Generation | Asked:
         """The session, or for a long prompt a promise of it: it is tokenised after the request is admitted.
@@ -58,20 +73,24 @@ class Terms:
                 prompt_ids = prompt.ids()
             return self.generation(prompt_ids)
         context = self.served.max_context
+        limit = context if self.handling.kept is None else None
 
         async def in_turn(holder: str, until: float) -> Generation:
             with _naming(self.prompt_field):
-                prompt_ids = await prompt.ids_in_turn(context, holder, until)
+                prompt_ids = await prompt.ids_in_turn(limit, holder, until)
             return self.generation(prompt_ids)
 
-        with _naming(self.prompt_field):
-            prompt.check(context)
+        if limit is not None:
+            with _naming(self.prompt_field):
+                prompt.check(limit)
         expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, context)
-        return Asked(self.form, expected, self.asked.max_tokens or context, in_turn)
+        most = self.asked.max_tokens or context
+        return Asked(self.form, expected, most, in_turn, self.handling.priority)
 
     def generation(self, prompt_ids: tuple[int, ...]) -> Generation:
         """The session to run. Raises `RequestError` if prompt or parameters do not fit the model."""
         asked, served = self.asked, self.served
+        prompt_ids = self._kept(prompt_ids)
         max_tokens = self._max_tokens(prompt_ids)
         _check_limits(asked, served.vocab_size, max_tokens, self.max_tokens_field)
         sampling = asked.params(
@@ -83,7 +102,25 @@ class Terms:
             bad_words=tuple(ids for ids in self.bad_words if max(ids) < served.vocab_size),
         )
         stops = tuple(asked.stop)
-        return Generation(served.model_id, prompt_ids, sampling, stops, asked.speculation, self.form)
+        return Generation(
+            served.model_id,
+            prompt_ids,
+            sampling,
+            stops,
+            asked.speculation,
+            self.form,
+            priority=self.handling.priority,
+            cache_salt=self.handling.cache_salt,
+            limits=self.handling.limits,
+        )
+
+    def _kept(self, prompt_ids: tuple[int, ...]) -> tuple[int, ...]:
+        kept = self.handling.kept
+        if kept is None:
+            return prompt_ids
+        if kept < 0:
+            kept = max(1, self.served.max_context - (self.asked.max_tokens or 1))
+        return prompt_ids[-kept:] if self.handling.keeps_end else prompt_ids[:kept]
 
     def _max_tokens(self, prompt_ids: tuple[int, ...]) -> int:
         """Most tokens of the answer. Raises `RequestError` if the prompt does not fit."""

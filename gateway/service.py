@@ -93,6 +93,7 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
         request_seconds=settings.request_seconds,
         client_stall_seconds=settings.client_stall_seconds,
         cors_origins=settings.cors_allowed,
+        ignores_unknown_fields=settings.unknown_fields == "ignore",
     )
     return Parts(gateway, fleet, admission, ledger, store, identity)
 

@@ -76,7 +76,7 @@ class Following:
             wanted,
             caller,
             transcript,
-            RoutedText(wanted.prompt_ids),
+            RoutedText(wanted.prompt_ids, wanted.cache_salt),
             Ownership(
                 store,
                 key,
@@ -109,7 +109,10 @@ class Following:
                     if not started:
                         wanted = self._session.wanted
                         yield Started(
-                            self._session.owned.key.session_id, wanted.sampling.seed, len(wanted.prompt_ids)
+                            self._session.owned.key.session_id,
+                            wanted.sampling.seed,
+                            len(wanted.prompt_ids),
+                            wanted.prompt_ids,
                         )
                     started = True
                     if not isinstance(event, verifier_pb2.Opened):

@@ -20,6 +20,7 @@ from gateway.fleet import Fleet
 from gateway.generation import Asked, Generation
 from gateway.places import Places
 from gateway.session import Following, Policy
+from gateway.stopwatch import Stopwatch
 from paceline.net.wire import SESSION_ID
 from paceline.service import spans
 from paceline.session import FinishReason, SessionKey
@@ -160,7 +161,8 @@ class Sessions:
         deadline: float | None,
         resumed: SessionRecord | None = None,
     ) -> AsyncGenerator[Event, None]:
-        seated = self._places.seat(caller.id, begun=resumed is not None)
+        watch = Stopwatch()
+        seated = self._places.seat(caller.id, begun=resumed is not None, priority=wanted.priority)
         with (
             seated as seat,
             spans.span("gateway.session", parent) as span,
@@ -175,6 +177,7 @@ class Sessions:
                 key.session_id,
                 prompt_tokens=0 if resumed else wanted.prompt_tokens,
                 max_tokens=0 if resumed else wanted.max_tokens,
+                priority=wanted.priority,
             )
             async with admitted as place:
                 if isinstance(wanted, Asked):
@@ -209,7 +212,7 @@ class Sessions:
                         else:
                             stages.enter("gateway.finish")
                             _say_end(span, event)
-                        yield event
+                        yield watch.timed(event)
 
 
 def _say_end(span: Span, end: Finished) -> None:

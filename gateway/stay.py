@@ -48,12 +48,14 @@ async def stay(
         session.deadline,
         logprobs=session.transcript.logprobs_to_come,
         plain=not session.wanted.speculation,
+        cache_salt=session.wanted.cache_salt,
+        limits=session.wanted.limits,
     )
     speculation = Speculation(
         fleet,
         session.owned.key,
         session.wanted,
-        session.caller.tenant,
+        session.caller.tenant_for(session.wanted.cache_salt),
         verifier.address,
         session.transcript.ids,
         check_seconds,

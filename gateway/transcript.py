@@ -10,7 +10,15 @@ from gateway.errors import INTERNAL, RequestError
 from gateway.events import Chunk, Finished
 from gateway.generation import Generation
 from paceline.logprobs import LogprobsWanted, TokenLogprobs, unpack
-from paceline.session import FinishReason, Receipt, SourceTokens, add_up
+from paceline.session import (
+    NO_COSTS,
+    DraftCosts,
+    FinishReason,
+    Receipt,
+    SourceTokens,
+    add_depths,
+    add_up,
+)
 from paceline.store import SessionRecord
 
 Told = Chunk | Finished
@@ -25,7 +33,7 @@ class Transcript:
         self._detokenizer = detokenizer
         if wanted.form.kind == "text":
             detokenizer.follow(wanted.prompt_ids)
-        self._stops = StopStrings(wanted.stops)
+        self._stops = StopStrings(wanted.stops, shown=wanted.form.stop_in_text)
         self._committed: list[int] = []
         # Packed, of the committed ids.
         self._logprobs = bytearray()
@@ -73,14 +81,16 @@ class Transcript:
         drafted: int,
         durable: bool,
         sources: Sequence[SourceTokens] = (),
+        drafts: DraftCosts = NO_COSTS,
         logprobs: bytes = b"",
         prompt_logprobs: bytes = b"",
     ) -> list[Told]:
         """The chunks of one step's tokens. Drafted tokens and the target's own come in chunks of their own.
 
         `accepted`: how many of the tokens, the first ones, a drafter guessed; `drafted`: tree nodes that were
-        verified; `sources`: both by source. `logprobs`: of the tokens, packed; `prompt_logprobs`: of the
-        prompt's. Tokens that are known already, as after a move, are skipped. Raises `RequestError` for gaps.
+        verified; `sources`: both by source; `drafts`: what they cost. `logprobs`: of the tokens, packed;
+        `prompt_logprobs`: of the prompt's. Tokens that are known already, as after a move, are skipped.
+        Raises `RequestError` for gaps.
         """
         known = self.position - position
         if known < 0:
@@ -102,10 +112,12 @@ class Transcript:
                 chunks.append(self._chunk(part, guessed, scored, durable=durable))
         if prompt_logprobs and chunks:
             chunks[0] = replace(chunks[0], prompt_logprobs=self._prompt_logprobs(prompt_logprobs))
-        self._count(chunks, drafted, sources)
+        self._count(chunks, drafted, sources, drafts)
         return [*chunks, self._finish(FinishReason.STOP)] if self._stops.matched else list(chunks)
 
-    def _count(self, chunks: Sequence[Chunk], drafted: int, sources: Sequence[SourceTokens]) -> None:
+    def _count(
+        self, chunks: Sequence[Chunk], drafted: int, sources: Sequence[SourceTokens], drafts: DraftCosts
+    ) -> None:
         """Add a step's chunks to the receipt."""
         accepted = sum(chunk.accepted for chunk in chunks)
         # The client is told of no token behind a stop string.
@@ -117,6 +129,8 @@ class Transcript:
             accepted_tokens=self._receipt.accepted_tokens + accepted,
             drafted_steps=self._receipt.drafted_steps + (drafted > 0),
             sources=add_up((*self._receipt.sources, *told)),
+            accepted_by_depth=add_depths(self._receipt.accepted_by_depth, (1,) * accepted),
+            drafts=self._receipt.drafts.and_(drafts),
         )
 
     def catch_up(self, record: SessionRecord, *, durable: bool) -> list[Told]:
@@ -144,7 +158,8 @@ class Transcript:
 
     def _finish(self, reason: FinishReason) -> Finished:
         self._ended = True
-        return Finished(reason, self._receipt)
+        stop = self._stop_id(self._committed) if reason is FinishReason.STOP else None
+        return Finished(reason, self._receipt, self._stops.found or stop)
 
     def _chunk(self, fresh: Sequence[int], accepted: int, scored: bytes, *, durable: bool) -> Chunk:
         """`scored`: the packed log-probabilities of `fresh`."""
@@ -165,12 +180,17 @@ class Transcript:
         return tuple(unpack(packed, top))
 
     def _text(self, fresh: Sequence[int]) -> tuple[str, Sequence[int]]:
-        """The text of new ids, and the ids up to a stop string, if one has come."""
+        """The text of new ids, and the ids up to a stop string, if one has come.
+
+        A stop id, which is the last id, has text only where the stop is wanted in the text.
+        """
+        hidden = self._stop_id(fresh) is not None and not self._wanted.form.stop_in_text
+        spoken = fresh[:-1] if hidden else fresh
         if not self._wanted.stops:
-            return self._detokenizer.push(fresh), fresh
+            return self._detokenizer.push(spoken), fresh
         text = ""
         first = self.position
-        for count, token in enumerate(fresh, 1):
+        for count, token in enumerate(spoken, 1):
             new = self._detokenizer.push((token,))
             # Text before `stop_from` cannot be part of a stop string.
             text += self._stops.push(new) if first + count > self._wanted.sampling.stop_from else new
@@ -178,9 +198,12 @@ class Transcript:
                 return text, fresh[:count]
         return text, fresh
 
+    def _stop_id(self, ids: Sequence[int]) -> int | None:
+        """The stop id that ends these ids, if one does."""
+        return ids[-1] if ids and ids[-1] in self._wanted.sampling.stop_token_ids else None
+
     def _reason_to_end(self) -> FinishReason | None:
         """Why the committed ids end the session; None if they do not."""
-        sampling = self._wanted.sampling
-        if self._committed and self._committed[-1] in sampling.stop_token_ids:
+        if self._stop_id(self._committed) is not None:
             return FinishReason.STOP
-        return FinishReason.LENGTH if len(self._committed) >= sampling.max_tokens else None
+        return FinishReason.LENGTH if len(self._committed) >= self._wanted.sampling.max_tokens else None

@@ -14,6 +14,7 @@ from gateway.pod import Pod
 from paceline.logprobs import LogprobsWanted
 from paceline.net import rpc, wire
 from paceline.service import telemetry
+from paceline.session import NO_LIMITS, SpeculationLimits
 from paceline.store import FencedError, SessionRecord
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 
@@ -48,10 +49,13 @@ def open_session(
     *,
     logprobs: LogprobsWanted,
     plain: bool = False,
+    cache_salt: str = "",
+    limits: SpeculationLimits = NO_LIMITS,
 ) -> Call:
     """Start a call that lets `verifier` run a session until `deadline` (on the monotonic clock).
 
     `logprobs`: those of the record that are still to come. `plain`: no drafter will be attached.
+    `cache_salt`: of the sessions that it shares KV with. `limits`: of its drafts.
     """
     stub = verifier_pb2_grpc.VerifierServiceStub(verifier.channel)
     call: Call = stub.Open(
@@ -65,6 +69,8 @@ def open_session(
             plain=plain,
             logprobs=wire.logprobs_to_proto(logprobs),
             committed_logprobs=record.committed_logprobs,
+            cache_salt=cache_salt,
+            speculation=wire.limits_to_proto(limits),
         ),
         metadata=tuple(trace),
         timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),

@@ -19,13 +19,15 @@ from gateway.events import Chunk, Event, Mark, Started, Untold
 from gateway.generation import Asked, Form, Generation
 from gateway.grpc.key_check import as_refused, calling
 from gateway.prompt import Prompt
-from gateway.request import MAX_MESSAGES, Terms, served_model
+from gateway.request import MAX_MESSAGES, Handling, Terms, served_model
 from paceline.net import parameters, wire
 from paceline.net.rpc import refusals, write
+from paceline.prefix import MAX_SALT
 from paceline.sampling import SamplingError, SamplingRequest
 from paceline.service import spans, telemetry
+from paceline.session import SpeculationLimits
 from paceline.v1 import gateway_pb2 as pb
-from paceline.v1 import gateway_pb2_grpc, verifier_pb2
+from paceline.v1 import gateway_pb2_grpc, session_pb2, verifier_pb2
 
 log = telemetry.logger(__name__)
 
@@ -54,7 +56,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 await self._gateway.trials.run(constraint, "constraint", caller.id)
             wanted = self._wanted(request)
             stages.end()
-            detokenizer = self._gateway.prompts.detokenizer()
+            detokenizer = self._gateway.prompts.detokenizer(special=request.show_special_tokens)
             events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
             await self._tell(events, Untold(), context, span)
 
@@ -69,7 +71,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             await _begin(span, context)
             caller = calling()
             claimed = await self._gateway.sessions.claim(request.session_id, caller)
-            detokenizer = self._gateway.prompts.detokenizer()
+            special = claimed.wanted.form.special_tokens
+            detokenizer = self._gateway.prompts.detokenizer(special=special)
             events = self._gateway.sessions.resume(claimed, caller, detokenizer, span, _deadline(context))
             mark = Mark(request.session_id, request.position, request.characters)
             await self._tell(events, Untold(mark), context, span)
@@ -139,12 +142,26 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         elif kind == "chat":
             prompt = gateway.prompts.from_chat(_turns(request.chat))
         elif kind == "tokens":
-            prompt = _ids(request.tokens, served.max_context)
+            cut = bool(request.truncate_prompt_tokens)
+            prompt = tuple(request.tokens.ids) if cut else _ids(request.tokens, served.max_context)
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
-        form = Form("chat" if kind == "chat" else "text")
+        if len(request.cache_salt) > MAX_SALT:
+            raise RequestError(INVALID, f"cache_salt is at most {MAX_SALT} characters", "cache_salt")
+        form = Form(
+            "chat" if kind == "chat" else "text",
+            special_tokens=request.show_special_tokens,
+            stop_in_text=request.include_stop,
+        )
+        handling = Handling(
+            request.truncate_prompt_tokens or None,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            limits=_limits(request.speculation_limits),
+        )
+        stop_ids = gateway.prompts.stop_token_ids
         bad_words = gateway.prompts.bad_words(sampling.bad_words)
-        terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, kind, bad_words=bad_words)
+        terms = Terms(sampling, served, stop_ids, form, kind, bad_words=bad_words, handling=handling)
         return terms.ask(prompt)
 
 
@@ -204,6 +221,14 @@ def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
                 INVALID, f"{message.role!r} is none of {', '.join(_ROLES)}", f"chat.messages[{index}].role"
             )
     return [ChatTurn(message.role, message.content) for message in chat.messages]
+
+
+def _limits(message: session_pb2.SpeculationLimits) -> SpeculationLimits:
+    try:
+        return wire.limits_from_proto(message)
+    except wire.WireError:
+        field = "speculation_limits.method"
+        raise RequestError(INVALID, f"{field} must be 1 to 32 of a-z 0-9 _ -", field) from None
 
 
 def _sampling(request: pb.GenerateRequest) -> SamplingRequest:

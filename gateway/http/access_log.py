@@ -16,6 +16,8 @@ log = telemetry.logger(__name__)
 
 _REQUEST_ID = "x-request-id"
 _LONGEST_ID = 128
+# OpenAI's: milliseconds from the request's head to the response's.
+_PROCESSING = "openai-processing-ms"
 # Probes come every few seconds. Changes of their answers are logged instead (`readiness.py`).
 _PROBES = frozenset({"/health", "/healthz", "/readyz"})
 _TOLD = frozenset({200, 503})
@@ -50,6 +52,7 @@ class AccessLog:
                 status = message["status"]
                 told = MutableHeaders(scope=message)
                 told[_REQUEST_ID] = request_id
+                told[_PROCESSING] = str(round(1000 * (time.monotonic() - started)))
                 if self._draining():
                     told["connection"] = "close"
                 if span.response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -15,8 +16,9 @@ from gateway.choices import Told, numbered, together
 from gateway.core import Gateway, observed
 from gateway.errors import RequestError, invalid
 from gateway.events import Event, Mark, Started, Untold
-from gateway.generation import Asked, Generation
+from gateway.generation import Asked, Form, Generation
 from gateway.http import headers, replies
+from gateway.http.choice import Choice
 from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
 from gateway.http.replies import Reply
 from paceline.service import spans
@@ -34,6 +36,8 @@ class Wanted:
     choices: Sequence[Generation | Asked]
     n: int
     stream: bool
+    # Of each prompt: its text, where it was given as text and is told in full.
+    prompts: Sequence[str | None]
 
 
 async def respond(
@@ -58,11 +62,17 @@ async def respond(
     ids = [sessions.new_id() for _ in choices]
 
     def begin(each: Generation | Asked, span: Span) -> AsyncGenerator[Event, None]:
+        detokenizer = prompts.detokenizer(special=each.form.special_tokens)
         session_id = ids[each.form.index]
-        return sessions.generate(each, caller, prompts.detokenizer(), span, deadline, session_id=session_id)
+        return sessions.generate(each, caller, detokenizer, span, deadline, session_id=session_id)
 
     events = _events(stages, lambda span: together(choices, lambda each: begin(each, span)))
-    reply = Reply([each.form for each in choices], gateway.model_name, ids[0], n=wanted.n)
+    told = [
+        _choice(gateway, each.form, wanted.prompts[place // wanted.n]) for place, each in enumerate(choices)
+    ]
+    reply = Reply(told, gateway.model_name, ids, n=wanted.n)
+    if isinstance(choices[0], Generation):
+        reply.choices[0].seed = choices[0].sampling.seed
     if not wanted.stream:
         return await _whole(until_disconnect(events, request, deadline), reply)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
@@ -75,16 +85,25 @@ async def resume(
 ) -> Response:
     """The rest of a recorded session's stream. Raises `RequestError`."""
     deadline = headers.deadline(request, gateway.request_seconds)
-    sessions, detokenizer = gateway.sessions, gateway.prompts.detokenizer()
+    sessions = gateway.sessions
     claimed = await sessions.claim(mark.session_id, caller)
+    form = claimed.wanted.form
+    detokenizer = gateway.prompts.detokenizer(special=form.special_tokens)
 
     def begin(span: Span) -> AsyncGenerator[Event, None]:
         return sessions.resume(claimed, caller, detokenizer, span, deadline)
 
     events = _events(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
-    reply = Reply([claimed.wanted.form], gateway.model_name, mark.session_id)
+    reply = Reply([_choice(gateway, form)], gateway.model_name, [mark.session_id])
+    reply.choices[0].seed = claimed.wanted.sampling.seed
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
     return await _streamed(watched, reply, Untold(mark), marked=True)
+
+
+def _choice(gateway: Gateway, form: Form, prompt: str | None = None) -> Choice:
+    prompts = gateway.prompts
+    text_of = partial(prompts.text_of, special=form.special_tokens)
+    return Choice(form, prompts.stop_token_ids, prompt, text_of)
 
 
 async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Response:
@@ -99,7 +118,7 @@ async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Re
                 reply.take(told)
     except ClientGoneError:
         return Response(status_code=499)
-    return JSONResponse(reply.whole(), headers=headers.of_allowance(allowance))
+    return JSONResponse(reply.whole(), headers={**reply.headers(), **headers.of_allowance(allowance)})
 
 
 async def _streamed(
@@ -117,8 +136,12 @@ async def _streamed(
         await watched.aclose()
         raise
     begun = first.event if first is not None else None
-    left = headers.of_allowance(begun.allowance if isinstance(begun, Started) else None)
-    return EventStream(_stream(_behind(first, watched), reply, untold, marked=marked), left)
+    allowance = None
+    if first is not None and isinstance(begun, Started):
+        reply.choices[first.choice].seed = begun.seed
+        allowance = begun.allowance
+    told = {**reply.headers(), **headers.of_allowance(allowance)}
+    return EventStream(_stream(_behind(first, watched), reply, untold, marked=marked), told)
 
 
 async def _behind(

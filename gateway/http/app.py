@@ -17,6 +17,8 @@ from gateway.events import Mark
 from gateway.http import answers, headers, openapi, request_span, schema
 from gateway.http.access_log import AccessLog, Slashless
 from gateway.http.asked import Bodies, chat, completion
+from gateway.http.strict import Strict
+from gateway.http.tokens import add_tokens
 from paceline import __version__
 from paceline.api_keys import Scope
 from paceline.service import telemetry
@@ -36,7 +38,13 @@ def build_app(gateway: Gateway) -> FastAPI:
         # Spans of its own would hold what clients say in URLs, and errors' words.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    openapi.describe(app, schema.ChatRequest, schema.CompletionRequest)
+    openapi.describe(
+        app,
+        schema.ChatRequest,
+        schema.CompletionRequest,
+        schema.TokenizeRequest,
+        schema.DetokenizeRequest,
+    )
     app.add_middleware(Slashless)
     if gateway.cors_origins:
         app.add_middleware(
@@ -49,7 +57,10 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_middleware(AccessLog, draining=lambda: gateway.readiness.draining)
     _add_probes(app, gateway)
     _add_models(app, gateway)
-    _add_generation(app, gateway)
+    ignoring = gateway.ignores_unknown_fields
+    bodies = Bodies(gateway.max_body_bytes, gateway.trials, ignoring=ignoring)
+    _add_generation(app, gateway, bodies)
+    add_tokens(app, gateway, bodies)
     _add_sessions(app, gateway)
     _add_error_handlers(app)
     return app
@@ -97,9 +108,7 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
         return described
 
 
-def _add_generation(app: FastAPI, gateway: Gateway) -> None:
-    bodies = Bodies(gateway.max_body_bytes, gateway.trials)
-
+def _add_generation(app: FastAPI, gateway: Gateway, bodies: Bodies) -> None:
     @app.post("/v1/chat/completions", openapi_extra=openapi.body_of(schema.ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """A chat's next message, whole or streamed."""
@@ -107,7 +116,7 @@ def _add_generation(app: FastAPI, gateway: Gateway) -> None:
         stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.ChatRequest)
         stages.enter("gateway.tokenise")
-        return await answers.respond(gateway, request, caller, chat(gateway, asked), stages)
+        return _telling(asked, await answers.respond(gateway, request, caller, chat(gateway, asked), stages))
 
     @app.post("/v1/completions", openapi_extra=openapi.body_of(schema.CompletionRequest))
     async def completions(request: Request) -> Response:
@@ -116,7 +125,15 @@ def _add_generation(app: FastAPI, gateway: Gateway) -> None:
         stages = request_span.begin(request)
         asked = await bodies.read(request, caller, schema.CompletionRequest)
         stages.enter("gateway.tokenise")
-        return await answers.respond(gateway, request, caller, completion(gateway, asked), stages)
+        return _telling(
+            asked, await answers.respond(gateway, request, caller, completion(gateway, asked), stages)
+        )
+
+
+def _telling(asked: Strict, response: Response) -> Response:
+    """The response, with the names of the request's fields that were ignored."""
+    response.headers.update(headers.of_ignored(asked.ignored))
+    return response
 
 
 def _add_sessions(app: FastAPI, gateway: Gateway) -> None:

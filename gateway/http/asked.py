@@ -12,16 +12,18 @@ from fastapi import Request
 
 from gateway import errors
 from gateway.caller import Caller
-from gateway.chat_template import ChatTurn
+from gateway.chat_template import ChatTurn, Rendering
 from gateway.choices import MAX_CHOICES, alternatives
 from gateway.core import Gateway
 from gateway.errors import RequestError
 from gateway.generation import Asked, Form, Generation
-from gateway.http import body, schema
+from gateway.http import body, schema, wishes
 from gateway.http.answers import Wanted
-from gateway.request import Terms, served_model
+from gateway.prompt import Prompt
+from gateway.request import Handling, Terms, served_model
 from gateway.tokenizing import Tokenizing
 from gateway.trials import Trials
+from paceline.session import NO_LIMITS
 
 # Larger bodies are parsed on a thread, and wait at most this long for one.
 _LARGE_BYTES = 64 << 10
@@ -31,15 +33,17 @@ _PARSE_SECONDS = 10.0
 class Bodies:
     """Reads bodies; large ones are parsed in turns that are fair between keys."""
 
-    def __init__(self, max_bytes: int, trials: Trials) -> None:
+    def __init__(self, max_bytes: int, trials: Trials, *, ignoring: bool = False) -> None:
+        """`ignoring`: fields that are not known are ignored."""
         self._max_bytes = max_bytes
         self._trials = trials
+        self._ignoring = ignoring
         self._parsing = Tokenizing()
 
     async def read(self, request: Request, caller: Caller, kind: type[schema.R]) -> schema.R:
         """The parsed body, of which a constraint can be compiled. Raises `RequestError`."""
         asked = await self._parsed(request, caller, kind)
-        if asked.constraint is not None:
+        if isinstance(asked, schema.Shared) and asked.constraint is not None:
             await self._trials.run(asked.constraint, asked.constraint_field, caller.id)
         return asked
 
@@ -47,11 +51,14 @@ class Bodies:
         body.check_media_type(request)
         given = await body.read(request, self._max_bytes)
         if len(given) <= _LARGE_BYTES:
-            return schema.parse(given, kind)
+            return schema.parse(given, kind, ignoring=self._ignoring)
         until = asyncio.get_running_loop().time() + _PARSE_SECONDS
         try:
             return await self._parsing.run(
-                caller.id, len(given), lambda: schema.parse(given, kind), until=until
+                caller.id,
+                len(given),
+                lambda: schema.parse(given, kind, ignoring=self._ignoring),
+                until=until,
             )
         except TimeoutError:
             raise RequestError(errors.OVERLOADED, "too many large bodies wait to be read") from None
@@ -60,15 +67,27 @@ class Bodies:
 def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     """The choices of a chat request. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
-    roles = {"developer": "system"}
-    turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in asked.messages]
     limit = asked.max_completion_tokens
     field = "max_tokens" if limit is None else "max_completion_tokens"
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
     form = _form(asked, "chat")
+    stop_ids, handling = gateway.prompts.stop_token_ids, _handling(asked)
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "messages", field, bad_words)
-    return _wanted([terms.ask(gateway.prompts.from_chat(turns))], asked)
+    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, handling)
+    prompt = chat_prompt(gateway, asked, asked.messages)
+    return _wanted([terms.ask(prompt)], [None], asked)
+
+
+def chat_prompt(gateway: Gateway, asked: wishes.Rendered, messages: Sequence[schema.Message]) -> Prompt:
+    """The prompt of a chat's messages. Raises `RequestError`."""
+    roles = {"developer": "system"}
+    turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in messages]
+    rendering = Rendering(
+        asked.add_generation_prompt is not False,
+        bool(asked.continue_final_message),
+        asked.chat_template_kwargs or {},
+    )
+    return gateway.prompts.from_chat(turns, rendering, special=bool(asked.add_special_tokens))
 
 
 def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
@@ -77,18 +96,33 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
     _check_best_of(asked)
     prompts = asked.prompts
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
+    form = replace(_form(asked, "text"), echo=bool(asked.echo))
+    stop_ids, handling = gateway.prompts.stop_token_ids, _handling(asked)
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    form = _form(asked, "text")
-    terms = Terms(sampling, served, gateway.prompts.stop_token_ids, form, "prompt", bad_words=bad_words)
+    terms = Terms(sampling, served, stop_ids, form, "prompt", bad_words=bad_words, handling=handling)
+    special = asked.add_special_tokens is not False
     choices = []
     for place, given in enumerate(prompts):
         named = terms if len(prompts) == 1 else replace(terms, prompt_field=f"prompt[{place}]")
-        prompt = gateway.prompts.from_text(given) if isinstance(given, str) else tuple(given)
+        prompt = gateway.prompts.from_text(given, special=special) if isinstance(given, str) else tuple(given)
         choices.append(named.ask(prompt))
-    return _wanted(choices, asked)
+    cut = asked.truncate_prompt_tokens is not None
+    return _wanted(choices, [None if cut or not isinstance(each, str) else each for each in prompts], asked)
 
 
-def _wanted(prompts: Sequence[Generation | Asked], asked: schema.Sampled) -> Wanted:
+def _handling(asked: schema.Sampled) -> Handling:
+    return Handling(
+        asked.truncate_prompt_tokens,
+        asked.truncation_side != "right",
+        asked.priority or 0,
+        asked.cache_salt or "",
+        asked.speculation.limits if asked.speculation else NO_LIMITS,
+    )
+
+
+def _wanted(
+    prompts: Sequence[Generation | Asked], texts: Sequence[str | None], asked: schema.Sampled
+) -> Wanted:
     n = asked.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise RequestError(
@@ -97,7 +131,7 @@ def _wanted(prompts: Sequence[Generation | Asked], asked: schema.Sampled) -> Wan
             "n",
         )
     choices = [each for prompt in prompts for each in alternatives(prompt, n)]
-    return Wanted(choices, n, bool(asked.stream))
+    return Wanted(choices, n, bool(asked.stream), texts)
 
 
 def _check_best_of(asked: schema.CompletionRequest) -> None:
@@ -117,4 +151,12 @@ def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:
             errors.invalid("invalid_value"), "stream_options is only taken with stream=true", "stream_options"
         )
     options = asked.stream_options or schema.StreamOptions()
-    return Form(kind, options.include_usage, int(time.time()), options.continuous_usage_stats)
+    return Form(
+        kind,
+        options.include_usage,
+        int(time.time()),
+        options.continuous_usage_stats,
+        special_tokens=asked.skip_special_tokens is False,
+        stop_in_text=bool(asked.include_stop_str_in_output),
+        token_ids=bool(asked.return_token_ids),
+    )

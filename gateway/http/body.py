@@ -17,8 +17,9 @@ _BODY_SECONDS = 30.0
 MAX_VALUES = 1 << 18
 MAX_CONTAINERS = 1 << 14
 MAX_KEYS = 1 << 15
-# Most items of any field except the prompt.
+# Most items of any field except a text in ids.
 MAX_ITEMS = 4096
+_TEXTS = frozenset({"prompt", "tokens"})
 # Smaller bodies cannot exceed these bounds: some milliseconds of work at most.
 _SMALL_BYTES = 1 << 14
 
@@ -71,7 +72,7 @@ def fields_of(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise RequestError(INVALID, "the body must be a JSON object")
     for name, value in fields.items():
-        if name != "prompt" and isinstance(value, list | dict) and len(value) > MAX_ITEMS:
+        if name not in _TEXTS and isinstance(value, list | dict) and len(value) > MAX_ITEMS:
             raise RequestError(
                 invalid("array_above_max_length"), f"{name[:100]}: more than {MAX_ITEMS} items", name[:100]
             )

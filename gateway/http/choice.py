@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.events import Chunk, Event, Finished, Mark, Started
 from gateway.generation import Form
+from gateway.http import receipts
 
 
 @dataclass(slots=True)
@@ -14,26 +16,47 @@ class Choice:
     """What is known of one choice: fixed facts, and what its session's events add to them."""
 
     form: Form
+    # Ids that end a text of the model: nobody needs to be told of these.
+    eos: frozenset[int] = frozenset()
+    # What is echoed: the prompt as it was given, or else the text of its ids.
+    prompt: str | None = None
+    text_of: Callable[[Sequence[int]], str] | None = None
+    echoed: str = ""
     session_id: str = ""
-    seed: int = 0
+    # None until it is known.
+    seed: int | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     text: str = ""
     durable: bool = True
     finished: Finished | None = None
+    prompt_ids: tuple[int, ...] = ()
+    token_ids: list[int] = field(default_factory=list)
+    # How many of `token_ids` were streamed.
+    streamed_ids: int = 0
 
     def take(self, event: Event) -> None:
         """Add an event. A session's first one is `Started`."""
         if isinstance(event, Started):
             self.session_id, self.seed, self.prompt_tokens = event.session_id, event.seed, event.prompt_tokens
+            self.prompt_ids = event.prompt_ids
+            if self.form.echo:
+                self.echoed = self._prompt_text()
         elif not self.session_id:
             raise ValueError(f"a session begins with {type(event).__name__}")
         elif isinstance(event, Chunk):
             self.text += event.text
             self.completion_tokens += len(event.token_ids)
             self.durable = event.durable
+            if self.form.token_ids:
+                self.token_ids += event.token_ids
         else:
             self.finished = event
+
+    def had(self, count: int) -> None:
+        """The client of a resumed stream has so many more of its ids already."""
+        if self.form.token_ids:
+            self.streamed_ids += count
 
     @property
     def end(self) -> Finished:
@@ -47,43 +70,54 @@ class Choice:
 
     def receipt(self) -> dict[str, Any]:
         """Extension block `paceline`: what the session cost and what speculation gave it."""
-        receipt = self.end.receipt
         return {
             "session_id": self.session_id,
             "seed": self.seed,
-            "steps": receipt.steps,
-            "acceptance_length": round(receipt.acceptance_length, 3),
-            "drafted_tokens": receipt.drafted_tokens,
-            "accepted_tokens": receipt.accepted_tokens,
-            "sources": {
-                each.name: {"drafted_tokens": each.drafted_tokens, "accepted_tokens": each.accepted_tokens}
-                for each in receipt.sources
-            },
+            **receipts.block(self.end.receipt),
             "durable": self.durable,
         }
 
     def whole(self) -> dict[str, Any]:
         """The choice of a response that is not streamed."""
-        told = self._told(str(self.end.reason))
+        told = self._told(str(self.end.reason)) | self._stop_reason()
         if self.form.kind == "chat":
             told["message"] = {"role": "assistant", "content": self.text, "refusal": None}
         else:
-            told["text"] = self.text
+            told["text"] = self.echoed + self.text
+        if self.form.token_ids:
+            told["token_ids"] = self.token_ids
+            if self.form.kind == "text":
+                told["prompt_token_ids"] = self.prompt_ids
         return told
 
-    def piece(
-        self, text: str | None, *, first: bool = False, finish_reason: str | None = None
-    ) -> dict[str, Any]:
-        """The choice of one streamed chunk."""
-        told = self._told(finish_reason)
+    def piece(self, text: str | None, *, first: bool = False, last: bool = False) -> dict[str, Any]:
+        """The choice of one streamed chunk; the `last` one has the finish reason."""
+        told = self._told(str(self.end.reason) if last else None)
+        if last:
+            told |= self._stop_reason()
+        if self.form.token_ids:
+            told["token_ids"] = self.token_ids[self.streamed_ids :]
+            self.streamed_ids = len(self.token_ids)
+            if first and self.form.kind == "text":
+                told["prompt_token_ids"] = self.prompt_ids
         if self.form.kind == "chat":
             delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
             if text:
                 delta["content"] = text
             told["delta"] = delta
         else:
-            told["text"] = text or ""
+            told["text"] = self.echoed if first else text or ""
         return told
+
+    def _prompt_text(self) -> str:
+        if self.prompt is not None or self.text_of is None:
+            return self.prompt or ""
+        return self.text_of(self.prompt_ids)
+
+    def _stop_reason(self) -> dict[str, Any]:
+        """vLLM's: the stop string or stop id that the request named."""
+        stop = self.end.stop
+        return {"stop_reason": None if stop in self.eos else stop}
 
     def _told(self, finish_reason: str | None) -> dict[str, Any]:
         return {"index": self.form.index, "finish_reason": finish_reason, "logprobs": None}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from gateway.errors import RequestError, invalid
+from gateway.http.strict import Strict
 from gateway.trials import refused
 from paceline.constraints.constraint import Constraint, ConstraintError, Kind
 
@@ -16,11 +17,7 @@ Schema = dict[str, Any] | str
 Choices = list[str]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class JsonSchema(_Strict):
+class JsonSchema(Strict):
     """OpenAI's: a schema with a name."""
 
     name: Annotated[str, Field(max_length=64)] | None = None
@@ -30,7 +27,7 @@ class JsonSchema(_Strict):
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """OpenAI's `response_format`, and llama.cpp's, where the schema has no name."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -38,7 +35,7 @@ class ResponseFormat(_Strict):
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
-class StructuredOutputs(_Strict):
+class StructuredOutputs(Strict):
     """vLLM's `structured_outputs`: one of the first five."""
 
     json_: Annotated[Schema | None, Field(alias="json")] = None
@@ -52,7 +49,7 @@ class StructuredOutputs(_Strict):
     disable_additional_properties: Literal[False] | None = None
 
 
-class Constrained(_Strict):
+class Constrained(Strict):
     """Which of them a request gives: at most one."""
 
     response_format: ResponseFormat | None = None

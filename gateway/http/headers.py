@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from urllib.parse import quote
 
 from fastapi import Request
 
@@ -15,6 +17,10 @@ from paceline.api_keys import Scope
 
 _TIMEOUT = "x-request-timeout"
 _EVENT_IDS = "x-event-ids"
+_IGNORED, _SESSION_ID, _SEED = "x-paceline-ignored-fields", "x-paceline-session-id", "x-paceline-seed"
+# Of ignored fields: what of a name stays as it is, and how much is told.
+_PLAIN = "[]._-"
+_LONGEST_NAME, _MOST_NAMES = 128, 32
 # Longer than any session: a longer time is no deadline. gRPC's clock overflows at about 292 years.
 _LONGEST_SECONDS = 30 * 86400.0
 # The retry time for clients where no better one is known.
@@ -72,6 +78,18 @@ def of_allowance(allowance: Allowance | None) -> dict[str, str]:
         "x-ratelimit-remaining-tokens": str(max(0, allowance.left)),
         "x-ratelimit-reset-tokens": f"{allowance.full_in_seconds:.3f}s",
     }
+
+
+def of_ignored(names: Sequence[str]) -> dict[str, str]:
+    """The header that names the body's fields that were ignored, in percent-encoding, as many as it holds."""
+    told = ",".join(quote(name, safe=_PLAIN)[:_LONGEST_NAME] for name in names[:_MOST_NAMES])
+    return {_IGNORED: told} if told else {}
+
+
+def of_sessions(ids: Sequence[str], seed: int | None) -> dict[str, str]:
+    """The ids of a reply's sessions in the order of its choices, and the first one's seed, if it is known."""
+    told = {_SESSION_ID: ",".join(ids)}
+    return told if seed is None else {**told, _SEED: str(seed)}
 
 
 def mark(request: Request) -> Mark | None:

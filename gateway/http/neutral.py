@@ -29,12 +29,9 @@ def _one_of(*neutral: Any) -> Callable[[Any], bool]:
 # Null is neutral for each of them.
 NOT_YET: dict[str, Callable[[Any], bool]] = {
     "audio": _nothing,
-    "best_of": _one_of(1),
-    "echo": _one_of(False),
     "function_call": _one_of("none"),
     "functions": _one_of([]),
     "logprobs": _one_of(False),
-    "metadata": _one_of({}),
     "modalities": _one_of(["text"]),
     "parallel_tool_calls": _one_of(True, False),
     "prediction": _nothing,
@@ -42,7 +39,6 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "reasoning_effort": _one_of("none"),
     "safety_identifier": _text,
     "service_tier": _one_of("auto", "default"),
-    "store": _one_of(False),
     "suffix": _one_of(""),
     "tool_choice": _one_of("none", "auto"),
     "tools": _one_of([]),
@@ -50,11 +46,7 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "verbosity": _nothing,
     "web_search_options": _nothing,
     # vLLM's.
-    "add_generation_prompt": _one_of(True),
-    "cache_salt": _nothing,
     "chat_template": _nothing,
-    "chat_template_kwargs": _one_of({}),
-    "continue_final_message": _one_of(False),
     "detokenize": _one_of(True),
     "documents": _one_of([]),
     "early_stopping": _one_of(False),
@@ -62,31 +54,24 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "guided_decoding_backend": _nothing,
     "guided_whitespace_pattern": _nothing,
     "include_reasoning": _one_of(True),
-    "include_stop_str_in_output": _one_of(False),
     "kv_transfer_params": _one_of({}),
     "length_penalty": _one_of(1),
     "logits_processors": _one_of([]),
     "logprob_token_ids": _nothing,
     "media_io_kwargs": _one_of({}),
     "mm_processor_kwargs": _one_of({}),
-    "priority": _one_of(0),
     "prompt_embeds": _nothing,
     "prompt_logprobs": _nothing,
     "repetition_detection": _nothing,
     "request_id": _text,
     "return_mm_kwargs": _one_of(True),
     "return_prompt_text": _one_of(False),
-    "return_token_ids": _one_of(False),
     "return_token_offsets": _one_of(False),
     "return_tokens_as_token_ids": _one_of(False),
     "routed_experts_prompt_start": _one_of(0),
     "session_id": _text,
-    "skip_special_tokens": _one_of(True),
-    "spaces_between_special_tokens": _one_of(True),
     "stream_interval": _one_of(1),
     "thinking_token_budget": _one_of(-1),
-    "truncate_prompt_tokens": _nothing,
-    "truncation_side": _one_of("left", "right"),
     "use_beam_search": _one_of(False),
     "vllm_xargs": _one_of({}),
     "watermarking": _one_of(False),
@@ -138,21 +123,46 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
 }
 
 
-# A template adds the special tokens of a chat; the tokenizer adds those around a plain prompt.
-NOT_YET_OF_CHATS = NOT_YET | {"add_special_tokens": _one_of(False)}
-NOT_YET_OF_TEXTS = NOT_YET | {"add_special_tokens": _one_of(True)}
+NOT_YET_OF_CHATS = NOT_YET | {"best_of": _one_of(1), "echo": _one_of(False)}
+NOT_YET_OF_TEXTS = NOT_YET | {
+    "add_generation_prompt": _one_of(True),
+    "chat_template_kwargs": _one_of({}),
+    "continue_final_message": _one_of(False),
+}
 
 
-def strip(fields: dict[str, Any], known: frozenset[str], not_yet: dict[str, Callable[[Any], bool]]) -> None:
-    """Remove unknown fields with neutral values. Raises `RequestError` that names any other."""
+# Of requests that ask for ids only.
+NOT_YET_OF_TOKENS = {
+    "chat_template": _nothing,
+    "media_io_kwargs": _one_of({}),
+    "mm_processor_kwargs": _one_of({}),
+    "tools": _one_of([]),
+}
+
+
+def strip(
+    fields: dict[str, Any],
+    known: frozenset[str],
+    not_yet: dict[str, Callable[[Any], bool]],
+    *,
+    ignoring: bool = False,
+) -> list[str]:
+    """Remove unknown fields with neutral values. Raises `RequestError` that names any other.
+
+    `ignoring`: those that are not in `not_yet` are removed, too; returns their names.
+    """
+    ignored = []
     for name in sorted(fields.keys() - known):
         value = fields[name]
         if value is not None:
             if name not in not_yet:
-                raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
-            if not not_yet[name](value):
+                if not ignoring:
+                    raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
+                ignored.append(name)
+            elif not not_yet[name](value):
                 raise RequestError(UNSUPPORTED, f"{name} is not supported yet", name)
         del fields[name]
+    return ignored
 
 
 def strip_message(fields: Any, known: frozenset[str]) -> Any:

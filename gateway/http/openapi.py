@@ -33,6 +33,11 @@ _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _USAGE = {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT}
 _FINISH = {"type": ["string", "null"], "description": "Why it ended: stop, length, cancelled."}
+_STOP = {
+    "type": ["string", "integer", "null"],
+    "description": "The stop string, or the id of stop_token_ids, that ended the text.",
+}
+_IDS = {"type": "array", "items": _COUNT, "description": "With return_token_ids."}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 def _answer(name: str, **choice: Any) -> dict[str, Any]:
     """The schema of a completion, or of a chunk of one."""
     one = _object(index=_COUNT, finish_reason=_FINISH, **choice)
+    one["properties"] |= {"stop_reason": _STOP, "token_ids": _IDS, "prompt_token_ids": _IDS}
     made = _object(
         id=_TEXT,
         object={"const": name},
@@ -50,10 +56,27 @@ def _answer(name: str, **choice: Any) -> dict[str, Any]:
         choices={"type": "array", "items": one},
     )
     extension = {"type": "object", "description": "What the session cost and what speculation gave it."}
-    made["properties"] |= {"usage": _object(**_USAGE), "paceline": extension, "system_fingerprint": _TEXT}
+    made["properties"] |= {
+        "usage": _object(**_USAGE),
+        "paceline": extension,
+        "metrics": _METRICS,
+        "prompt_token_ids": _IDS,
+        "system_fingerprint": _TEXT,
+    }
     return made
 
 
+_METRICS = _object(
+    speculative_decoding=_object(
+        mean_acceptance_length={"type": "number"},
+        draft_acceptance_rate={"type": "number"},
+        acceptance_histogram={"type": "array", "items": _COUNT},
+        num_spec_steps=_COUNT,
+        num_accepted_draft_tokens=_COUNT,
+        num_draft_tokens=_COUNT,
+        num_spec_tokens=_COUNT,
+    )
+)
 _MESSAGE = _object(role=_TEXT, content=_TEXT)
 _DELTA = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}}
 _MODEL = _object(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT)
@@ -67,6 +90,13 @@ _ANSWERS = {
     "ChatCompletion": _answer("chat.completion", message=_MESSAGE),
     "ChatCompletionChunk": _answer("chat.completion.chunk", delta=_DELTA),
     "Completion": _answer("text_completion", text=_TEXT),
+    "Tokens": _object(
+        count=_COUNT,
+        max_model_len=_COUNT,
+        tokens={"type": "array", "items": _COUNT},
+        token_strs={"type": ["array", "null"], "items": _TEXT},
+    ),
+    "Text": _object(prompt=_TEXT),
     "SessionEnd": _object(id=_TEXT, object={"const": "session"}, finish_reason=_TEXT),
 }
 # Each route's response body, and the data of its stream's events.
@@ -78,8 +108,20 @@ _OF_ROUTE: dict[str, tuple[str | None, str | None]] = {
     "/v1/models/{name}": ("Model", None),
     "/v1/chat/completions": ("ChatCompletion", "ChatCompletionChunk"),
     "/v1/completions": ("Completion", "Completion"),
+    "/tokenize": ("Tokens", None),
+    "/detokenize": ("Text", None),
     "/v1/sessions/{session_id}/events": (None, "ChatCompletionChunk"),
     "/v1/sessions/{session_id}": ("SessionEnd", None),
+}
+_HEADERS = {
+    "x-request-id": {"schema": _TEXT, "description": "The request's own, or a new one."},
+    "openai-processing-ms": {"schema": _TEXT, "description": "Milliseconds until the response began."},
+}
+_OF_SESSIONS = {
+    "x-paceline-session-id": {"schema": _TEXT, "description": "The choices' sessions, in their order."},
+    "x-paceline-seed": {"schema": _TEXT, "description": "The first session's seed, once it is known."},
+    "x-paceline-ignored-fields": {"schema": _TEXT, "description": "Fields that were ignored."},
+    "traceresponse": {"schema": _TEXT, "description": "The trace, where there is one."},
 }
 _REFUSALS = {
     "400": "The request is wrong; `param` names the field.",
@@ -90,6 +132,7 @@ _REFUSALS = {
     "503": "Cannot be served now; `Retry-After` says when to try again.",
 }
 _BEARER = "bearer"
+_PROBES = frozenset({"/health", "/healthz", "/readyz"})
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -121,7 +164,7 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
     for path, operations in made["paths"].items():
         for operation in operations.values():
             operation["responses"] = _responses(path)
-            if path.startswith("/v1/"):
+            if path not in _PROBES:
                 operation["security"] = [{_BEARER: []}, {}]
     return made
 
@@ -138,8 +181,10 @@ def _responses(path: str) -> dict[str, Any]:
                 "contentSchema": {"$ref": _REFERENCE.format(model=event)},
             }
         }
-    told: dict[str, Any] = {"200": {"description": "Served", "content": content}}
-    if path.startswith("/v1/"):
+    told: dict[str, Any] = {"200": {"description": "Served", "content": content, "headers": _HEADERS}}
+    if event is not None:
+        told["200"]["headers"] = _HEADERS | _OF_SESSIONS
+    if path not in _PROBES:
         told |= {status: {"description": why, "content": _json("Error")} for status, why in _REFUSALS.items()}
     elif path != "/healthz":
         told["503"] = {"description": "A request sent now would not be served", "content": _json("Status")}

@@ -87,6 +87,19 @@ def first_problem(error: ValidationError) -> RequestError:
     return RequestError(invalid("invalid_value"), f"{param or 'the body'}: {why}", param)
 
 
+def unknown_places(error: ValidationError) -> list[list[int | str]]:
+    """Where the fields are that nobody knows; empty if anything else is wrong, too."""
+    problems = error.errors(include_url=False)
+    unknown = [_place(problem["loc"]) for problem in problems if problem["type"] == "extra_forbidden"]
+    for problem in problems:
+        here = _place(problem["loc"])
+        # Of a union's branches each reports its own: one may have got to the unknown field.
+        another_branch = problem["type"] in _EXPECTED and any(each[: len(here)] == here for each in unknown)
+        if problem["type"] != "extra_forbidden" and not another_branch:
+            return []
+    return unknown
+
+
 def place(parts: Sequence[int | str]) -> str | None:
     """A field's name as OpenAI writes it: `messages[1].content`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.choices import Told
 from gateway.events import Chunk, Mark, Started, Untold
-from gateway.generation import Form
+from gateway.http import headers, receipts
 from gateway.http.choice import Choice
 from paceline import __version__
 
@@ -20,12 +20,14 @@ _COMMENT = b": waiting\n\n"
 class Reply:
     """One response: its choices in the order of their indices."""
 
-    def __init__(self, forms: Sequence[Form], model: str, session_id: str, *, n: int = 1) -> None:
-        """`forms`: one for each choice, `n` for each prompt. `session_id`: of the first choice."""
-        self.choices = [Choice(form) for form in forms]
-        self.form = forms[0]
+    def __init__(
+        self, choices: Sequence[Choice], model: str, session_ids: Sequence[str], *, n: int = 1
+    ) -> None:
+        """`choices`: `n` for each prompt. `session_ids`: of the choices."""
+        self.choices = choices
+        self.form = choices[0].form
         self._model = model
-        self._id = session_id
+        self._ids = session_ids
         self._n = n
 
     def take(self, told: Told) -> Choice:
@@ -34,10 +36,14 @@ class Reply:
         choice.take(told.event)
         return choice
 
+    def headers(self) -> dict[str, str]:
+        """Whose reply it is, for the response's head."""
+        return headers.of_sessions(self._ids, self.choices[0].seed)
+
     def _head(self, object_name: str) -> dict[str, Any]:
         prefix = "chatcmpl-" if self.form.kind == "chat" else "cmpl-"
         return {
-            "id": prefix + self._id,
+            "id": prefix + self._ids[0],
             "object": object_name,
             "created": self.form.created,
             "model": self._model,
@@ -66,7 +72,22 @@ class Reply:
         """The body of a response that is not streamed."""
         name = "chat.completion" if self.form.kind == "chat" else "text_completion"
         choices = [choice.whole() for choice in self.choices]
-        return {**self._head(name), "choices": choices, "usage": self.usage(), "paceline": self.receipt()}
+        told = {"usage": self.usage(), "paceline": self.receipt(), **self.metrics()}
+        return {**self._head(name), "choices": choices, **told, **self._prompt_ids(self.choices[0])}
+
+    def metrics(self) -> dict[str, Any]:
+        """vLLM's form of what speculation brought to the choices that have ended."""
+        ended = (choice.finished for choice in self.choices if choice.finished)
+        return {"metrics": receipts.metrics(finished.receipt for finished in ended)}
+
+    def first(self, choice: Choice) -> dict[str, Any]:
+        """A choice's first chunk, before its text."""
+        return self.piece(choice.piece(None, first=True)) | self._prompt_ids(choice)
+
+    def _prompt_ids(self, choice: Choice) -> dict[str, Any]:
+        """vLLM's, of a chat; those of plain prompts are told with their choices."""
+        wanted = self.form.token_ids and self.form.kind == "chat"
+        return {"prompt_token_ids": choice.prompt_ids} if wanted else {}
 
     def piece(self, *choices: dict[str, Any]) -> dict[str, Any]:
         """One streamed chunk."""
@@ -93,17 +114,22 @@ async def stream(
             continue
         choice, event = reply.take(told), told.event
         if isinstance(event, Started):
-            if untold.everything and reply.form.kind == "chat":
-                yield event_of(choice, reply.piece(choice.piece(None, first=True)))
+            form = choice.form
+            if untold.everything and (form.kind == "chat" or form.echo or form.token_ids):
+                yield event_of(choice, reply.first(choice))
         elif isinstance(event, Chunk):
-            if (new := untold.of(event)) is not None and new.text:
+            new = untold.of(event)
+            choice.had(len(event.token_ids) - (0 if new is None else len(new.token_ids)))
+            if new is not None and new.text:
                 piece = reply.piece(choice.piece(new.text))
                 yield event_of(choice, piece if new.durable else {**piece, "paceline": {"durable": False}})
         else:
-            last = reply.piece(choice.piece(None, finish_reason=str(event.reason)))
-            yield event_of(choice, {**last, "paceline": choice.receipt()})
+            last = reply.piece(choice.piece(None, last=True))
+            ended = not reply.form.include_usage and all(each.finished for each in reply.choices)
+            metrics = reply.metrics() if ended else {}
+            yield event_of(choice, {**last, "paceline": choice.receipt(), **metrics})
     if reply.form.include_usage:
-        yield event_of(reply.choices[-1], {**reply.piece(), "usage": reply.usage()})
+        yield event_of(reply.choices[-1], {**reply.piece(), "usage": reply.usage(), **reply.metrics()})
     yield b"data: [DONE]\n\n"
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from gateway.http.strict import Integral, integral
 from paceline.sampling import Bound, Parameter, SamplingRequest, parameters_of
 from paceline.sampling.kinds import Biases, Ids, Integer, Number, Texts
 
@@ -16,14 +17,6 @@ TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 # Values that mean "not given", as on other servers.
 _NOT_GIVEN: dict[str, Any] = {"top_k": -1, "seed": -1, "stop": ""}
-
-
-def _integral(value: Any) -> Any:
-    # Some languages have no integers: 5.0 counts as 5.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Integral = BeforeValidator(_integral)
 
 
 def fields() -> dict[str, Any]:
@@ -81,7 +74,7 @@ def _unless(neutral: Any) -> BeforeValidator:
     """Takes this value as "not given"."""
 
     def unless(value: Any) -> Any:
-        value = _integral(value)
+        value = integral(value)
         return None if value == neutral and type(value) is type(neutral) else value
 
     return BeforeValidator(unless)

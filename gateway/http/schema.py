@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,20 +14,22 @@ from pydantic import (
 )
 
 from gateway.choices import MAX_CHOICES
-from gateway.errors import RequestError, invalid
+from gateway.errors import INVALID, RequestError, invalid
 from gateway.http import neutral, sampled
 from gateway.http.body import fields_of
 from gateway.http.constrained import Constrained
-from gateway.http.problems import first_problem
-from gateway.http.sampled import Integral, TokenId
+from gateway.http.problems import first_problem, place, unknown_places
+from gateway.http.sampled import TokenId
+from gateway.http.strict import Integral, Strict
+from gateway.http.wishes import Rendered, TextWishes, Wishes
 from gateway.request import MAX_MESSAGES
 from paceline.sampling import SamplingRequest
+from paceline.session import METHOD_NAME, SpeculationLimits
 
-
-class Strict(BaseModel):
-    """A model without silent conversions and without unknown fields."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
+# No verifier's trees are larger.
+_MOST_NODES = 4096
+# A list of messages is validated up to its first fault.
+_MOST_ROUNDS = 64
 
 
 class StreamOptions(Strict):
@@ -41,23 +41,30 @@ class StreamOptions(Strict):
 
 
 class Speculation(Strict):
-    """Extension: whether drafters may help. Never changes the text."""
+    """Extension: whether drafters may help, and how much. Never changes the text."""
 
     enabled: bool = True
+    # Most nodes of a step's tree, and its greatest depth.
+    max_nodes: Annotated[Annotated[int, Field(ge=1, le=_MOST_NODES)] | None, Integral] = None
+    max_depth: Annotated[Annotated[int, Field(ge=1, le=_MOST_NODES)] | None, Integral] = None
+    # Only nodes of the drafting method of this name, and nodes that lead to them.
+    method: Annotated[str, Field(pattern=f"^{METHOD_NAME.pattern}$")] | None = None
+
+    @property
+    def limits(self) -> SpeculationLimits:
+        """What it allows drafts."""
+        return SpeculationLimits(self.max_nodes or 0, self.max_depth or 0, self.method or "")
 
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
-class Shared(Strict, Constrained):
+class Shared(Wishes, Constrained):
     """The fields of both kinds of request, beside the sampling parameters."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    # Choices for each prompt, whose seeds follow from `seed`.
-    n: Annotated[Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None, Integral] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
     speculation: Speculation | None = None
 
     def sampling(self, max_tokens: int | None) -> SamplingRequest:
@@ -115,21 +122,19 @@ def _shape(prompt: Any) -> str:
     return "list[prompt]" if _is_batch(prompt) else "list[id]"
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Sampled, Rendered):
     """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[Count | None, Integral] = None
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(Sampled, TextWishes):
     """Body of POST /v1/completions."""
 
     prompt: Annotated[
         Annotated[Prompt, Tag("list[id]")] | Annotated[Batch, Tag("list[prompt]")], Discriminator(_shape)
     ]
-    # The n most likely of so many; which are, no more than n would say.
-    best_of: Annotated[Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None, Integral] = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -137,21 +142,66 @@ class CompletionRequest(Sampled):
         return cast("list[str | list[int]]", self.prompt if _is_batch(self.prompt) else [self.prompt])
 
 
-R = TypeVar("R", ChatRequest, CompletionRequest)
+class TokenizeRequest(Rendered):
+    """Body of POST /tokenize: a text, or a chat."""
+
+    model: Annotated[str, Field(max_length=512)] = ""
+    prompt: str | None = None
+    messages: (
+        Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None
+    ) = None
+    # Each id as the vocabulary spells it, too.
+    return_token_strs: bool | None = None
 
 
-def parse(body: bytes, kind: type[R]) -> R:
-    """The request in a body. Raises `RequestError` that names the first invalid field."""
+class DetokenizeRequest(Strict):
+    """Body of POST /detokenize."""
+
+    model: Annotated[str, Field(max_length=512)] = ""
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
+
+
+R = TypeVar("R", bound=Strict)
+_NOT_YET = {
+    ChatRequest: neutral.NOT_YET_OF_CHATS,
+    CompletionRequest: neutral.NOT_YET_OF_TEXTS,
+    TokenizeRequest: neutral.NOT_YET_OF_TOKENS,
+}
+
+
+def parse(body: bytes, kind: type[R], *, ignoring: bool = False) -> R:
+    """The request in a body. Raises `RequestError` that names the first invalid field.
+
+    `ignoring`: fields that are not known are left out, and named in `ignored`.
+    """
     fields = fields_of(body)
-    plain = kind is CompletionRequest
-    not_yet = neutral.NOT_YET_OF_TEXTS if plain else neutral.NOT_YET_OF_CHATS
-    neutral.strip(fields, frozenset(kind.model_fields), not_yet)
-    if plain:
+    ignored = neutral.strip(fields, frozenset(kind.model_fields), _NOT_YET.get(kind, {}), ignoring=ignoring)
+    if issubclass(kind, CompletionRequest):
         fields["prompt"] = _one_prompt(fields.get("prompt"))
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise first_problem(error) from None
+    made = _validated(fields, kind, ignored if ignoring else None)
+    made.ignore(ignored)
+    return made
+
+
+def _validated(fields: dict[str, Any], kind: type[R], ignored: list[str] | None) -> R:
+    """The request of these fields. Without `ignored` unknown ones are refused; else they are added to it."""
+    for _ in range(_MOST_ROUNDS):
+        try:
+            return kind.model_validate(fields)
+        except ValidationError as error:
+            places = unknown_places(error) if ignored is not None else []
+            if ignored is None or not places:
+                raise first_problem(error) from None
+            for parts in places:
+                _remove(fields, parts)
+                ignored.append(place(parts) or "")
+    raise RequestError(INVALID, "the body has too many fields that are not known")
+
+
+def _remove(fields: Any, parts: list[int | str]) -> None:
+    for part in parts[:-1]:
+        fields = fields[part]
+    del fields[parts[-1]]
 
 
 def _one_prompt(prompt: Any) -> Any:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from paceline.prefix import TextKeys
+from paceline.prefix import TextKeys, root_of
 
 # Texts that this gateway sent are believed to be there for so long without the verifier's word: the time to
 # compute a long prompt. Their number is bounded for each verifier.
@@ -85,8 +85,10 @@ class HeldTexts:
 class RoutedText:
     """A session's ids, as routing sees them: their number, and the keys of their blocks."""
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
+    def __init__(self, token_ids: Sequence[int], salt: str = "") -> None:
+        """`salt`: as of `paceline.prefix.root_of`."""
         self._token_ids = token_ids
+        self._root = root_of(salt)
         self._keys: dict[int, TextKeys] = {}
 
     @property
@@ -107,4 +109,4 @@ class RoutedText:
         """Keys of the full blocks of so many ids; none for blocks of 0. Computed once."""
         if not block_size:
             return ()
-        return self._keys.setdefault(block_size, TextKeys(block_size)).of(self._token_ids)
+        return self._keys.setdefault(block_size, TextKeys(block_size, self._root)).of(self._token_ids)

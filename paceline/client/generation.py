@@ -8,6 +8,7 @@ from typing import Self
 
 from paceline.net import parameters, wire
 from paceline.sampling import SamplingRequest
+from paceline.session import NO_LIMITS, SpeculationLimits
 from paceline.v1 import gateway_pb2
 
 
@@ -31,6 +32,14 @@ class Generation(SamplingRequest):
     chat: Sequence[ChatMessage] = ()
     ids: Sequence[int] = ()
     model: str = ""
+    # As in `GenerateRequest`.
+    priority: int = 0
+    cache_salt: str = ""
+    include_stop: bool = False
+    show_special_tokens: bool = False
+    truncate_prompt_tokens: int = 0
+    # Of drafts, where `speculation` is true.
+    limits: SpeculationLimits = NO_LIMITS
 
     @classmethod
     def ask(cls, question: str, *, max_tokens: int | None = None, temperature: float = 1.0) -> Self:
@@ -40,7 +49,16 @@ class Generation(SamplingRequest):
 
     def to_proto(self) -> gateway_pb2.GenerateRequest:
         """The request as it goes over the wire."""
-        request = gateway_pb2.GenerateRequest(model=self.model, speculation=self.speculation)
+        request = gateway_pb2.GenerateRequest(
+            model=self.model,
+            speculation=self.speculation,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+            include_stop=self.include_stop,
+            show_special_tokens=self.show_special_tokens,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            speculation_limits=wire.limits_to_proto(self.limits),
+        )
         parameters.write(self, request)
         if self.constraint is not None:
             request.constraint.CopyFrom(wire.constraint_to_proto(self.constraint))

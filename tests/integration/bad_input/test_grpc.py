@@ -79,6 +79,12 @@ def request(**fields: Any) -> gateway_pb2.GenerateRequest:
         (request(constraint=session_pb2.Constraint(text="a")), INVALID, "constraint.kind"),
         (request(constraint=regex("(a")), INVALID, "constraint"),
         (request(constraint=regex("a" * 9000)), INVALID, "constraint"),
+        (request(cache_salt="x" * 257), INVALID, "cache_salt"),
+        (
+            request(speculation_limits=session_pb2.SpeculationLimits(method="A method")),
+            INVALID,
+            "speculation_limits.method",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -117,6 +123,12 @@ async def test_a_bad_generate(
         (opening(sampling=constrained("(a{1000}b?){1000000}")), INVALID, ["sampling.constraint"]),
         (opening(sampling=constrained("a", stop_token_ids=[])), INVALID, ["sampling.stop_token_ids"]),
         (opening(sampling=constrained("a"), committed_ids=[5, 6]), INVALID, ["committed_ids"]),
+        (opening(cache_salt="x" * 257), INVALID, ["cache_salt"]),
+        (
+            opening(speculation=session_pb2.SpeculationLimits(method="A method")),
+            INVALID,
+            ["speculation.method"],
+        ),
         (opening(model_id="other"), grpc.StatusCode.FAILED_PRECONDITION, []),
     ],
 )

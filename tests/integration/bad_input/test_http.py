@@ -71,7 +71,11 @@ def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         ({"stop_token_ids": [VOCAB]}, 400, "invalid_value", "stop_token_ids", "token 512 is not in"),
         ({"min_tokens": 5}, 400, "integer_above_max_value", "min_tokens", "at most max_tokens's 4"),
         ({"logprobs": 3}, 400, "unsupported_parameter", "logprobs", "not supported yet"),
-        ({"n": 2}, 400, "unsupported_parameter", "n", "not supported yet"),
+        ({"n": 129}, 400, "integer_above_max_value", "n", "at most 128"),
+        ({"best_of": 2}, 400, "unsupported_parameter", "best_of", "above n"),
+        ({"suffix": "x"}, 400, "unsupported_parameter", "suffix", "not supported yet"),
+        ({"truncate_prompt_tokens": 0}, 400, "invalid_value", "truncate_prompt_tokens", "at least 1"),
+        ({"cache_salt": ""}, 400, "empty_string", "cache_salt", "at least 1 character"),
         ({"temprature": 1}, 400, "unknown_parameter", "temprature", "unrecognized request argument"),
     ],
 )

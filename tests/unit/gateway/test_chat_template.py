@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.chat_template import ChatTemplate, ChatTurn
+from gateway.chat_template import ChatTemplate, ChatTurn, Rendering
 from gateway.errors import RequestError
 from tests.tiny_tokenizers import byte_level
 
@@ -119,3 +119,44 @@ def test_a_word_that_a_template_takes_as_an_instruction_is_not_lost() -> None:
         "{{ said.replace('/no_think', '') }}{% for m in messages[1:] %}: {{ m.content }}{% endfor %}"
     )
     assert render(template, [ChatTurn("system", "/no_think"), TALK[1]]) == "brief: how many?"
+
+
+def rendered(template: str, rendering: Rendering, *turns: ChatTurn) -> str:
+    tokenizer = byte_level(add_prefix_space=False)
+    tokenizer.chat_template = template
+    rendering.check()
+    return ChatTemplate(tokenizer).render(turns, rendering)
+
+
+ANSWERING = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}{{ mood | default('') }}"
+)
+
+
+def test_an_answer_is_begun_or_a_message_is_gone_on_with() -> None:
+    said = ChatTurn("user", "hi"), ChatTurn("assistant", "well, I")
+    assert rendered(ANSWERING, Rendering(), *said).endswith("well, I;assistant:")
+    assert rendered(ANSWERING, Rendering(begin_answer=False), *said).endswith("well, I;")
+    assert rendered(ANSWERING, Rendering(False, continue_last=True), *said).endswith("well, I")
+
+
+def test_a_template_has_variables_of_its_own() -> None:
+    assert rendered(ANSWERING, Rendering(variables={"mood": "good"}), *TALK).endswith("assistant:good")
+
+
+@pytest.mark.parametrize(
+    ("rendering", "field"),
+    [
+        (Rendering(continue_last=True), "continue_final_message"),
+        (Rendering(variables={"messages": []}), "chat_template_kwargs.messages"),
+        (Rendering(variables={"chat_template": "x"}), "chat_template_kwargs.chat_template"),
+        (Rendering(variables={"tokenize": True}), "chat_template_kwargs.tokenize"),
+        (Rendering(variables={"a": ["x" * 4000, {"b": "y" * 100}]}), "chat_template_kwargs"),
+        (Rendering(variables={"a": [0] * 4096}), "chat_template_kwargs"),
+    ],
+)
+def test_what_no_template_takes_is_refused_by_name(rendering: Rendering, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        rendering.check()
+    assert (caught.value.kind.status, caught.value.param) == (400, field)

@@ -137,3 +137,21 @@ def test_control_characters_reach_no_terminal() -> None:
     assert made["path"] == "/\\x1b]0;x\\x07\\n\\x9b31m\\u202e"
     assert made["exception"] == "a\n\tb\\x1b[0m"
     assert made["n"] == 1
+
+
+def test_names_of_ignored_fields_make_no_header_of_their_own() -> None:
+    told = headers.of_ignored(
+        ["a[0].b", "x: y\r\nset-cookie: z", "\N{SNOWMAN}", "long" * 99, *map(str, range(99))]
+    )
+    (value,) = told.values()
+    assert value.startswith("a[0].b,x%3A%20y%0D%0Aset-cookie%3A%20z,%E2%98%83,longlong")
+    assert value.isascii()
+    assert value.isprintable()
+    assert len(value.split(",")) == 32
+    assert headers.of_ignored([]) == {}
+
+
+async def test_a_response_says_how_long_it_took_to_begin(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/models")
+    assert int(answer.headers["openai-processing-ms"]) >= 0
+    assert answer.headers["x-request-id"]

@@ -79,3 +79,16 @@ def test_one_holders_crowd_leaves_room_for_others(room: int, arrivals: list[str]
     assert may_wait(0, inside.total(), room) == (inside.total() < room)
     if set(inside) == {"a"}:
         assert inside["a"] <= (room + 1) // 2
+
+
+def test_the_lowest_priority_of_a_holder_is_served_first_and_no_other_holder_waits_for_it() -> None:
+    line: Line[str] = Line()
+    came = [("a", 0), ("a", 5), ("b", 0), ("a", -5), ("a", -5), ("b", -9)]
+    for number, (holder, priority) in enumerate(came):
+        line.join(holder, number, f"{holder}{number}", priority)
+    line.leave("a", 3)
+    served = []
+    while (first := line.first()) is not None:
+        served.append(first)
+        line.serve()
+    assert served == ["a4", "b5", "a0", "b2", "a1"]

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import RequestError
 from gateway.generation import Form, Generation
-from gateway.request import Terms
+from gateway.request import Handling, Terms
 from gateway.routing.views import VerifierView
 from paceline.sampling import SamplingRequest
 
@@ -51,3 +51,31 @@ def test_what_just_fits_is_taken() -> None:
     made = asked((99,) * 9, top_k=100, min_tokens=1, stop_token_ids=(99,))
     assert (made.max_tokens, made.sampling.stop_token_ids) == (1, frozenset({2, 99}))
     assert asked((1,), ignore_eos=True).sampling.stop_token_ids == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("kept", "keeps_end", "max_tokens", "prompt"),
+    [
+        (None, True, 2, (1, 2, 3, 4, 5, 6)),
+        (2, True, 2, (5, 6)),
+        (2, False, 2, (1, 2)),
+        (9, True, 2, (1, 2, 3, 4, 5, 6)),
+        (-1, True, 7, (4, 5, 6)),
+        (-1, True, None, (1, 2, 3, 4, 5, 6)),
+        (-1, False, 9, (1,)),
+    ],
+)
+def test_a_prompt_is_cut_to_what_is_to_be_kept_of_it(
+    kept: int | None, keeps_end: bool, max_tokens: int | None, prompt: tuple[int, ...]
+) -> None:
+    terms = Terms(
+        SamplingRequest(max_tokens=max_tokens),
+        SERVED,
+        frozenset(),
+        Form(),
+        "prompt",
+        handling=Handling(kept, keeps_end),
+    )
+    made = terms.ask((1, 2, 3, 4, 5, 6))
+    assert isinstance(made, Generation)
+    assert made.prompt_ids == prompt

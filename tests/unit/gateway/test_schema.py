@@ -14,6 +14,7 @@ from gateway.choices import Told
 from gateway.errors import RequestError
 from gateway.events import Chunk, Finished, Started
 from gateway.generation import Form
+from gateway.http.choice import Choice
 from gateway.http.neutral import NOT_YET
 from gateway.http.replies import Reply
 from gateway.http.schema import ChatRequest, CompletionRequest, parse
@@ -26,17 +27,14 @@ TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
 # A value of each that asks for something, and those that ask for nothing.
 ASKS: dict[str, tuple[Any, list[Any]]] = {
     "audio": ({"voice": "x"}, []),
-    "echo": (True, [False]),
     "function_call": ("auto", ["none"]),
     "functions": ([{"name": "f"}], [[]]),
     "logprobs": (True, [False]),
-    "metadata": ({"a": "b"}, [{}]),
     "modalities": (["audio"], [["text"]]),
     "parallel_tool_calls": ("x", [True, False]),
     "prediction": ({"type": "content"}, []),
     "reasoning_effort": ("high", ["none"]),
     "service_tier": ("flex", ["auto", "default"]),
-    "store": (True, [False]),
     "suffix": ("x", [""]),
     "tool_choice": ("required", ["none", "auto"]),
     "tools": ([{"type": "function"}], [[]]),
@@ -56,25 +54,15 @@ def text(**changes: Any) -> CompletionRequest:
 
 # What clients and bench tools of other servers send.
 OTHERS: dict[str, tuple[Any, list[Any]]] = {
-    "add_generation_prompt": (False, [True]),
-    "cache_salt": ("x", []),
     "chat_template": ("x", []),
-    "chat_template_kwargs": ({"a": 1}, [{}]),
-    "continue_final_message": (True, [False]),
     "detokenize": (False, [True]),
     "documents": ([{}], [[]]),
     "early_stopping": (True, [False]),
-    "include_stop_str_in_output": (True, [False]),
     "length_penalty": (0.5, [1, 1.0]),
     "logits_processors": (["x"], [[]]),
-    "priority": (1, [0]),
     "prompt_logprobs": (1, []),
     "repeat_penalty": (1.1, [1, 1.0]),
     "request_id": (5, ["abc"]),
-    "return_token_ids": (True, [False]),
-    "skip_special_tokens": (False, [True]),
-    "spaces_between_special_tokens": (False, [True]),
-    "truncate_prompt_tokens": (5, []),
     "use_beam_search": (True, [False]),
     "custom_labels": ({"a": "b"}, [{}]),
     "custom_logit_processor": ("x", ["", []]),
@@ -94,7 +82,6 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "stream_interval": (2, [1]),
     "stream_reasoning": (0, [True, False]),
     "thinking_token_budget": (5, [-1]),
-    "truncation_side": ("x", ["left", "right"]),
     "watermarking": (True, [False]),
 }
 ASKS.update(OTHERS)
@@ -127,12 +114,49 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
     assert text(**{name: value}) == text()
 
 
-@pytest.mark.parametrize(("ask", "neutral"), [(chat, False), (text, True)])
-def test_special_tokens_are_added_as_each_kind_of_prompt_has_them(ask: Any, neutral: bool) -> None:
-    assert ask(add_special_tokens=neutral) == ask(add_special_tokens=None) == ask()
-    with pytest.raises(RequestError, match=r"^add_special_tokens is not supported yet$") as caught:
-        ask(add_special_tokens=not neutral)
-    assert (caught.value.param, caught.value.kind.code) == ("add_special_tokens", "unsupported_parameter")
+# Of one kind of request only; the other one takes what asks for nothing.
+OF_ONE: list[tuple[Any, str, Any, Any]] = [
+    (text, "add_generation_prompt", False, True),
+    (text, "chat_template_kwargs", {"a": 1}, {}),
+    (text, "continue_final_message", True, False),
+    (chat, "best_of", 2, 1),
+    (chat, "echo", True, False),
+]
+
+
+@pytest.mark.parametrize(("ask", "name", "asks", "neutral"), OF_ONE)
+def test_what_only_the_other_kind_of_request_takes_is_refused(
+    ask: Any, name: str, asks: Any, neutral: Any
+) -> None:
+    other = text if ask is chat else chat
+    other(**{name: asks})
+    assert ask(**{name: neutral}) == ask(**{name: None}) == ask()
+    with pytest.raises(RequestError, match=f"^{name} is not supported yet$") as caught:
+        ask(**{name: asks})
+    assert (caught.value.param, caught.value.kind.code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("n", [None, 1, 2.0, 128]),
+        ("include_stop_str_in_output", [None, True, False]),
+        ("skip_special_tokens", [None, True, False]),
+        ("spaces_between_special_tokens", [None, True, False]),
+        ("add_special_tokens", [None, True, False]),
+        ("return_token_ids", [None, True, False]),
+        ("truncate_prompt_tokens", [None, -1, 1, 5.0]),
+        ("truncation_side", [None, "left", "right"]),
+        ("priority", [None, 0, -(2**31), 2**31]),
+        ("cache_salt", [None, "x", "x" * 256]),
+        ("metadata", [None, {}, {"k" * 64: "v" * 512}, {str(each): "" for each in range(16)}]),
+        ("store", [None, True, False]),
+    ],
+)
+def test_what_both_kinds_of_request_take(name: str, values: list[Any]) -> None:
+    for ask in (chat, text):
+        for value in values:
+            assert getattr(ask(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("priority", False)])
@@ -205,6 +229,18 @@ def test_an_unknown_field_is_refused_by_name(name: str) -> None:
         ("stream_options", {"include_usage": 1}),
         ("stream_options", {"include_obfuscation": True}),
         ("user", 5),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("truncation_side", "middle"),
+        ("priority", 2**31 + 1),
+        ("priority", "high"),
+        ("cache_salt", ""),
+        ("cache_salt", "x" * 257),
+        ("metadata", {"k" * 65: ""}),
+        ("metadata", {"k": "v" * 513}),
+        ("metadata", {"k": 5}),
+        ("metadata", {str(each): "" for each in range(17)}),
+        ("store", "yes"),
         ("speculation", True),
         ("speculation", {"enabled": "yes"}),
         ("speculation", {"drafters": 2}),
@@ -338,7 +374,7 @@ def test_null_and_empty_fields_of_a_message_ask_for_nothing(extra: dict[str, Any
 
 @given(st.text())
 def test_a_reply_is_taken_back_as_the_sdk_dumps_it(answer: str) -> None:
-    reply = Reply([Form("chat")], "m", "s")
+    reply = Reply([Choice(Form("chat"))], "m", ["s"])
     for event in (Started("s", 1, 3), Chunk(answer, 3, (), 0, True), Finished(FinishReason.STOP, Receipt())):
         reply.take(Told(0, event))
     whole = reply.whole()
@@ -397,7 +433,7 @@ def test_half_a_surrogate_pair_is_refused(escape: str) -> None:
         (f'{{"model":"m","prompt":"x","stop":"{escape}"}}', CompletionRequest),
     ):
         with pytest.raises(RequestError) as caught:
-            parse(body.encode(), kind)  # type: ignore[type-var]
+            parse(body.encode(), kind)
         caught.value.message.encode()
 
 
@@ -422,3 +458,51 @@ def test_the_body_means_what_it_says() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat(messages=[{"role": "user", "content": parts}]).messages[0].text == "ab"
     assert text(prompt=[1, 2], stop=["a", "b"]).sampling(5).stop == ("a", "b")
+
+
+def test_fields_that_nobody_knows_are_ignored_by_name_where_that_is_wanted() -> None:
+    body = {
+        **CHAT,
+        "zebra": 1,
+        "n": 2,
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+        "messages": [
+            {"role": "user", "content": "hi", "mood": "good"},
+            {"role": "user", "content": [{"type": "text", "text": "and", "cache_control": {}}]},
+            {"role": "user", "content": "so", "mood": "bad"},
+        ],
+        "logit_bias": None,
+        "unknown": None,
+    }
+    asked = parse(json.dumps(body).encode(), ChatRequest, ignoring=True)
+    assert sorted(asked.ignored) == [
+        "messages[0].mood",
+        "messages[1].content[0].cache_control",
+        "messages[2].mood",
+        "stream_options.include_obfuscation",
+        "zebra",
+    ]
+    assert ([message.text for message in asked.messages], asked.n) == (["hi", "and", "so"], 2)
+    with pytest.raises(RequestError, match="zebra"):
+        parse(json.dumps(body).encode(), ChatRequest)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": "hot"}, {"audio": {"voice": "x"}}, {"messages": []}])
+def test_ignoring_what_is_unknown_lets_nothing_else_pass(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse(json.dumps({**CHAT, "zebra": 1, **wrong}).encode(), ChatRequest, ignoring=True)
+    assert caught.value.param == next(iter(wrong))
+
+
+@pytest.mark.parametrize(
+    ("limits", "param"),
+    [
+        ({"max_nodes": 0}, "speculation.max_nodes"),
+        ({"max_depth": 5000}, "speculation.max_depth"),
+        ({"method": "Not a name"}, "speculation.method"),
+    ],
+)
+def test_limits_of_drafts_are_bounded(limits: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        text(speculation=limits)
+    assert caught.value.param == param

@@ -17,7 +17,7 @@ from gateway.generation import Form, Generation
 from gateway.transcript import Told, Transcript
 from paceline.logprobs import LogprobsWanted, TokenLogprobs, pack
 from paceline.sampling import SamplingParams
-from paceline.session import FinishReason, SessionKey, SourceTokens
+from paceline.session import NO_COSTS, DraftCosts, FinishReason, SessionKey, SourceTokens
 from paceline.store import SessionRecord
 
 PROMPT = (1, 2, 3)
@@ -263,3 +263,52 @@ def test_a_verifier_that_sends_none_is_at_fault() -> None:
     made = transcript(replace(wanted(), logprobs=SCORED))
     with pytest.raises(RequestError, match="left out log-probabilities"):
         made.take(3, [1, 2], accepted=0, drafted=0, durable=True, logprobs=scores(3, 1))
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_a_stop_string_ends_the_text_and_is_part_of_it_where_that_is_wanted(shown: bool, pieces: int) -> None:
+    asked = replace(wanted(stops=["cd"]), form=Form("text", stop_in_text=shown))
+    made, told = transcript(asked), list[Told]()
+    ids = [1, 2, 3, 4, 5]
+    for at in range(0, 5, pieces):
+        told += step(made, len(PROMPT) + at, ids[at : at + pieces])
+        if made.ended:
+            break
+    assert text_of(told) == ("abcd" if shown else "ab")
+    assert isinstance(told[-1], Finished)
+    assert told[-1].stop == "cd"
+
+
+@pytest.mark.parametrize(("shown", "text"), [(False, "ab"), (True, "abc")])
+def test_a_stop_ids_text_is_told_only_where_that_is_wanted(shown: bool, text: str) -> None:
+    asked = wanted()
+    sampling = replace(asked.sampling, stop_token_ids=frozenset({3}))
+    made = transcript(replace(asked, sampling=sampling, form=Form("text", stop_in_text=shown)))
+    told = [*step(made, len(PROMPT), (1, 2, 3)), *made.end(FinishReason.STOP)]
+    assert (text_of(told), ids_of(told)) == (text, [1, 2, 3])
+    assert isinstance(told[-1], Finished)
+    assert told[-1].stop == 3
+    resumed = transcript(replace(asked, sampling=sampling, form=Form("text", stop_in_text=shown)))
+    assert text_of(resumed.catch_up(record(asked, [1, 2, 3], FinishReason.STOP), durable=True)) == text
+
+
+def test_a_text_that_no_stop_ended_names_none() -> None:
+    made = transcript(wanted(stops=["x"]))
+    told = [*step(made, len(PROMPT), (1, 2)), *made.end(FinishReason.LENGTH)]
+    assert isinstance(told[-1], Finished)
+    assert told[-1].stop is None
+
+
+def test_a_receipt_counts_by_depth_what_the_steps_told() -> None:
+    made = transcript(wanted())
+    for position, accepted, drafts in [
+        (3, 2, DraftCosts((2, 1, 1), 0.5, 100)),
+        (6, 0, DraftCosts((3,), 0.25, 50)),
+        (7, 0, NO_COSTS),
+    ]:
+        made.take(position, [1] * (accepted + 1), accepted=accepted, drafted=0, durable=True, drafts=drafts)
+    (done,) = made.end(FinishReason.LENGTH)
+    assert isinstance(done, Finished)
+    assert done.receipt.accepted_by_depth == (1, 1)
+    assert done.receipt.drafts == DraftCosts((5, 1, 1), 0.75, 150)
