@@ -68,7 +68,7 @@ def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
             "stream_options",
             "only taken with stream",
         ),
-        ({"stop_token_ids": [VOCAB]}, 400, "invalid_value", "stop_token_ids", "token 512 is not in"),
+        ({"stop_token_ids": [VOCAB]}, 400, "invalid_value", "stop_token_ids", "id 512 at index 0 is not in"),
         ({"min_tokens": 5}, 400, "integer_above_max_value", "min_tokens", "at most max_tokens's 4"),
         ({"logprobs": 3}, 400, "unsupported_parameter", "logprobs", "not supported yet"),
         ({"n": 129}, 400, "integer_above_max_value", "n", "at most 128"),
