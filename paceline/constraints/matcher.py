@@ -176,8 +176,12 @@ class GrammarMatcher:
                 place for place, (one, other) in enumerate(zip_longest(self._path, path)) if one != other
             )
         if common < len(self._path):
-            self._at.rollback(len(self._path) - common)
-            del self._path[common:]
+            # After a branch that took too much there is no way back.
+            if self._at.rollback(len(self._path) - common):
+                del self._path[common:]
+            else:
+                self._problem()
+                common = 0
         rest = list(path[common:])
         if not rest:
             return True

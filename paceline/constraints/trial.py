@@ -25,15 +25,14 @@ _CLOCK_SECONDS: Final = 30.0
 _CHILD: Final = "paceline.constraints.tried"
 # Results that are remembered; the texts of refused constraints are kept with them.
 _MOST_REMEMBERED: Final = 256
-_COSTLY: Final = (
-    f"takes more than {CPU_SECONDS:g} s or {BYTES >> 20} MiB to compile; a simpler one may be served"
-)
 
 
 class Trial:
     """Tries constraints one after another. On the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
+        """`cpu_seconds`: what one constraint may take."""
+        self._cpu_seconds = cpu_seconds
         self._child: Process | None = None
         self._turn = asyncio.Lock()
         self._results: OrderedDict[Constraint, str | None] = OrderedDict()
@@ -84,13 +83,14 @@ class Trial:
         if not reply:
             await self.close()
             log.warning("a constraint is too costly to compile", kind=constraint.kind)
-            return _COSTLY
+            bounds = f"{self._cpu_seconds:g} s or {BYTES >> 20} MiB"
+            return f"takes more than {bounds} to compile; a simpler one may be served"
         problem: str | None = json.loads(reply)
         return problem
 
     async def _started(self) -> Process:
         if self._child is None or self._child.returncode is not None:
             self._child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", _CHILD, stdin=PIPE, stdout=PIPE
+                sys.executable, "-m", _CHILD, f"{self._cpu_seconds}", stdin=PIPE, stdout=PIPE
             )
         return self._child

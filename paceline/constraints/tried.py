@@ -17,7 +17,7 @@ CPU_SECONDS: Final = 1.0
 BYTES: Final = 1 << 30
 
 
-def serve() -> None:
+def serve(cpu_seconds: float) -> None:
     """Answer until there are no more. Ends without an answer to one that takes too much."""
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -27,7 +27,7 @@ def serve() -> None:
     for line in sys.stdin.buffer:
         constraint = Constraint.read(json.loads(line))
         problem = None
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
             compiled(constraint, vocabulary)
         except ConstraintError as error:
@@ -38,4 +38,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(float(sys.argv[1]))
