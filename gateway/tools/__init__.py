@@ -1,0 +1,1 @@
+"""Reads the tool calls in a model's text, in the form that the model was taught."""
