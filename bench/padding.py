@@ -33,7 +33,7 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     import torch
 
     from bench.lockstep import Counts, Lockstep, Shape
-    from gateway.chat_template import ChatTurn
+    from gateway.chat import Chat, ChatTurn
     from gateway.prompt import Prompts
     from paceline.engine.model import Decoder, choose_device
 
@@ -52,7 +52,9 @@ async def measure(plan: Plan, progress: Progress, *, batches: Sequence[int], rou
     chat = plan.model.can_chat
     prompts = [
         (
-            tokenizer.from_chat([ChatTurn("user", asked.text)]) if chat else tokenizer.from_text(asked.text)
+            tokenizer.from_chat(Chat([ChatTurn("user", asked.text)]))
+            if chat
+            else tokenizer.from_text(asked.text)
         ).ids()
         for asked in plan.questions
     ]

@@ -6,12 +6,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
 import transformers
 
+from gateway.chat import Chat, ChatTurn, Tool, ToolCall, mapped
 from gateway.errors import RequestError, invalid
+from gateway.tools.preamble import in_words
 from paceline.service import telemetry
 
 log = telemetry.logger(__name__)
@@ -23,8 +26,18 @@ _CHATS = (
     ("system", "user"),
     ("user",),
 )
-_ROLES = frozenset({"system", "user", "assistant"})
+_ROLES = frozenset({"system", "user", "assistant", "tool"})
 _SENTINEL = "pacelinesentinel"
+_TOOL: Tool = {
+    "type": "function",
+    "function": {
+        "name": f"tool{_SENTINEL}",
+        "description": _SENTINEL,
+        "parameters": {"type": "object", "properties": {_SENTINEL: {"type": "string"}}},
+    },
+}
+# Length of the ids of calls where a template takes no longer ones: Mistral's.
+_SHORT_ID = 9
 _WORDS = re.compile(r"\w+")
 # From how much of a text's end the word is taken that must be in the rendering.
 _END_CHARACTERS = 200
@@ -37,14 +50,6 @@ _MOST_VARIABLES = 4096
 _RESERVED = frozenset(
     ["messages", *inspect.signature(transformers.PreTrainedTokenizerBase.apply_chat_template).parameters]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTurn:
-    """One message: role "system", "user" or "assistant", and its text."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Rendering:
 
     def mapped(self, change: Callable[[str], str]) -> Rendering:
         """The same with each string among the variables' values changed."""
-        return replace(self, variables=_mapped(self.variables, change)) if self.variables else self
+        return replace(self, variables=mapped(self.variables, change)) if self.variables else self
 
 
 AS_USUAL = Rendering()
@@ -93,35 +98,42 @@ class ChatTemplate:
     """A tokenizer's chat template.
 
     Most templates take a message's content as a string; some, of vision models, take a list of parts. Which
-    one is found out once, by rendering: a template that expects parts drops a string without an error.
+    one is found out once, by rendering: a template that expects parts drops a string without an error. So is
+    what it shows of tools; what it does not show is said in messages' texts.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         # Roles whose content is passed as parts.
         self._in_parts: frozenset[str] = frozenset()
-        # A rendered chat without the start of its answer. It holds the tokens that delimit turns.
+        # Rendered chats without the start of their answers. They hold the tokens that delimit turns.
         self.example = ""
+        self.shows_tools = self._shows_calls = self._shows_results = self._short_ids = False
         self._loses = False
         # Roles whose text must be found in each rendering.
         self._looked_for = _ROLES
         self._try()
+        self._try_tools()
 
-    def render(self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL) -> str:
+    def render(self, chat: Chat, rendering: Rendering = AS_USUAL) -> str:
         """The text of a chat up to the start of its answer.
 
         Raises `RequestError` with the template's own message, or if the template drops a message's text.
         """
         try:
-            text = self._apply(turns, self._in_parts, rendering)
+            text = self._text(chat, rendering)
         except Exception as error:
             # A template is a program: it may raise its own messages, and any other exception.
             words = str(error)[:_MOST_CHARACTERS]
             raise _refused(f"the model's chat template refuses this: {words}") from error
         if self._loses:
             raise _refused("the model's chat template shows no message's text: chats cannot be served")
-        self._check_kept(turns, text, rendering)
+        self._check_kept(chat, text, rendering)
         return text
+
+    def _text(self, chat: Chat, rendering: Rendering) -> str:
+        shown = in_words(chat, tools=self.shows_tools, calls=self._shows_calls, results=self._shows_results)
+        return self._apply(shown, self._in_parts, rendering)
 
     def _try(self) -> None:
         """Find the form of contents with which the longest chat it takes is rendered in full."""
@@ -130,7 +142,7 @@ class ChatTemplate:
             turns = [ChatTurn(role, f"{number}{_SENTINEL}") for number, role in enumerate(roles)]
             for in_parts in _subsets(roles):
                 try:
-                    text = self._apply(turns, in_parts, _OPEN)
+                    text = self._apply(Chat(turns), in_parts, _OPEN)
                 except Exception as error:
                     log.debug("the chat template refuses a chat that it is tried with", why=str(error))
                     continue
@@ -147,9 +159,32 @@ class ChatTemplate:
         if rendered:
             log.warning("the chat template shows no message's text; chats are refused")
 
-    def _check_kept(self, turns: Sequence[ChatTurn], text: str, rendering: Rendering) -> None:
+    def _try_tools(self) -> None:
+        """Find out what of tools it shows."""
+        for self._short_ids in (False, True):
+            asked = ChatTurn("user", f"user{_SENTINEL}")
+            call = ToolCall(f"call_{_SENTINEL}", f"call{_SENTINEL}", {f"argument{_SENTINEL}": 1})
+            called = ChatTurn("assistant", "", tool_calls=(call,))
+            result = ChatTurn("tool", f"result{_SENTINEL}", name=call.name, tool_call_id=call.id)
+            self.shows_tools = self._shows(Chat([asked], [_TOOL]), f"tool{_SENTINEL}")
+            whole = Chat([asked, called, result])
+            self._shows_calls = self._shows(whole, call.name, *call.arguments)
+            self._shows_results = self._shows_calls and self._shows(whole, result.content)
+            if self._shows_calls:
+                return
+
+    def _shows(self, chat: Chat, *texts: str) -> bool:
+        try:
+            text = self._apply(chat, self._in_parts, _OPEN)
+        except Exception as error:
+            log.debug("the chat template refuses a chat with tools", why=str(error))
+            return False
+        self.example += text
+        return all(each in text for each in texts)
+
+    def _check_kept(self, chat: Chat, text: str, rendering: Rendering) -> None:
         place = switches = 0
-        for index, turn in enumerate(turns):
+        for index, turn in enumerate(chat.turns):
             words = _WORDS.findall(turn.content[-_END_CHARACTERS:])
             if turn.role not in self._looked_for or not words:
                 continue
@@ -159,38 +194,60 @@ class ChatTemplate:
             found = text.find(word) if found < 0 else found
             if found >= 0:
                 place = found
-            elif switches < _MOST_SWITCHES and self._is_switch(turns, index, text, rendering):
+            elif switches < _MOST_SWITCHES and self._is_switch(chat, index, text, rendering):
                 switches += 1
             else:
                 raise _refused(f"the model's chat template leaves out the text of messages[{index}]")
 
-    def _is_switch(self, turns: Sequence[ChatTurn], index: int, text: str, rendering: Rendering) -> bool:
+    def _is_switch(self, chat: Chat, index: int, text: str, rendering: Rendering) -> bool:
         """Whether the rendering depends on this message: some templates read a word in it as a command."""
-        other = [*turns[:index], ChatTurn(turns[index].role, _SENTINEL), *turns[index + 1 :]]
+        turns = list(chat.turns)
+        turns[index] = replace(turns[index], content=_SENTINEL)
         try:
-            return self._apply(other, self._in_parts, rendering) != text
+            return self._text(replace(chat, turns=turns), rendering) != text
         except Exception:
             return True
 
-    def _apply(self, turns: Sequence[ChatTurn], in_parts: frozenset[str], rendering: Rendering) -> str:
-        messages = [
-            {
-                "role": turn.role,
-                "content": [{"type": "text", "text": turn.content}]
-                if turn.role in in_parts
-                else turn.content,
-            }
-            for turn in turns
-        ]
+    def _apply(self, chat: Chat, in_parts: frozenset[str], rendering: Rendering) -> str:
         return str(
             self._tokenizer.apply_chat_template(
-                messages,
+                [self._message(turn, in_parts) for turn in chat.turns],
+                tools=list(chat.tools) or None,
                 tokenize=False,
                 add_generation_prompt=rendering.begin_answer,
                 continue_final_message=rendering.continue_last,
                 **rendering.variables,
             )
         )
+
+    def _message(self, turn: ChatTurn, in_parts: frozenset[str]) -> dict[str, Any]:
+        """A message as templates take it: as in OpenAI's API, but arguments are values."""
+        parts = [{"type": "text", "text": turn.content}]
+        message: dict[str, Any] = {
+            "role": turn.role,
+            "content": parts if turn.role in in_parts else turn.content,
+        }
+        if turn.reasoning:
+            message["reasoning_content"] = turn.reasoning
+        if turn.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": self._call_id(call.id),
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in turn.tool_calls
+            ]
+        if turn.role == "tool":
+            message["tool_call_id"] = self._call_id(turn.tool_call_id)
+            if turn.name is not None:
+                message["name"] = turn.name
+        return message
+
+    def _call_id(self, given: str) -> str:
+        if not self._short_ids or len(given) == _SHORT_ID:
+            return given
+        return sha256(given.encode(errors="surrogatepass")).hexdigest()[:_SHORT_ID]
 
 
 def _size(value: Any) -> int:
@@ -200,14 +257,6 @@ def _size(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(len(name) + _size(each) for name, each in value.items())
     return 1 + (sum(map(_size, value)) if isinstance(value, list) else 0)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {name: _mapped(each, change) for name, each in value.items()}
-    return [_mapped(each, change) for each in value] if isinstance(value, list) else value
 
 
 def _subsets(roles: Sequence[str]) -> Iterator[frozenset[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import transformers
 
 from gateway.bad_words import sequences
-from gateway.chat_template import AS_USUAL, ChatTemplate, ChatTurn, Rendering
+from gateway.chat import Chat
+from gateway.chat_template import AS_USUAL, ChatTemplate, Rendering
 from gateway.config import SpecialTokensInText
 from gateway.control_tokens import ControlTokens
 from gateway.detokenize import Detokenizer, TokenTexts
@@ -87,13 +88,11 @@ class Prompts:
         """A plain prompt; `special`: with the special tokens that the tokenizer puts around it."""
         return Prompt(self, len(text), lambda: self._plain(text), given=text, special=special)
 
-    def from_chat(
-        self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL, *, special: bool = False
-    ) -> Prompt:
+    def from_chat(self, chat: Chat, rendering: Rendering = AS_USUAL, *, special: bool = False) -> Prompt:
         """A chat in the model's template; `special`: as of `from_text`. Raises `RequestError`."""
         rendering.check()
-        characters = sum(len(turn.content) + _TURN_CHARACTERS for turn in turns)
-        return Prompt(self, characters, lambda: self._chat(turns, rendering), special=special)
+        characters = chat.characters + _TURN_CHARACTERS * len(chat.turns)
+        return Prompt(self, characters, lambda: self._chat(chat, rendering), special=special)
 
     def bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Words that a text must not contain, as ids."""
@@ -128,12 +127,11 @@ class Prompts:
             Text(text, marked.text, marked.holds) if marked.holds or self._control.normalised else Text(text)
         )
 
-    def _chat(self, turns: Sequence[ChatTurn], rendering: Rendering = AS_USUAL) -> Text:
-        plain = self._template.render(turns, rendering)
+    def _chat(self, chat: Chat, rendering: Rendering = AS_USUAL) -> Text:
+        plain = self._template.render(chat, rendering)
         if self._control is None:
             return Text(plain)
-        marks = self._control.marks
-        holds = False
+        marks, holds = self._control.marks, False
 
         def mark(text: str) -> str:
             nonlocal holds
@@ -141,10 +139,8 @@ class Prompts:
             holds = holds or marked.holds
             return marked.text
 
-        text = plain
-        marked = [ChatTurn(turn.role, mark(turn.content)) for turn in turns], rendering.mapped(mark)
-        if marked != (list(turns), rendering):
-            text = self._template.render(*marked)
+        marked = chat.mapped(mark), rendering.mapped(mark)
+        text = plain if marked == (chat, rendering) else self._template.render(*marked)
         if holds or self._control.normalised or marks.count(text) != marks.count(plain):
             return Text(plain, text, holds)
         # The marks, if any, were at ends that complete no special token.

@@ -35,7 +35,7 @@ from bench.peers.catalog import Contestant, Field, MissingError
 from bench.peers.install import peers
 from bench.results import Document, per, ratio
 from bench.system import BenchError, Plan, Progress, system
-from gateway.chat_template import ChatTurn
+from gateway.chat import Chat, ChatTurn
 from gateway.prompt import Prompts
 from paceline.client import GatewayClient
 from paceline.local.process import ServiceDiedError
@@ -214,7 +214,7 @@ async def _ids(plan: Plan) -> dict[str, tuple[int, ...]]:
     """Ids of all prompts as the gateway makes them."""
     prompts = Prompts(str(plan.model.folder))
     return {
-        text: prompts.from_chat([ChatTurn("user", text)]).ids()
+        text: prompts.from_chat(Chat([ChatTurn("user", text)])).ids()
         if plan.model.can_chat
         else prompts.from_text(text).ids()
         for text in (WARM_UP, *(question.text for question in plan.questions))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.chat_template import ChatTemplate, ChatTurn, Rendering
+from gateway.chat import Chat, ChatTurn
+from gateway.chat_template import ChatTemplate, Rendering
 from gateway.errors import RequestError
 from tests.tiny_tokenizers import byte_level
 
@@ -51,7 +52,7 @@ TALK = (ChatTurn("system", "be brief"), ChatTurn("user", "how many?"))
 def render(template: str | None, turns: Sequence[ChatTurn]) -> str:
     tokenizer = byte_level(add_prefix_space=False)
     tokenizer.chat_template = template
-    return ChatTemplate(tokenizer).render(turns)
+    return ChatTemplate(tokenizer).render(Chat(turns))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def rendered(template: str, rendering: Rendering, *turns: ChatTurn) -> str:
     tokenizer = byte_level(add_prefix_space=False)
     tokenizer.chat_template = template
     rendering.check()
-    return ChatTemplate(tokenizer).render(turns, rendering)
+    return ChatTemplate(tokenizer).render(Chat(turns), rendering)
 
 
 ANSWERING = (

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, LlamaConfig, PreTrainedTokenizerFast, T5Config
 
-from gateway.chat_template import ChatTurn
+from gateway.chat import Chat, ChatTurn
 from gateway.control_tokens import Marks
 from gateway.errors import RequestError
 from gateway.prompt import Prompts
@@ -121,7 +121,7 @@ class Served:
     names: dict[str, str]
 
     def chat(self, *contents: str, role: str = "user") -> tuple[int, ...]:
-        return self.prompts.from_chat([ChatTurn(role, content) for content in contents]).ids()
+        return self.prompts.from_chat(Chat([ChatTurn(role, content) for content in contents])).ids()
 
     def expected(self, *contents: str) -> tuple[int, ...]:
         """Of a tokenizer to which the texts of special tokens say nothing."""
@@ -270,7 +270,7 @@ def test_the_setting_says_where_special_tokens_are_tokens(
 ) -> None:
     prompts = Prompts(str(tiny_model), special_tokens_in_text=where)
     eos = prompts._tokenizer.eos_token_id
-    assert (eos in prompts.from_chat([ChatTurn("user", "a</s>b")]).ids()) == chat_parsed
+    assert (eos in prompts.from_chat(Chat([ChatTurn("user", "a</s>b")])).ids()) == chat_parsed
     assert (eos in prompts.from_text("a</s>b").ids()) == plain_parsed
     assert prompts.from_text("a b").ids() == Prompts(str(tiny_model)).from_text("a b").ids()
 
@@ -337,14 +337,14 @@ def test_a_tokenizer_of_python_refuses_what_it_cannot_tell(tmp_path: Path) -> No
     tokenizer.save_pretrained(tmp_path)
     T5Config(vocab_size=384).save_pretrained(tmp_path)
     prompts = Prompts(str(tmp_path))
-    ids = prompts.from_chat([ChatTurn("user", "> a <")]).ids()
+    ids = prompts.from_chat(Chat([ChatTurn("user", "> a <")])).ids()
     assert prompts._tokenizer.decode(ids) == "user: > a <</s>"
     for refused in ("a</s>b", "<pad>"):
         with pytest.raises(RequestError, match="special token's text") as caught:
-            prompts.from_chat([ChatTurn("user", refused)]).ids()
+            prompts.from_chat(Chat([ChatTurn("user", refused)])).ids()
         assert caught.value.kind.status == 400
     parsed = Prompts(str(tmp_path), special_tokens_in_text="everywhere")
-    assert prompts._tokenizer.eos_token_id in parsed.from_chat([ChatTurn("user", "a</s>b")]).ids()[:-1]
+    assert prompts._tokenizer.eos_token_id in parsed.from_chat(Chat([ChatTurn("user", "a</s>b")])).ids()[:-1]
 
 
 @given(text=st.text(st.sampled_from("ab<>|\ufdd0\ufdd1\ufdd2\ufdd3 "), max_size=20))
@@ -366,5 +366,5 @@ def test_many_special_tokens_may_be_single_characters() -> None:
 @given(content=TEXTS)
 def test_marks_are_no_characters_of_a_text(lossless: Served, content: str) -> None:
     """The bound by which a text is refused before it is tokenised."""
-    text = lossless.prompts._chat([ChatTurn("user", content)])
+    text = lossless.prompts._chat(Chat([ChatTurn("user", content)]))
     assert lossless.prompts.least_of(text) <= len(lossless.chat(content))
