@@ -14,6 +14,8 @@ import transformers
 
 from gateway.chat import Chat, ChatTurn, Tool, ToolCall, mapped
 from gateway.errors import RequestError, invalid
+from gateway.reasoning import Thinking, is_open
+from gateway.tools.formats import format_of
 from gateway.tools.preamble import in_words
 from paceline.service import telemetry
 
@@ -114,6 +116,30 @@ class ChatTemplate:
         self._looked_for = _ROLES
         self._try()
         self._try_tools()
+
+    @property
+    def source(self) -> str:
+        """The template's own text; empty if there is none."""
+        try:
+            return str(self._tokenizer.get_chat_template(tools=[_TOOL]))
+        except Exception:
+            return ""
+
+    @property
+    def tool_format(self) -> str:
+        """The name of the form in which a model of this template writes calls."""
+        return format_of(self.source) if self.shows_tools else "json"
+
+    def opens(self, style: Thinking, chat: Chat, rendering: Rendering) -> bool:
+        """Whether an answer to the chat begins within reasoning."""
+        turns = [ChatTurn("user", _SENTINEL)]
+        if rendering.continue_last:
+            turns.append(chat.turns[-1])
+        try:
+            return is_open(self._text(Chat(turns), rendering), style)
+        except Exception:
+            # It will say why when the chat itself is rendered.
+            return False
 
     def render(self, chat: Chat, rendering: Rendering = AS_USUAL) -> str:
         """The text of a chat up to the start of its answer.

@@ -14,6 +14,8 @@ from paceline.addresses import parse_addresses
 from paceline.service.settings import all_or_none
 
 DiscoveryKind = Literal["static", "dns", "kubernetes"]
+ToolParserName = Literal["auto", "hermes", "llama3", "mistral", "json"]
+ReasoningParserName = Literal["auto", "none", "think", "magistral"]
 SpecialTokensInText = Literal["plain-completions", "everywhere", "nowhere"]
 
 
@@ -75,6 +77,16 @@ class GatewaySettings(ScalingSettings):
         "plain-completions",
         description="Where special tokens that a user writes count as tokens, not as text: in plain "
         "completions only, everywhere (a message can then end itself and speak for others), or nowhere.",
+    )
+    tool_parser: ToolParserName = Field(
+        "auto",
+        description="Form in which the model writes calls of tools: hermes (Qwen too), llama3, mistral or "
+        "json; auto takes it from the chat template.",
+    )
+    reasoning_parser: ReasoningParserName = Field(
+        "auto",
+        description="Marks around the model's reasoning, which is told apart from its answer: think "
+        "(<think>), magistral ([THINK]) or none; auto takes them from the chat template and the vocabulary.",
     )
     verifier_silence_seconds: float = Field(
         5.0,

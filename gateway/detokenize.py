@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -29,6 +29,14 @@ class TokenTexts:
     # An ordinary token and its text: ids decoded after it are decoded as in the middle of a text.
     anchor: tuple[int, ...]
     anchor_text: str
+    # Special tokens without text, and of these the ones that have text all the same.
+    hidden: Mapping[int, str] = field(default_factory=dict)
+    shown: Mapping[int, str] = field(default_factory=dict)
+
+    def showing(self, tokens: Collection[str]) -> TokenTexts:
+        """The same, but these special tokens have text."""
+        shown = {index: text for index, text in self.hidden.items() if text in tokens}
+        return replace(self, shown=shown) if shown else self
 
     @classmethod
     def of(cls, tokenizer: Any, *, special: bool = False) -> TokenTexts:
@@ -41,9 +49,9 @@ class TokenTexts:
             text = tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
             return str(text)
 
-        silent = {
-            index for index, token in tokenizer.added_tokens_decoder.items() if token.special and not special
-        }
+        added = tokenizer.added_tokens_decoder
+        hidden = {index: token.content for index, token in added.items() if token.special and not special}
+        silent = set(hidden)
         if not tokenizer.is_fast and not special:
             silent.update(tokenizer.all_special_ids)
         vocabulary = tokenizer.get_vocab()
@@ -52,7 +60,7 @@ class TokenTexts:
         size = max(vocabulary.values(), default=-1) + 1
         # A vocabulary that merely contains such a token has no byte fallback.
         complete = byte_ids if len(byte_ids) == 256 else frozenset[int]()
-        return cls(decode, frozenset(silent), size, complete, anchor, decode(list(anchor)))
+        return cls(decode, frozenset(silent), size, complete, anchor, decode(list(anchor)), hidden)
 
 
 class Detokenizer:
@@ -78,6 +86,22 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The new text; empty while a character is incomplete."""
+        if self._texts.shown:
+            return self._push_showing(token_ids)
+        return self._push_silent(token_ids)
+
+    def _push_showing(self, token_ids: Sequence[int]) -> str:
+        text, run = "", list[int]()
+        for token in token_ids:
+            shown = self._texts.shown.get(token)
+            if shown is None:
+                run.append(token)
+                continue
+            text += self._push_silent(run) + self.flush() + shown
+            self._begun, run = True, []
+        return text + self._push_silent(run)
+
+    def _push_silent(self, token_ids: Sequence[int]) -> str:
         texts = self._texts
         self._pending += [token for token in token_ids if token < texts.size and token not in texts.silent]
         return self._push_bytes() if texts.byte_ids else self._push_text()

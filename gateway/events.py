@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, replace
 
 from gateway.errors import RequestError, invalid
+from gateway.parts import Part, Said
+from gateway.reading import Reader
 from paceline.logprobs import TokenLogprobs
 from paceline.session import FinishReason, Receipt
 
@@ -49,6 +51,9 @@ class Chunk:
     logprobs: tuple[TokenLogprobs, ...] = ()
     # Of the prompt's tokens from the second on, with the session's first tokens.
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    # What the client is told with it, and how many characters of the session's text that accounts for.
+    parts: tuple[Part, ...] = ()
+    characters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Mark:
     session_id: str
     # Absolute position (index in prompt + committed) of the first id that the client does not have.
     position: int = 0
-    # Characters (code points) that the client has.
+    # Characters (code points) of the session's text that the client has had read.
     characters: int = 0
 
     def __str__(self) -> str:
@@ -97,21 +102,37 @@ class Mark:
 
 
 class Untold:
-    """Drops from a session's chunks what a client that has come to a mark has already."""
+    """What of a session's chunks is new to a client that has come to a mark, read as the client wants it."""
 
-    def __init__(self, mark: Mark | None = None) -> None:
-        """Without a mark nothing is dropped."""
+    def __init__(self, mark: Mark | None = None, reader: Reader | None = None) -> None:
+        """Without a mark everything is new. Without a reader the text is all content."""
         self._position = mark.position if mark else 0
-        self._characters = mark.characters if mark else 0
-        self.everything = not (self._position or self._characters)
+        self._had = mark.characters if mark else 0
+        self._reader = reader
+        # Characters of the session's text that have come.
+        self._came = 0
+        # Characters that the client has when it has all that was returned.
+        self.characters = self._had
+        self._durable = True
+        self._end = self._position
+        self.everything = not (self._position or self._had)
+
+    @property
+    def called(self) -> bool:
+        """Whether the text so far has called a tool."""
+        return self._reader is not None and self._reader.called
 
     def of(self, chunk: Chunk) -> Chunk | None:
         """The new part of the session's next chunk; None if there is none. Call it for each chunk."""
         known = min(max(0, self._position - chunk.position), len(chunk.token_ids))
-        text = chunk.text[self._characters :]
-        self._characters = max(0, self._characters - len(chunk.text))
-        token_ids = chunk.token_ids[known:]
-        if not text and not token_ids:
+        had = min(max(0, self._had - self._came), len(chunk.text))
+        self._came += len(chunk.text)
+        self._durable, self._end = chunk.durable, chunk.position + len(chunk.token_ids)
+        if self._reader is not None:
+            self._reader.push(chunk.text[:had])
+        text, token_ids = chunk.text[had:], chunk.token_ids[known:]
+        parts = self._read(text)
+        if not parts and not token_ids:
             return None
         return replace(
             chunk,
@@ -120,4 +141,31 @@ class Untold:
             token_ids=token_ids,
             accepted=max(0, chunk.accepted - known),
             logprobs=chunk.logprobs[known:],
+            parts=parts,
+            characters=self._settle(self._came),
         )
+
+    def rest(self) -> Chunk | None:
+        """What the text's end makes certain; None if that is nothing new. Call it once, behind all chunks.
+
+        It counts as one character, so that a mark tells whether the client has it.
+        """
+        if self._reader is None or self._had > self._came:
+            return None
+        parts = tuple(self._reader.flush())
+        if not parts:
+            return None
+        return Chunk(
+            "", self._end, (), 0, self._durable, parts=parts, characters=self._settle(self._came + 1)
+        )
+
+    def _read(self, text: str) -> tuple[Part, ...]:
+        if self._reader is None:
+            return (Said(text),) if text else ()
+        return tuple(self._reader.push(text))
+
+    def _settle(self, characters: int) -> int:
+        """Count the text as had up to here; returns how many characters that adds."""
+        added = max(0, characters - self.characters)
+        self.characters += added
+        return added

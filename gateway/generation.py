@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.caller import Caller
+from gateway.reading import PLAIN, Reading
 from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.sampling import SamplingParams
 from paceline.session import NO_LIMITS, SessionKey, SpeculationLimits
@@ -34,6 +35,13 @@ class Form:
     echo: bool = False
     # The reply has the ids of prompt and text.
     token_ids: bool = False
+    # How the answer's text is read.
+    reading: Reading = PLAIN
+
+    @classmethod
+    def recorded(cls, fields: dict[str, Any]) -> Form:
+        """From its fields as JSON keeps them."""
+        return cls(**{**fields, "reading": Reading.recorded(fields.get("reading", {}))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class Generation:
             record.sampling,
             tuple(reply["stops"]),
             reply["speculation"],
-            Form(**reply["form"]),
+            Form.recorded(reply["form"]),
             record.logprobs,
             cache_salt=reply["cache_salt"],
             limits=SpeculationLimits(**reply["limits"]),

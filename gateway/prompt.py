@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,15 @@ import transformers
 from gateway.bad_words import sequences
 from gateway.chat import Chat
 from gateway.chat_template import AS_USUAL, ChatTemplate, Rendering
-from gateway.config import SpecialTokensInText
+from gateway.config import ReasoningParserName, SpecialTokensInText, ToolParserName
 from gateway.control_tokens import ControlTokens
 from gateway.detokenize import Detokenizer, TokenTexts
 from gateway.errors import CONTEXT_LENGTH, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
+from gateway.reading import PLAIN, Reading
+from gateway.reasoning import STYLES, style_of
 from gateway.tokenizing import Tokenizing
+from gateway.tools.choice import ToolUse, name_of
 from paceline.service import telemetry
 from paceline.vocabulary import vocab_fingerprint
 
@@ -51,10 +54,13 @@ class Prompts:
         *,
         trust_remote_code: bool = False,
         special_tokens_in_text: SpecialTokensInText = "plain-completions",
+        tool_parser: ToolParserName = "auto",
+        reasoning_parser: ReasoningParserName = "auto",
     ) -> None:
         """`trust_remote_code`: run Python code that comes with the tokenizer, if transformers has none.
 
         `special_tokens_in_text`: where special tokens that users write count as tokens, and not as text.
+        `tool_parser`, `reasoning_parser`: how answers are read; "auto" follows from template and vocabulary.
         """
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             model, trust_remote_code=trust_remote_code
@@ -66,14 +72,42 @@ class Prompts:
         self.least = LeastTokens.of(self._tokenizer)
         self.tokenizing = Tokenizing()
         self._template = ChatTemplate(self._tokenizer)
+        self._tool_format = self._template.tool_format if tool_parser == "auto" else tool_parser
+        self._thinking: str = "" if reasoning_parser == "none" else reasoning_parser
+        if reasoning_parser == "auto":
+            self._thinking = style_of(self._template.source, self._tokenizer.get_vocab())
+        self._showing: dict[frozenset[str], TokenTexts] = {}
         self._control: ControlTokens | None = None
         if special_tokens_in_text != "everywhere":
             self._control = ControlTokens(self._tokenizer, self._turn_tokens())
         self._parses_plain = special_tokens_in_text != "nowhere"
 
-    def detokenizer(self, *, special: bool = False) -> Detokenizer:
-        """A fresh detokenizer for one session; `special` shows special tokens."""
-        return Detokenizer(self._all_texts if special else self._texts)
+    def detokenizer(self, reading: Reading = PLAIN, *, special: bool = False) -> Detokenizer:
+        """A fresh detokenizer for one session; `special` shows special tokens.
+
+        Those that are needed to read the answer are shown in any case.
+        """
+        if special:
+            return Detokenizer(self._all_texts)
+        tokens = reading.tokens
+        if tokens not in self._showing:
+            self._showing[tokens] = self._texts.showing(tokens)
+        return Detokenizer(self._showing[tokens])
+
+    def reading(
+        self, chat: Chat, use: ToolUse, rendering: Rendering = AS_USUAL, *, tells_thoughts: bool = True
+    ) -> Reading:
+        """How a chat's answer is read. Raises `RequestError` for a choice of tools that is not served."""
+        names = tuple(map(name_of, use.offered()))
+        style = STYLES.get(self._thinking)
+        return Reading(
+            self._thinking,
+            style is not None and self._template.opens(style, chat, rendering),
+            tells_thoughts,
+            self._tool_format if names else "",
+            names,
+            use.most_calls,
+        )
 
     def text_of(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids; `special` shows special tokens."""

@@ -193,6 +193,8 @@ def run(settings: GatewaySettings) -> None:
             settings.model,
             trust_remote_code=settings.trust_remote_code,
             special_tokens_in_text=settings.special_tokens_in_text,
+            tool_parser=settings.tool_parser,
+            reasoning_parser=settings.reasoning_parser,
         )
     except NoSuchFolderError as error:
         raise SettingsError(f"--model: {error}") from error

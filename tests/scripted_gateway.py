@@ -34,7 +34,12 @@ class ScriptedGateway(gateway_pb2_grpc.GatewayServiceServicer):
             yield gateway_pb2.GenerateResponse(started=started)
             for text, position, ids, accepted in [("Hi", 3, [7, 8], 2), (" th\x1bere", 5, [9], 0)]:
                 chunk = gateway_pb2.TextChunk(
-                    text=text, position=position, token_ids=ids, accepted=accepted, durable=True
+                    text=text,
+                    position=position,
+                    token_ids=ids,
+                    accepted=accepted,
+                    durable=True,
+                    characters=len(text),
                 )
                 yield gateway_pb2.GenerateResponse(chunk=chunk)
             if self.hangs:

@@ -29,7 +29,7 @@ from verifier_svc.sessions import Refusal, Session, SessionRefusedError
 from verifier_svc.step import StepLoop
 
 # Characters of the name of a reply.
-_MAX_REPLY = 16 << 10
+_MAX_REPLY = 64 << 10
 
 REFUSAL_CODES = {
     Refusal.EXISTS: grpc.StatusCode.ALREADY_EXISTS,

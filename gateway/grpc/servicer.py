@@ -11,15 +11,18 @@ from typing import Any
 import grpc
 from opentelemetry.trace import Span
 
-from gateway.chat_template import ChatTurn
+from gateway.chat import Chat
 from gateway.choices import Told
 from gateway.core import Gateway, observed
 from gateway.errors import CONTEXT_LENGTH, INVALID, STALLED, RequestError
-from gateway.events import Chunk, Event, Mark, Started, Untold
+from gateway.events import Chunk, Event, Finished, Mark, Untold
 from gateway.generation import Asked, Form, Generation
+from gateway.grpc import chats
 from gateway.grpc.key_check import as_refused, calling
+from gateway.grpc.messages import Messages
 from gateway.prompt import Prompt
-from gateway.request import MAX_MESSAGES, Handling, Terms, served_model
+from gateway.reading import PLAIN, Reader
+from gateway.request import Handling, Terms, served_model
 from paceline.net import parameters, wire
 from paceline.net.rpc import refusals, write
 from paceline.prefix import MAX_SALT
@@ -27,11 +30,9 @@ from paceline.sampling import SamplingError, SamplingRequest
 from paceline.service import spans, telemetry
 from paceline.session import SpeculationLimits
 from paceline.v1 import gateway_pb2 as pb
-from paceline.v1 import gateway_pb2_grpc, session_pb2, verifier_pb2
+from paceline.v1 import gateway_pb2_grpc, session_pb2
 
 log = telemetry.logger(__name__)
-
-_ROLES = ("system", "user", "assistant")
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -56,9 +57,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 await self._gateway.trials.run(constraint, "constraint", caller.id)
             wanted = self._wanted(request)
             stages.end()
-            detokenizer = self._gateway.prompts.detokenizer(special=request.show_special_tokens)
+            reading, special = wanted.form.reading, wanted.form.special_tokens
+            detokenizer = self._gateway.prompts.detokenizer(reading, special=special)
             events = self._gateway.sessions.generate(wanted, caller, detokenizer, span, _deadline(context))
-            await self._tell(events, Untold(), context, span)
+            await self._tell(events, Untold(reader=Reader(reading)), context, span)
 
     @refusals
     async def Resume(
@@ -71,11 +73,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             await _begin(span, context)
             caller = calling()
             claimed = await self._gateway.sessions.claim(request.session_id, caller)
-            special = claimed.wanted.form.special_tokens
-            detokenizer = self._gateway.prompts.detokenizer(special=special)
+            reading, special = claimed.wanted.form.reading, claimed.wanted.form.special_tokens
+            detokenizer = self._gateway.prompts.detokenizer(reading, special=special)
             events = self._gateway.sessions.resume(claimed, caller, detokenizer, span, _deadline(context))
             mark = Mark(request.session_id, request.position, request.characters)
-            await self._tell(events, Untold(mark), context, span)
+            await self._tell(events, Untold(mark, Reader(reading)), context, span)
 
     async def _tell(
         self,
@@ -89,15 +91,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         A client without room for too long loses its session. If it reads again, it gets the error.
         """
         writing: asyncio.Future[None] | None = None
+        messages = Messages(self._gateway.model_name)
         try:
-            async with aclosing(observed(_alone(events), "grpc", span)) as counted:
-                async for told in counted:
-                    event = told.event
-                    new = untold.of(event) if isinstance(event, Chunk) else event
-                    if new is None:
-                        continue
+            async with aclosing(_new(observed(_alone(events), "grpc", span), untold)) as counted:
+                async for event in counted:
                     # Not cancelled at the timeout: no status can follow half a message.
-                    writing = asyncio.ensure_future(write(context, _to_proto(new, self._gateway.model_name)))
+                    writing = asyncio.ensure_future(write(context, messages.of(event)))
                     await asyncio.wait({writing}, timeout=self._gateway.client_stall_seconds)
                     if not writing.done():
                         break
@@ -136,22 +135,29 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, request.model)
         sampling = _sampling(request)
         prompt: Prompt | tuple[int, ...]
+        reading = PLAIN
         kind = request.WhichOneof("prompt")
         if kind == "text":
             prompt = gateway.prompts.from_text(request.text)
         elif kind == "chat":
-            prompt = gateway.prompts.from_chat(_turns(request.chat))
+            use = chats.tool_use(request)
+            chat = Chat(chats.turns(request.chat), use.offered())
+            reading = gateway.prompts.reading(chat, use, tells_thoughts=chats.tells_thoughts(request))
+            prompt = gateway.prompts.from_chat(chat)
         elif kind == "tokens":
             cut = bool(request.truncate_prompt_tokens)
             prompt = tuple(request.tokens.ids) if cut else _ids(request.tokens, served.max_context)
         else:
             raise RequestError(INVALID, "one of text, chat and tokens must be given", "prompt")
+        if kind != "chat" and request.tools:
+            raise RequestError(INVALID, "only a chat's answer calls tools", "tools")
         if len(request.cache_salt) > MAX_SALT:
             raise RequestError(INVALID, f"cache_salt is at most {MAX_SALT} characters", "cache_salt")
         form = Form(
             "chat" if kind == "chat" else "text",
             special_tokens=request.show_special_tokens,
             stop_in_text=request.include_stop,
+            reading=reading,
         )
         handling = Handling(
             request.truncate_prompt_tokens or None,
@@ -183,6 +189,19 @@ async def _alone(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Told, No
             yield Told(0, event)
 
 
+async def _new(events: AsyncGenerator[Told, None], untold: Untold) -> AsyncGenerator[Event, None]:
+    """The events, without what of their text is not new."""
+    async with aclosing(events):
+        async for told in events:
+            event: Event | None = told.event
+            if isinstance(event, Chunk):
+                event = untold.of(event)
+            elif isinstance(event, Finished) and (rest := untold.rest()) is not None:
+                yield rest
+            if event is not None:
+                yield event
+
+
 @contextmanager
 def _refused() -> Iterator[None]:
     try:
@@ -208,21 +227,6 @@ def _ids(tokens: pb.TokenPrompt, context: int) -> tuple[int, ...]:
     return tuple(tokens.ids)
 
 
-def _turns(chat: pb.ChatPrompt) -> list[ChatTurn]:
-    if not chat.messages:
-        raise RequestError(INVALID, "must hold at least one message", "chat.messages")
-    if len(chat.messages) > MAX_MESSAGES:
-        raise RequestError(
-            INVALID, f"{len(chat.messages)} messages; at most {MAX_MESSAGES} are taken", "chat.messages"
-        )
-    for index, message in enumerate(chat.messages):
-        if message.role not in _ROLES:
-            raise RequestError(
-                INVALID, f"{message.role!r} is none of {', '.join(_ROLES)}", f"chat.messages[{index}].role"
-            )
-    return [ChatTurn(message.role, message.content) for message in chat.messages]
-
-
 def _limits(message: session_pb2.SpeculationLimits) -> SpeculationLimits:
     try:
         return wire.limits_from_proto(message)
@@ -244,27 +248,3 @@ def _sampling(request: pb.GenerateRequest) -> SamplingRequest:
     except SamplingError as error:
         raise RequestError(INVALID, f"{error.field} {error}", error.field) from None
     return asked
-
-
-def _to_proto(event: Event, model: str) -> pb.GenerateResponse:
-    if isinstance(event, Started):
-        return pb.GenerateResponse(
-            started=pb.Started(
-                session_id=event.session_id, model=model, prompt_tokens=event.prompt_tokens, seed=event.seed
-            )
-        )
-    if isinstance(event, Chunk):
-        return pb.GenerateResponse(
-            chunk=pb.TextChunk(
-                text=event.text,
-                position=event.position,
-                token_ids=event.token_ids,
-                accepted=event.accepted,
-                durable=event.durable,
-            )
-        )
-    return pb.GenerateResponse(
-        finished=verifier_pb2.Finished(
-            reason=wire.finish_reason_to_proto(event.reason), receipt=wire.receipt_to_proto(event.receipt)
-        )
-    )

@@ -21,6 +21,7 @@ from gateway.http import headers, replies
 from gateway.http.choice import Choice
 from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
 from gateway.http.replies import Reply
+from gateway.reading import Reader
 from paceline.service import spans
 
 # A stream without an event for this long sends a comment, as silent connections are often taken for dead. The
@@ -62,7 +63,7 @@ async def respond(
     ids = [sessions.new_id() for _ in choices]
 
     def begin(each: Generation | Asked, span: Span) -> AsyncGenerator[Event, None]:
-        detokenizer = prompts.detokenizer(special=each.form.special_tokens)
+        detokenizer = prompts.detokenizer(each.form.reading, special=each.form.special_tokens)
         session_id = ids[each.form.index]
         return sessions.generate(each, caller, detokenizer, span, deadline, session_id=session_id)
 
@@ -77,7 +78,7 @@ async def respond(
         return await _whole(until_disconnect(events, request, deadline), reply)
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
     marked = headers.wants_event_ids(request) and not several
-    return await _streamed(watched, reply, Untold(), marked=marked)
+    return await _streamed(watched, reply, marked=marked)
 
 
 async def resume(
@@ -88,22 +89,23 @@ async def resume(
     sessions = gateway.sessions
     claimed = await sessions.claim(mark.session_id, caller)
     form = claimed.wanted.form
-    detokenizer = gateway.prompts.detokenizer(special=form.special_tokens)
+    detokenizer = gateway.prompts.detokenizer(form.reading, special=form.special_tokens)
 
     def begin(span: Span) -> AsyncGenerator[Event, None]:
         return sessions.resume(claimed, caller, detokenizer, span, deadline)
 
     events = _events(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
-    reply = Reply([_choice(gateway, form)], gateway.model_name, [mark.session_id])
+    reply = Reply([_choice(gateway, form, mark=mark)], gateway.model_name, [mark.session_id])
     reply.choices[0].seed = claimed.wanted.sampling.seed
     watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
-    return await _streamed(watched, reply, Untold(mark), marked=True)
+    return await _streamed(watched, reply, marked=True)
 
 
-def _choice(gateway: Gateway, form: Form, prompt: str | None = None) -> Choice:
+def _choice(gateway: Gateway, form: Form, prompt: str | None = None, *, mark: Mark | None = None) -> Choice:
+    """`mark`: what the client has of it already."""
     prompts = gateway.prompts
     text_of = partial(prompts.text_of, special=form.special_tokens)
-    return Choice(form, prompts.stop_token_ids, prompt, text_of)
+    return Choice(form, prompts.stop_token_ids, prompt, text_of, Untold(mark, Reader(form.reading)))
 
 
 async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Response:
@@ -121,9 +123,7 @@ async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Re
     return JSONResponse(reply.whole(), headers={**reply.headers(), **headers.of_allowance(allowance)})
 
 
-async def _streamed(
-    watched: AsyncGenerator[Told | None, None], reply: Reply, untold: Untold, *, marked: bool
-) -> Response:
+async def _streamed(watched: AsyncGenerator[Told | None, None], reply: Reply, *, marked: bool) -> Response:
     """A stream of what the client does not have. If no session can begin, the error has its HTTP status.
 
     Sessions that wait for long begin their stream with comments; a later refusal then comes as an event.
@@ -141,7 +141,7 @@ async def _streamed(
         reply.choices[first.choice].seed = begun.seed
         allowance = begun.allowance
     told = {**reply.headers(), **headers.of_allowance(allowance)}
-    return EventStream(_stream(_behind(first, watched), reply, untold, marked=marked), told)
+    return EventStream(_stream(_behind(first, watched), reply, marked=marked), told)
 
 
 async def _behind(
@@ -163,11 +163,11 @@ async def _events(
 
 
 async def _stream(
-    events: AsyncGenerator[Told | None, None], reply: Reply, untold: Untold, *, marked: bool
+    events: AsyncGenerator[Told | None, None], reply: Reply, *, marked: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
-            async for part in replies.stream(events, reply, untold, marked=marked):
+            async for part in replies.stream(events, reply, marked=marked):
                 yield part
         except ClientGoneError:
             return

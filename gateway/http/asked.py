@@ -12,16 +12,19 @@ from fastapi import Request
 
 from gateway import errors
 from gateway.caller import Caller
-from gateway.chat_template import ChatTurn, Rendering
+from gateway.chat import Chat
+from gateway.chat_template import Rendering
 from gateway.choices import MAX_CHOICES, alternatives
 from gateway.core import Gateway
 from gateway.errors import RequestError
 from gateway.generation import Asked, Form, Generation
 from gateway.http import body, schema, wishes
 from gateway.http.answers import Wanted
-from gateway.prompt import Prompt
+from gateway.http.messages import Message
+from gateway.http.tools import tool_use
 from gateway.request import Handling, Terms, served_model
 from gateway.tokenizing import Tokenizing
+from gateway.tools.choice import NO_TOOLS, ToolUse
 from gateway.trials import Trials
 from paceline.session import NO_LIMITS
 
@@ -67,27 +70,33 @@ class Bodies:
 def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     """The choices of a chat request. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
+    use = tool_use(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     limit = asked.max_completion_tokens
     field = "max_tokens" if limit is None else "max_completion_tokens"
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
-    form = _form(asked, "chat")
-    stop_ids, handling = gateway.prompts.stop_token_ids, _handling(asked)
+    chat, rendering = chat_of(asked.messages, use), rendering_of(asked)
+    tells_thoughts = asked.include_reasoning is not False
+    reading = gateway.prompts.reading(chat, use, rendering, tells_thoughts=tells_thoughts)
+    form = replace(_form(asked, "chat"), reading=reading)
+    stop_ids = gateway.prompts.stop_token_ids
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, handling)
-    prompt = chat_prompt(gateway, asked, asked.messages)
+    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, _handling(asked))
+    prompt = gateway.prompts.from_chat(chat, rendering, special=bool(asked.add_special_tokens))
     return _wanted([terms.ask(prompt)], [None], asked)
 
 
-def chat_prompt(gateway: Gateway, asked: wishes.Rendered, messages: Sequence[schema.Message]) -> Prompt:
-    """The prompt of a chat's messages. Raises `RequestError`."""
-    roles = {"developer": "system"}
-    turns = [ChatTurn(roles.get(message.role, message.role), message.text) for message in messages]
-    rendering = Rendering(
+def chat_of(messages: Sequence[Message], use: ToolUse = NO_TOOLS) -> Chat:
+    """The chat of a request. Raises `RequestError` for a choice of tools that is not served."""
+    return Chat([message.turn() for message in messages], use.offered())
+
+
+def rendering_of(asked: wishes.Rendered) -> Rendering:
+    """How a request's chat is rendered."""
+    return Rendering(
         asked.add_generation_prompt is not False,
         bool(asked.continue_final_message),
         asked.chat_template_kwargs or {},
     )
-    return gateway.prompts.from_chat(turns, rendering, special=bool(asked.add_special_tokens))
 
 
 def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:

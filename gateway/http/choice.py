@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.events import Chunk, Event, Finished, Mark, Started
+from gateway.events import Chunk, Event, Finished, Mark, Started, Untold
 from gateway.generation import Form
-from gateway.http import receipts
+from gateway.http import receipts, said
+from gateway.parts import Part
 
 
 @dataclass(slots=True)
@@ -21,13 +22,16 @@ class Choice:
     # What is echoed: the prompt as it was given, or else the text of its ids.
     prompt: str | None = None
     text_of: Callable[[Sequence[int]], str] | None = None
+    # What its client has not been told.
+    untold: Untold = field(default_factory=Untold)
     echoed: str = ""
     session_id: str = ""
     # None until it is known.
     seed: int | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    text: str = ""
+    # What the client has been told, or is to be told when all is there.
+    parts: list[Part] = field(default_factory=list)
     durable: bool = True
     finished: Finished | None = None
     prompt_ids: tuple[int, ...] = ()
@@ -35,8 +39,12 @@ class Choice:
     # How many of `token_ids` were streamed.
     streamed_ids: int = 0
 
-    def take(self, event: Event) -> None:
-        """Add an event. A session's first one is `Started`."""
+    def take(self, event: Event) -> Chunk | None:
+        """Add an event; returns what of it is to be told, if there is anything.
+
+        A session's first one is `Started`.
+        """
+        new = None
         if isinstance(event, Started):
             self.session_id, self.seed, self.prompt_tokens = event.session_id, event.seed, event.prompt_tokens
             self.prompt_ids = event.prompt_ids
@@ -45,18 +53,18 @@ class Choice:
         elif not self.session_id:
             raise ValueError(f"a session begins with {type(event).__name__}")
         elif isinstance(event, Chunk):
-            self.text += event.text
+            new = self.untold.of(event)
             self.completion_tokens += len(event.token_ids)
             self.durable = event.durable
             if self.form.token_ids:
                 self.token_ids += event.token_ids
+                # What the client of a resumed stream has already.
+                self.streamed_ids += len(event.token_ids) - len(new.token_ids if new else ())
         else:
+            new = self.untold.rest()
             self.finished = event
-
-    def had(self, count: int) -> None:
-        """The client of a resumed stream has so many more of its ids already."""
-        if self.form.token_ids:
-            self.streamed_ids += count
+        self.parts += new.parts if new is not None else ()
+        return new
 
     @property
     def end(self) -> Finished:
@@ -66,7 +74,7 @@ class Choice:
 
     def mark(self) -> Mark:
         """The client's mark when it has all events that were added."""
-        return Mark(self.session_id, self.prompt_tokens + self.completion_tokens, len(self.text))
+        return Mark(self.session_id, self.prompt_tokens + self.completion_tokens, self.untold.characters)
 
     def receipt(self) -> dict[str, Any]:
         """Extension block `paceline`: what the session cost and what speculation gave it."""
@@ -79,20 +87,20 @@ class Choice:
 
     def whole(self) -> dict[str, Any]:
         """The choice of a response that is not streamed."""
-        told = self._told(str(self.end.reason)) | self._stop_reason()
+        told = self._told(self._finish_reason()) | self._stop_reason()
         if self.form.kind == "chat":
-            told["message"] = {"role": "assistant", "content": self.text, "refusal": None}
+            told["message"] = said.message(self.parts, self.session_id)
         else:
-            told["text"] = self.echoed + self.text
+            told["text"] = self.echoed + said.content(self.parts)
         if self.form.token_ids:
             told["token_ids"] = self.token_ids
             if self.form.kind == "text":
                 told["prompt_token_ids"] = self.prompt_ids
         return told
 
-    def piece(self, text: str | None, *, first: bool = False, last: bool = False) -> dict[str, Any]:
+    def piece(self, parts: Sequence[Part] = (), *, first: bool = False, last: bool = False) -> dict[str, Any]:
         """The choice of one streamed chunk; the `last` one has the finish reason."""
-        told = self._told(str(self.end.reason) if last else None)
+        told = self._told(self._finish_reason() if last else None)
         if last:
             told |= self._stop_reason()
         if self.form.token_ids:
@@ -101,18 +109,19 @@ class Choice:
             if first and self.form.kind == "text":
                 told["prompt_token_ids"] = self.prompt_ids
         if self.form.kind == "chat":
-            delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
-            if text:
-                delta["content"] = text
-            told["delta"] = delta
+            begin = {"role": "assistant", "content": ""} if first else {}
+            told["delta"] = begin | said.delta(parts, self.session_id)
         else:
-            told["text"] = self.echoed if first else text or ""
+            told["text"] = self.echoed if first else said.content(parts)
         return told
 
     def _prompt_text(self) -> str:
         if self.prompt is not None or self.text_of is None:
             return self.prompt or ""
         return self.text_of(self.prompt_ids)
+
+    def _finish_reason(self) -> str:
+        return said.finish_reason(self.end.reason, called=self.untold.called)
 
     def _stop_reason(self) -> dict[str, Any]:
         """vLLM's: the stop string or stop id that the request named."""

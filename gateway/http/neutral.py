@@ -75,7 +75,7 @@ NOT_YET: dict[str, Callable[[Any], bool]] = {
     "use_beam_search": _one_of(False),
     "vllm_xargs": _one_of({}),
     "watermarking": _one_of(False),
-    # SGLang's. Reasoning is never separated from the text, so options for it are neutral.
+    # SGLang's.
     "bootstrap_host": _nothing,
     "bootstrap_port": _nothing,
     "bootstrap_room": _nothing,
@@ -165,11 +165,8 @@ def strip(
     return ignored
 
 
-def strip_message(fields: Any, known: frozenset[str]) -> Any:
-    """A message without unknown fields that are null or empty, which SDKs send with earlier replies."""
+def strip_message(fields: Any, told: frozenset[str]) -> Any:
+    """A message without null and empty fields, which SDKs send with earlier replies, but for those `told`."""
     if not isinstance(fields, dict):
         return fields
-    kept = {name: value for name, value in fields.items() if name in known or value not in (None, "", [], {})}
-    if kept.get("role") == "assistant" and kept.get("content", "") is None:
-        kept["content"] = ""
-    return kept
+    return {name: value for name, value in fields.items() if name in told or value not in (None, "", [], {})}

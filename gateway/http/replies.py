@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from gateway.choices import Told
-from gateway.events import Chunk, Mark, Started, Untold
+from gateway.events import Chunk, Finished, Mark, Started
 from gateway.http import headers, receipts
 from gateway.http.choice import Choice
 from paceline import __version__
@@ -30,11 +30,10 @@ class Reply:
         self._ids = session_ids
         self._n = n
 
-    def take(self, told: Told) -> Choice:
-        """Add an event; returns the choice that it is of."""
+    def take(self, told: Told) -> tuple[Choice, Chunk | None]:
+        """Add an event; returns the choice that it is of, and what of it is to be told."""
         choice = self.choices[told.choice]
-        choice.take(told.event)
-        return choice
+        return choice, choice.take(told.event)
 
     def headers(self) -> dict[str, str]:
         """Whose reply it is, for the response's head."""
@@ -82,7 +81,7 @@ class Reply:
 
     def first(self, choice: Choice) -> dict[str, Any]:
         """A choice's first chunk, before its text."""
-        return self.piece(choice.piece(None, first=True)) | self._prompt_ids(choice)
+        return self.piece(choice.piece(first=True)) | self._prompt_ids(choice)
 
     def _prompt_ids(self, choice: Choice) -> dict[str, Any]:
         """vLLM's, of a chat; those of plain prompts are told with their choices."""
@@ -96,12 +95,10 @@ class Reply:
         return {**self._head(name), "choices": choices, **usage}
 
 
-async def stream(
-    events: AsyncIterator[Told | None], reply: Reply, untold: Untold, *, marked: bool
-) -> AsyncIterator[bytes]:
+async def stream(events: AsyncIterator[Told | None], reply: Reply, *, marked: bool) -> AsyncIterator[bytes]:
     """A reply as server-sent events: what the client does not have, and a comment for each None.
 
-    `untold`: of a reply of one choice. `marked`: events have their marks as ids. Only clients that ask get
+    `marked`: events have their marks as ids. Only clients that ask get
     ids, as some parsers fail on them, and only for one choice: a mark is one session's.
     """
 
@@ -112,20 +109,16 @@ async def stream(
         if told is None:
             yield _COMMENT
             continue
-        choice, event = reply.take(told), told.event
-        if isinstance(event, Started):
-            form = choice.form
-            if untold.everything and (form.kind == "chat" or form.echo or form.token_ids):
-                yield event_of(choice, reply.first(choice))
-        elif isinstance(event, Chunk):
-            new = untold.of(event)
-            choice.had(len(event.token_ids) - (0 if new is None else len(new.token_ids)))
-            if new is not None and new.text:
-                piece = reply.piece(choice.piece(new.text))
-                yield event_of(choice, piece if new.durable else {**piece, "paceline": {"durable": False}})
-        else:
-            last = reply.piece(choice.piece(None, last=True))
-            ended = not reply.form.include_usage and all(each.finished for each in reply.choices)
+        (choice, new), form = reply.take(told), reply.form
+        begins = isinstance(told.event, Started) and choice.untold.everything
+        if begins and (form.kind == "chat" or form.echo or form.token_ids):
+            yield event_of(choice, reply.first(choice))
+        if new is not None and new.parts:
+            piece = reply.piece(choice.piece(new.parts))
+            yield event_of(choice, piece if new.durable else {**piece, "paceline": {"durable": False}})
+        if isinstance(told.event, Finished):
+            last = reply.piece(choice.piece(last=True))
+            ended = not form.include_usage and all(each.finished for each in reply.choices)
             metrics = reply.metrics() if ended else {}
             yield event_of(choice, {**last, "paceline": choice.receipt(), **metrics})
     if reply.form.include_usage:

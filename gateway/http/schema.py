@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import (
     Discriminator,
@@ -10,7 +10,6 @@ from pydantic import (
     Tag,
     ValidationError,
     create_model,
-    model_validator,
 )
 
 from gateway.choices import MAX_CHOICES
@@ -18,11 +17,14 @@ from gateway.errors import INVALID, RequestError, invalid
 from gateway.http import neutral, sampled
 from gateway.http.body import fields_of
 from gateway.http.constrained import Constrained
+from gateway.http.messages import Message
 from gateway.http.problems import first_problem, place, unknown_places
 from gateway.http.sampled import TokenId
 from gateway.http.strict import Integral, Strict
+from gateway.http.tools import Tool, ToolChoice
 from gateway.http.wishes import Rendered, TextWishes, Wishes
 from gateway.request import MAX_MESSAGES
+from gateway.tools.choice import MAX_TOOLS
 from paceline.sampling import SamplingRequest
 from paceline.session import METHOD_NAME, SpeculationLimits
 
@@ -85,31 +87,6 @@ else:
     Sampled = create_model("Sampled", __base__=Shared, __module__=__name__, **sampled.fields())
 
 
-class TextPart(Strict):
-    """A part of a message's content; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Strict):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
-    name: Annotated[str, Field(max_length=64)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_sent_back(cls, fields: Any) -> Any:
-        return neutral.strip_message(fields, frozenset(cls.model_fields))
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
 Prompt = str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Batch = Annotated[list[Prompt], Field(max_length=MAX_CHOICES, fail_fast=True)]
 
@@ -127,6 +104,11 @@ class ChatRequest(Sampled, Rendered):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[Count | None, Integral] = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    # vLLM's: whether the reply tells the model's reasoning.
+    include_reasoning: bool | None = None
 
 
 class CompletionRequest(Sampled, TextWishes):
@@ -180,6 +162,7 @@ def parse(body: bytes, kind: type[R], *, ignoring: bool = False) -> R:
         fields["prompt"] = _one_prompt(fields.get("prompt"))
     made = _validated(fields, kind, ignored if ignoring else None)
     made.ignore(ignored)
+    made.check()
     return made
 
 

@@ -12,7 +12,7 @@ from gateway.caller import Caller
 from gateway.core import Gateway
 from gateway.errors import OVERLOADED, RequestError, invalid
 from gateway.http import headers, openapi, schema
-from gateway.http.asked import Bodies, chat_prompt
+from gateway.http.asked import Bodies, chat_of, rendering_of
 from gateway.request import served_model
 from paceline.api_keys import Scope
 
@@ -49,7 +49,9 @@ async def _tokenized(gateway: Gateway, asked: schema.TokenizeRequest, caller: Ca
             invalid("missing_required_parameter"), "one of prompt and messages must be given", "prompt"
         )
     if asked.messages is not None:
-        prompt, field = chat_prompt(gateway, asked, asked.messages), "messages"
+        special = bool(asked.add_special_tokens)
+        chat, rendering = chat_of(asked.messages), rendering_of(asked)
+        prompt, field = gateway.prompts.from_chat(chat, rendering, special=special), "messages"
     else:
         special = asked.add_special_tokens is not False
         prompt, field = gateway.prompts.from_text(asked.prompt or "", special=special), "prompt"

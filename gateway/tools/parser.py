@@ -28,7 +28,8 @@ class ToolParser:
         self._most = most_calls
         self._source = Characters()
         self._told: list[Part] = []
-        self._calls = 0
+        # Calls that were told.
+        self.calls = 0
         self._said = False
         self._steps = self._all()
         next(self._steps)
@@ -39,30 +40,25 @@ class ToolParser:
             self._steps.send(char)
         return self._taken()
 
-    @property
-    def held(self) -> int:
-        """How many of the last characters have told nothing yet."""
-        return len(self._source.held)
-
     def flush(self) -> list[Part]:
         """The rest: the text is at its end."""
         held = self._source.taken()
-        if not self._full and (held.strip(SPACE) or not self._calls):
+        if not self._full and (held.strip(SPACE) or not self.calls):
             self._say(held)
         return self._taken()
 
     def begin(self, name: str) -> None:
         """Tell of a call."""
-        self._told.append(CallBegan(self._calls, name))
-        self._calls += 1
+        self._told.append(CallBegan(self.calls, name))
+        self.calls += 1
 
     def argue(self, text: str) -> None:
         """Tell more of the last call's arguments."""
-        self._told.append(CallArguments(self._calls - 1, text))
+        self._told.append(CallArguments(self.calls - 1, text))
 
     @property
     def _full(self) -> bool:
-        return self._calls == self._most
+        return self.calls == self._most
 
     def _taken(self) -> list[Part]:
         told, self._told = self._told, []

@@ -2,8 +2,8 @@
 
 from paceline.client.clients import GatewayClient, SyncGatewayClient
 from paceline.client.errors import GatewayError, GatewayUnreachableError
-from paceline.client.events import Chunk, Event, Finished, Started
-from paceline.client.generation import ChatMessage, Generation
+from paceline.client.events import Chunk, Event, Finished, Started, ToolCallDelta
+from paceline.client.generation import ChatMessage, Generation, Tool, ToolCall
 
 __all__ = [
     "ChatMessage",
@@ -16,4 +16,7 @@ __all__ = [
     "Generation",
     "Started",
     "SyncGatewayClient",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
 ]

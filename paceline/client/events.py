@@ -20,6 +20,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A call, or more of its arguments: JSON text to be put behind what came before.
+
+    `index` counts the answer's calls; id and name come with a call's first delta.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Committed tokens and the text that is complete with them; a drafter guessed the first `accepted`."""
 
@@ -29,6 +42,11 @@ class Chunk:
     accepted: int
     # Whether a durable store has the tokens. If not and their verifier dies, they are drawn again, the same.
     durable: bool = True
+    # In a chat the text is the content alone; before it comes the reasoning, behind it the calls of tools.
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    # Characters of the session's text that came with it, reasoning and calls included.
+    characters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +68,19 @@ def event_from_proto(response: gateway_pb2.GenerateResponse) -> Event:
             return Started(started.session_id, started.model, started.prompt_tokens, started.seed)
         case "chunk":
             chunk = response.chunk
-            return Chunk(chunk.text, chunk.position, tuple(chunk.token_ids), chunk.accepted, chunk.durable)
+            calls = tuple(
+                ToolCallDelta(call.index, call.id, call.name, call.arguments) for call in chunk.tool_calls
+            )
+            return Chunk(
+                chunk.text,
+                chunk.position,
+                tuple(chunk.token_ids),
+                chunk.accepted,
+                chunk.durable,
+                chunk.reasoning,
+                calls,
+                chunk.characters,
+            )
         case _:
             finished = response.finished
             return Finished(finish_reason_from_proto(finished.reason), receipt_from_proto(finished.receipt))

@@ -67,7 +67,7 @@ class Stream:
         self._broken = None
         if isinstance(event, Chunk):
             self._position = event.position + len(event.token_ids)
-            self._characters += len(event.text)
+            self._characters += event.characters
         return event
 
     def fails_with(self, error: grpc.RpcError) -> grpc.RpcError | None:

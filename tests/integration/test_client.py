@@ -22,8 +22,8 @@ from tests.scripted_gateway import scripted_gateway
 
 EVENTS = [
     Started("s", "tiny", 3, 2**63),
-    Chunk("Hi", 3, (7, 8), 2),
-    Chunk(" th\x1bere", 5, (9,), 0),
+    Chunk("Hi", 3, (7, 8), 2, characters=2),
+    Chunk(" th\x1bere", 5, (9,), 0, characters=7),
     Finished(FinishReason.STOP, Receipt(2, 3, 4, 2, 1)),
 ]
 

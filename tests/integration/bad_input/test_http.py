@@ -98,7 +98,7 @@ def test_a_bad_completion(
         ({"messages": [{"role": "user", "content": "x" * 3 * CONTEXT}]}, "messages"),
         ({"max_tokens": CONTEXT}, "max_tokens"),
         ({"max_tokens": None, "max_completion_tokens": CONTEXT}, "max_completion_tokens"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ],
 )
 def test_a_bad_chat(fleet: Pods, changes: dict[str, Any], param: str) -> None:

@@ -36,7 +36,7 @@ async def test_no_text_is_swallowed_that_comes_before_its_session_has_begun() ->
 
     reply = Reply([Choice(Form())], "m", ["s"])
     with pytest.raises(ValueError, match="begins with Chunk"):
-        [part async for part in stream(out_of_order(), reply, Untold(), marked=False)]
+        [part async for part in stream(out_of_order(), reply, marked=False)]
 
 
 async def test_chunks_of_several_choices_have_their_index_and_usage_counts_each_prompt_once() -> None:
@@ -50,7 +50,7 @@ async def test_chunks_of_several_choices_have_their_index_and_usage_counts_each_
 
     choices = [Choice(Form("text", include_usage=True, index=index)) for index in range(4)]
     reply = Reply(choices, "m", ["s0", "s1", "s2", "s3"], n=2)
-    parts = [part async for part in stream(events(), reply, Untold(), marked=False)]
+    parts = [part async for part in stream(events(), reply, marked=False)]
     bodies = [json.loads(part.removeprefix(b"data: ")) for part in parts[:-1]]
     assert [(body["choices"][0]["index"], body["choices"][0]["text"]) for body in bodies[:5]] == [
         (1, "text 1"),
@@ -73,9 +73,9 @@ async def test_a_resumed_stream_tells_each_id_once(had: int) -> None:
             yield Told(0, Chunk(text, position, ids, 0, True))
         yield Told(0, Finished(FinishReason.LENGTH, Receipt()))
 
-    reply = Reply([Choice(Form(token_ids=True))], "m", ["s"])
     untold = Untold(Mark("s", 3 + had, min(had, 2) if had < 4 else 3)) if had else Untold()
-    parts = [part async for part in stream(events(), reply, untold, marked=False)]
+    reply = Reply([Choice(Form(token_ids=True), untold=untold)], "m", ["s"])
+    parts = [part async for part in stream(events(), reply, marked=False)]
     choices = [json.loads(part.removeprefix(b"data: "))["choices"][0] for part in parts[:-1]]
     assert [token for choice in choices for token in choice["token_ids"]] == [5, 6, 7, 8][had:]
     assert "".join(choice["text"] for choice in choices) == "abc"[min(had, 2) if had < 4 else 3 :]

@@ -1,0 +1,61 @@
+"""Which tools an answer may call, and whether it must."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.chat import Tool
+from gateway.errors import UNSUPPORTED, RequestError, invalid
+
+# Most tools of a request.
+MAX_TOOLS = 256
+NAME_PATTERN = r"^[a-zA-Z0-9_.-]{1,128}$"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request says of tools; `named` is the one that must be called."""
+
+    tools: Sequence[Tool] = ()
+    choice: Literal["none", "auto", "required", "named"] = "auto"
+    named: str = ""
+    parallel: bool = True
+
+    def offered(self) -> Sequence[Tool]:
+        """The tools that the answer may call. Raises `RequestError`."""
+        names = [name_of(tool) for tool in self.tools]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise RequestError(
+                    invalid("invalid_value"), f"two tools are named {name!r}", f"tools[{index}]"
+                )
+        if self.choice == "none":
+            return ()
+        if self.choice == "auto":
+            return self.tools
+        if not self.tools:
+            raise RequestError(
+                invalid("invalid_value"), "tool_choice asks for a call, but there are no tools", "tool_choice"
+            )
+        if self.choice == "named" and self.named not in names:
+            raise RequestError(
+                invalid("invalid_value"), f"{self.named!r} is none of the tools", "tool_choice"
+            )
+        raise RequestError(
+            UNSUPPORTED, "a call cannot be demanded yet: 'auto' and 'none' are served", "tool_choice"
+        )
+
+    @property
+    def most_calls(self) -> int | None:
+        """Most calls of the answer; None for no bound."""
+        return None if self.parallel else 1
+
+
+NO_TOOLS = ToolUse()
+
+
+def name_of(tool: Tool) -> str:
+    """The function's name."""
+    return str(tool["function"]["name"])
