@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic_core import from_json
 
 # A function as OpenAI's API describes it: {"type": "function", "function": {"name", ...}}.
 Tool = dict[str, Any]
@@ -25,7 +26,7 @@ class ToolCall:
     def of(cls, call_id: str, name: str, arguments: str) -> ToolCall:
         """From the arguments' JSON text."""
         with suppress(ValueError):
-            return cls(call_id, name, json.loads(arguments))
+            return cls(call_id, name, from_json(arguments, allow_inf_nan=False))
         return cls(call_id, name, arguments)
 
 

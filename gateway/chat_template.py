@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import combinations
@@ -13,7 +14,7 @@ from typing import Any
 import transformers
 
 from gateway.chat import Chat, ChatTurn, Tool, ToolCall, mapped
-from gateway.errors import RequestError, invalid
+from gateway.errors import UNSUPPORTED, RequestError, invalid
 from gateway.reasoning import Thinking, is_open
 from gateway.tools.formats import format_of
 from gateway.tools.preamble import in_words
@@ -106,6 +107,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # The template's own text; empty if there is none.
+        self.source = ""
+        with suppress(ValueError):
+            self.source = str(tokenizer.get_chat_template(tools=[_TOOL]))
         # Roles whose content is passed as parts.
         self._in_parts: frozenset[str] = frozenset()
         # Rendered chats without the start of their answers. They hold the tokens that delimit turns.
@@ -117,13 +122,20 @@ class ChatTemplate:
         self._try()
         self._try_tools()
 
-    @property
-    def source(self) -> str:
-        """The template's own text; empty if there is none."""
-        try:
-            return str(self._tokenizer.get_chat_template(tools=[_TOOL]))
-        except Exception:
-            return ""
+    def variables_of(self, effort: str) -> dict[str, Any]:
+        """The template's variables that ask for so much reasoning: "none", "low" and so on.
+
+        Raises `RequestError` if it has none, and reasoning is asked for.
+        """
+        if "reasoning_effort" in self.source:
+            return {"reasoning_effort": effort}
+        if "enable_thinking" in self.source:
+            return {"enable_thinking": effort != "none"}
+        if effort == "none":
+            return {}
+        raise RequestError(
+            UNSUPPORTED, "the model's chat template does not ask how much to reason", "reasoning_effort"
+        )
 
     @property
     def tool_format(self) -> str:

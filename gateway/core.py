@@ -11,6 +11,7 @@ from opentelemetry.trace import Span
 from gateway import metrics
 from gateway.choices import Told
 from gateway.errors import RequestError
+from gateway.kept import Kept
 from gateway.keys import ApiKeys
 from gateway.prompt import Prompts
 from gateway.readiness import Readiness
@@ -28,6 +29,7 @@ class Gateway:
         prompts: Prompts,
         sessions: Sessions,
         keys: ApiKeys | None,
+        kept: Kept,
         *,
         model_name: str,
         max_body_bytes: int,
@@ -40,6 +42,8 @@ class Gateway:
         self.prompts = prompts
         self.sessions = sessions
         self.keys = keys
+        # Responses that later requests may go on from.
+        self.kept = kept
         self.model_name = model_name
         self.max_body_bytes = max_body_bytes
         self.request_seconds = request_seconds

@@ -28,6 +28,7 @@ INVALID_API_KEY = Kind(401, "invalid_request_error", "invalid_api_key", grpc.Sta
 FORBIDDEN = Kind(403, "invalid_request_error", "insufficient_permissions", grpc.StatusCode.PERMISSION_DENIED)
 UNKNOWN_MODEL = Kind(404, "invalid_request_error", "model_not_found", grpc.StatusCode.NOT_FOUND)
 UNKNOWN_SESSION = Kind(404, "invalid_request_error", "session_not_found", grpc.StatusCode.NOT_FOUND)
+UNKNOWN_RESPONSE = Kind(404, "invalid_request_error", "response_not_found", grpc.StatusCode.NOT_FOUND)
 TAKEN_OVER = Kind(409, "invalid_request_error", "session_taken_over", grpc.StatusCode.ABORTED)
 NO_ROUTE = Kind(404, "invalid_request_error", "unknown_url", grpc.StatusCode.UNIMPLEMENTED)
 WRONG_METHOD = Kind(405, "invalid_request_error", "method_not_supported", grpc.StatusCode.UNIMPLEMENTED)

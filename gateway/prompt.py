@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,16 @@ class Prompts:
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
         """Each id as the vocabulary spells it."""
         return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(token_ids))]
+
+    def rendering(self, rendering: Rendering, effort: str | None) -> Rendering:
+        """The same with so much reasoning asked for. Raises `RequestError` if the template cannot ask."""
+        if effort is None:
+            return rendering
+        return replace(rendering, variables={**self._template.variables_of(effort), **rendering.variables})
+
+    def count(self, text: str) -> int:
+        """About how many tokens a text has."""
+        return len(self._ids(text, add_special_tokens=False))
 
     def from_text(self, text: str, *, special: bool = True) -> Prompt:
         """A plain prompt; `special`: with the special tokens that the tokenizer puts around it."""

@@ -18,6 +18,7 @@ from gateway.grpc.key_check import KeyCheck
 from gateway.grpc.servicer import GatewayServicer
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
+from gateway.kept import Kept, MemoryKept, RedisKept
 from gateway.keys import ApiKeys, KeyFileError
 from gateway.kubernetes.deletion_cost import DeletionCosts
 from gateway.limits import FallbackLedger, Ledger, MemoryLedger, RedisLedger
@@ -59,6 +60,7 @@ class Parts:
         await self.fleet.close()
         await self.ledger.close()
         await self.store.close()
+        await self.gateway.kept.close()
 
 
 def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) -> Parts:
@@ -88,6 +90,7 @@ def assemble(settings: GatewaySettings, prompts: Prompts, keys: ApiKeys | None) 
         prompts,
         sessions,
         keys,
+        _kept(settings),
         model_name=model_name,
         max_body_bytes=settings.max_body_bytes,
         request_seconds=settings.request_seconds,
@@ -162,6 +165,14 @@ def _store(settings: GatewaySettings) -> SessionStore:
         return RedisStore(settings.redis_url.get_secret_value(), ttl_seconds=settings.session_ttl_seconds)
     log.warning("no redis_url: sessions are not durable, and can be resumed at this gateway alone")
     return MemoryStore(ttl_seconds=settings.session_ttl_seconds)
+
+
+def _kept(settings: GatewaySettings) -> Kept:
+    """Where responses are kept."""
+    if settings.redis_url:
+        url = settings.redis_url.get_secret_value()
+        return RedisKept(url, ttl_seconds=settings.session_ttl_seconds)
+    return MemoryKept(ttl_seconds=settings.session_ttl_seconds)
 
 
 def _ledger(settings: GatewaySettings) -> Ledger:

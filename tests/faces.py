@@ -13,6 +13,7 @@ from gateway.grpc.key_check import KeyCheck
 from gateway.grpc.servicer import GatewayServicer
 from gateway.http.app import build_app
 from gateway.http.server import HttpServer
+from gateway.kept import MemoryKept
 from gateway.prompt import Prompts
 from gateway.sessions import Sessions
 from paceline.net import rpc
@@ -34,6 +35,7 @@ async def faces(sessions: Sessions, prompts: Prompts) -> AsyncIterator[Faces]:
         prompts,
         sessions,
         None,
+        MemoryKept(ttl_seconds=600),
         model_name=MODEL,
         max_body_bytes=4 << 20,
         request_seconds=0,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from gateway import chat
 from gateway.chat import ChatTurn
 from gateway.errors import INVALID, RequestError
 from gateway.request import MAX_MESSAGES
-from gateway.tools.choice import MAX_TOOLS, NAME_PATTERN, ToolUse
+from gateway.tools.choice import MAX_TOOLS, NAME_PATTERN, Choice, ToolUse
 from paceline.v1 import gateway_pb2 as pb
 
 _ROLES = ("system", "user", "assistant", "tool")
 _LONGEST_NAME = 128
 _MOST_CALLS = 128
-_CHOICES: Final = {
+_CHOICES: Final[dict[int, Choice]] = {
     pb.TOOL_CHOICE_UNSPECIFIED: "auto",
     pb.TOOL_CHOICE_NONE: "none",
     pb.TOOL_CHOICE_REQUIRED: "required",
@@ -72,7 +73,7 @@ def tool_use(request: pb.GenerateRequest) -> ToolUse:
         raise RequestError(INVALID, f"{len(request.tools)} tools; at most {MAX_TOOLS} are taken", "tools")
     if request.tool_choice not in _CHOICES:
         raise RequestError(INVALID, f"{request.tool_choice} is no ToolChoice", "tool_choice")
-    choice = "named" if request.tool_named else _CHOICES[request.tool_choice]
+    choice: Choice = "named" if request.tool_named else _CHOICES[request.tool_choice]
     parallel = not request.HasField("parallel_tool_calls") or request.parallel_tool_calls
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)]
     return ToolUse(tools, choice, request.tool_named, parallel)
@@ -96,9 +97,9 @@ def _tool(tool: pb.Tool, place: str) -> chat.Tool:
 
 def _schema(text: str, field: str) -> dict[str, Any]:
     try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RequestError(INVALID, "is not JSON", field) from None
+        schema = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(INVALID, f"is not JSON: {error}", field) from None
     if not isinstance(schema, dict):
         raise RequestError(INVALID, "must be a JSON object", field)
     return schema

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from paceline.service import spans
 
 # A stream without an event for this long sends a comment, as silent connections are often taken for dead. The
 # HTML standard advises this interval. A shorter one would fail benchmarks that count each line as an event.
-_IDLE_SECONDS = 15.0
+IDLE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ async def respond(
         session_id = ids[each.form.index]
         return sessions.generate(each, caller, detokenizer, span, deadline, session_id=session_id)
 
-    events = _events(stages, lambda span: together(choices, lambda each: begin(each, span)))
+    events = counted(stages, lambda span: together(choices, lambda each: begin(each, span)))
     told = [
         _choice(gateway, each.form, wanted.prompts[place // wanted.n]) for place, each in enumerate(choices)
     ]
@@ -76,9 +76,9 @@ async def respond(
         reply.choices[0].seed = choices[0].sampling.seed
     if not wanted.stream:
         return await _whole(until_disconnect(events, request, deadline), reply)
-    watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
+    watched = until_disconnect(events, request, deadline, idle_seconds=IDLE_SECONDS)
     marked = headers.wants_event_ids(request) and not several
-    return await _streamed(watched, reply, marked=marked)
+    return await streamed(watched, partial(_stream, reply, marked=marked), partial(_head, reply))
 
 
 async def resume(
@@ -94,11 +94,11 @@ async def resume(
     def begin(span: Span) -> AsyncGenerator[Event, None]:
         return sessions.resume(claimed, caller, detokenizer, span, deadline)
 
-    events = _events(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
+    events = counted(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
     reply = Reply([_choice(gateway, form, mark=mark)], gateway.model_name, [mark.session_id])
     reply.choices[0].seed = claimed.wanted.sampling.seed
-    watched = until_disconnect(events, request, deadline, idle_seconds=_IDLE_SECONDS)
-    return await _streamed(watched, reply, marked=True)
+    watched = until_disconnect(events, request, deadline, idle_seconds=IDLE_SECONDS)
+    return await streamed(watched, partial(_stream, reply, marked=True), partial(_head, reply))
 
 
 def _choice(gateway: Gateway, form: Form, prompt: str | None = None, *, mark: Mark | None = None) -> Choice:
@@ -123,8 +123,14 @@ async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Re
     return JSONResponse(reply.whole(), headers={**reply.headers(), **headers.of_allowance(allowance)})
 
 
-async def _streamed(watched: AsyncGenerator[Told | None, None], reply: Reply, *, marked: bool) -> Response:
-    """A stream of what the client does not have. If no session can begin, the error has its HTTP status.
+async def streamed(
+    watched: AsyncGenerator[Told | None, None],
+    tell: Callable[[AsyncGenerator[Told | None, None]], AsyncGenerator[bytes, None]],
+    head: Callable[[Told | None], Mapping[str, str]],
+) -> Response:
+    """A stream, as `tell` makes it of the events. If no session can begin, the error has its HTTP status.
+
+    `head`: the headers, given what came first; None if nothing has come yet.
 
     Sessions that wait for long begin their stream with comments; a later refusal then comes as an event.
     """
@@ -136,12 +142,15 @@ async def _streamed(watched: AsyncGenerator[Told | None, None], reply: Reply, *,
         await watched.aclose()
         raise
     begun = first.event if first is not None else None
-    allowance = None
-    if first is not None and isinstance(begun, Started):
-        reply.choices[first.choice].seed = begun.seed
-        allowance = begun.allowance
-    told = {**reply.headers(), **headers.of_allowance(allowance)}
-    return EventStream(_stream(_behind(first, watched), reply, marked=marked), told)
+    allowance = begun.allowance if isinstance(begun, Started) else None
+    told = {**head(first), **headers.of_allowance(allowance)}
+    return EventStream(tell(_behind(first, watched)), told)
+
+
+def _head(reply: Reply, first: Told | None) -> dict[str, str]:
+    if first is not None and isinstance(first.event, Started):
+        reply.choices[first.choice].seed = first.event.seed
+    return reply.headers()
 
 
 async def _behind(
@@ -153,17 +162,18 @@ async def _behind(
             yield told
 
 
-async def _events(
+async def counted(
     stages: spans.Stages, begin: Callable[[Span], AsyncGenerator[Told, None]]
 ) -> AsyncGenerator[Told, None]:
+    """The events of a request's sessions, which begin within its span; `stages` are the span's and end."""
     stages.end()
-    async with aclosing(observed(begin(stages.parent), "http", stages.parent)) as counted:
-        async for told in counted:
+    async with aclosing(observed(begin(stages.parent), "http", stages.parent)) as events:
+        async for told in events:
             yield told
 
 
 async def _stream(
-    events: AsyncGenerator[Told | None, None], reply: Reply, *, marked: bool
+    reply: Reply, events: AsyncGenerator[Told | None, None], *, marked: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:

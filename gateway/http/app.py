@@ -17,6 +17,8 @@ from gateway.events import Mark
 from gateway.http import answers, headers, openapi, request_span, schema
 from gateway.http.access_log import AccessLog, Slashless
 from gateway.http.asked import Bodies, chat, completion
+from gateway.http.responses.routes import add_responses
+from gateway.http.responses.schema import ResponsesRequest
 from gateway.http.strict import Strict
 from gateway.http.tokens import add_tokens
 from paceline import __version__
@@ -42,6 +44,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         app,
         schema.ChatRequest,
         schema.CompletionRequest,
+        ResponsesRequest,
         schema.TokenizeRequest,
         schema.DetokenizeRequest,
     )
@@ -60,6 +63,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     ignoring = gateway.ignores_unknown_fields
     bodies = Bodies(gateway.max_body_bytes, gateway.trials, ignoring=ignoring)
     _add_generation(app, gateway, bodies)
+    add_responses(app, gateway, bodies)
     add_tokens(app, gateway, bodies)
     _add_sessions(app, gateway)
     _add_error_handlers(app)

@@ -74,13 +74,14 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     limit = asked.max_completion_tokens
     field = "max_tokens" if limit is None else "max_completion_tokens"
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
-    chat, rendering = chat_of(asked.messages, use), rendering_of(asked)
+    chat = chat_of(asked.messages, use)
+    rendering = gateway.prompts.rendering(rendering_of(asked), asked.reasoning_effort)
     tells_thoughts = asked.include_reasoning is not False
     reading = gateway.prompts.reading(chat, use, rendering, tells_thoughts=tells_thoughts)
     form = replace(_form(asked, "chat"), reading=reading)
     stop_ids = gateway.prompts.stop_token_ids
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, _handling(asked))
+    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, handling(asked))
     prompt = gateway.prompts.from_chat(chat, rendering, special=bool(asked.add_special_tokens))
     return _wanted([terms.ask(prompt)], [None], asked)
 
@@ -106,9 +107,9 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
     prompts = asked.prompts
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
     form = replace(_form(asked, "text"), echo=bool(asked.echo))
-    stop_ids, handling = gateway.prompts.stop_token_ids, _handling(asked)
+    stop_ids = gateway.prompts.stop_token_ids
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, stop_ids, form, "prompt", bad_words=bad_words, handling=handling)
+    terms = Terms(sampling, served, stop_ids, form, "prompt", bad_words=bad_words, handling=handling(asked))
     special = asked.add_special_tokens is not False
     choices = []
     for place, given in enumerate(prompts):
@@ -119,7 +120,8 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
     return _wanted(choices, [None if cut or not isinstance(each, str) else each for each in prompts], asked)
 
 
-def _handling(asked: schema.Sampled) -> Handling:
+def handling(asked: schema.Sampled) -> Handling:
+    """What a request says of its prompt's length and of its place in line."""
     return Handling(
         asked.truncate_prompt_tokens,
         asked.truncation_side != "right",

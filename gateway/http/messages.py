@@ -98,7 +98,7 @@ class Message(Strict):
 _ASSISTANTS = ("tool_calls", "reasoning_content", "reasoning")
 
 
-def check(messages: Sequence[Message]) -> None:
+def check_roles(messages: Sequence[Message]) -> None:
     """Raises `RequestError` for the first message that does not fit its role."""
     for index, message in enumerate(messages):
         for name in message.missing():

@@ -5,7 +5,7 @@ They are OpenAI's, and those that clients and bench tools of vLLM, SGLang and ll
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.errors import UNKNOWN_FIELD, UNSUPPORTED, RequestError
@@ -143,7 +143,7 @@ NOT_YET_OF_TOKENS = {
 def strip(
     fields: dict[str, Any],
     known: frozenset[str],
-    not_yet: dict[str, Callable[[Any], bool]],
+    not_yet: Mapping[str, Callable[[Any], bool]],
     *,
     ignoring: bool = False,
 ) -> list[str]:

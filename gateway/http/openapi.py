@@ -32,7 +32,7 @@ _ERROR = {
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _USAGE = {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT}
-_FINISH = {"type": ["string", "null"], "description": "Why it ended: stop, length, cancelled."}
+_FINISH = {"type": ["string", "null"], "description": "Why it ended: stop, length, tool_calls, cancelled."}
 _STOP = {
     "type": ["string", "integer", "null"],
     "description": "The stop string, or the id of stop_token_ids, that ended the text.",
@@ -77,8 +77,21 @@ _METRICS = _object(
         num_spec_tokens=_COUNT,
     )
 )
-_MESSAGE = _object(role=_TEXT, content=_TEXT)
-_DELTA = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}}
+_CALLED = {"type": "object", "properties": {"name": _TEXT, "arguments": {**_TEXT, "description": "JSON."}}}
+_CALL = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {"index": _COUNT, "id": _TEXT, "type": {"const": "function"}, "function": _CALLED},
+}
+_CALLS = {"reasoning_content": _TEXT, "tool_calls": {"type": "array", "items": _CALL}}
+_MESSAGE = _object(role=_TEXT, content=_TEXT_OR_NULL)
+_MESSAGE["properties"] |= _CALLS
+_DELTA = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT, **_CALLS}}
+_ITEM = {
+    "type": "object",
+    "required": ["type", "id"],
+    "properties": {"type": {"enum": ["message", "function_call", "reasoning"]}, "id": _TEXT, "status": _TEXT},
+}
 _MODEL = _object(id=_TEXT, object={"const": "model"}, created=_COUNT, owned_by=_TEXT)
 _ANSWERS = {
     "Error": _ERROR,
@@ -97,9 +110,19 @@ _ANSWERS = {
         token_strs={"type": ["array", "null"], "items": _TEXT},
     ),
     "Text": _object(prompt=_TEXT),
+    "Response": _object(
+        id=_TEXT,
+        object={"const": "response"},
+        created_at=_COUNT,
+        status={"enum": ["in_progress", "completed", "incomplete", "failed", "cancelled"]},
+        model=_TEXT,
+        output={"type": "array", "items": _ITEM},
+    ),
+    "ResponseEvent": _object(type=_TEXT, sequence_number=_COUNT),
+    "ResponseDeleted": _object(id=_TEXT, object={"const": "response"}, deleted={"const": True}),
     "SessionEnd": _object(id=_TEXT, object={"const": "session"}, finish_reason=_TEXT),
 }
-# Each route's response body, and the data of its stream's events.
+# Each route's response body, and the data of its stream's events; with its method, where they differ by it.
 _OF_ROUTE: dict[str, tuple[str | None, str | None]] = {
     "/health": ("Status", None),
     "/healthz": ("Status", None),
@@ -110,6 +133,9 @@ _OF_ROUTE: dict[str, tuple[str | None, str | None]] = {
     "/v1/completions": ("Completion", "Completion"),
     "/tokenize": ("Tokens", None),
     "/detokenize": ("Text", None),
+    "/v1/responses": ("Response", "ResponseEvent"),
+    "/v1/responses/{response_id}": ("Response", None),
+    "delete /v1/responses/{response_id}": ("ResponseDeleted", None),
     "/v1/sessions/{session_id}/events": (None, "ChatCompletionChunk"),
     "/v1/sessions/{session_id}": ("SessionEnd", None),
 }
@@ -162,21 +188,22 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         _BEARER: {"type": "http", "scheme": "bearer", "description": "An API key, where keys are demanded."}
     }
     for path, operations in made["paths"].items():
-        for operation in operations.values():
-            operation["responses"] = _responses(path)
+        for method, operation in operations.items():
+            operation["responses"] = _responses(path, method)
             if path not in _PROBES:
                 operation["security"] = [{_BEARER: []}, {}]
     return made
 
 
-def _responses(path: str) -> dict[str, Any]:
-    whole, event = _OF_ROUTE[path]
+def _responses(path: str, method: str) -> dict[str, Any]:
+    whole, event = _OF_ROUTE.get(f"{method} {path}") or _OF_ROUTE[path]
     content = {} if whole is None else _json(whole)
     if event is not None:
+        end = "" if event == "ResponseEvent" else ", then `[DONE]`"
         content["text/event-stream"] = {
             "schema": {
                 "type": "string",
-                "description": f"With `stream: true`: events whose data are each a {event}, then `[DONE]`.",
+                "description": f"With `stream: true`: events whose data are each a {event}{end}.",
                 "contentMediaType": "application/json",
                 "contentSchema": {"$ref": _REFERENCE.format(model=event)},
             }

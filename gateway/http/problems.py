@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from gateway.errors import UNKNOWN_FIELD, RequestError, invalid
 
 # Prefixes of the names, and names, that pydantic gives to union branches in an error's location.
-_BRANCHES = ("function-", "list[", "dict[", "[key]", "constrained-")
+_BRANCHES = ("item-", "function-", "list[", "dict[", "[key]", "constrained-")
 _TYPES = {"int", "str"}
 _EXPECTED = {
     "string_type": "a string",

@@ -14,7 +14,8 @@ from paceline import __version__
 
 # Characters that JSON does not escape and many clients take for line ends.
 _LINE_ENDS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
-_COMMENT = b": waiting\n\n"
+# What a stream says that has nothing to say.
+COMMENT = b": waiting\n\n"
 
 
 class Reply:
@@ -107,7 +108,7 @@ async def stream(events: AsyncIterator[Told | None], reply: Reply, *, marked: bo
 
     async for told in events:
         if told is None:
-            yield _COMMENT
+            yield COMMENT
             continue
         (choice, new), form = reply.take(told), reply.form
         begins = isinstance(told.event, Started) and choice.untold.everything

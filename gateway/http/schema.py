@@ -17,11 +17,11 @@ from gateway.errors import INVALID, RequestError, invalid
 from gateway.http import neutral, sampled
 from gateway.http.body import fields_of
 from gateway.http.constrained import Constrained
-from gateway.http.messages import Message
+from gateway.http.messages import Message, check_roles
 from gateway.http.problems import first_problem, place, unknown_places
 from gateway.http.sampled import TokenId
 from gateway.http.strict import Integral, Strict
-from gateway.http.tools import Tool, ToolChoice
+from gateway.http.tools import Effort, Tool, ToolChoice
 from gateway.http.wishes import Rendered, TextWishes, Wishes
 from gateway.request import MAX_MESSAGES
 from gateway.tools.choice import MAX_TOOLS
@@ -102,6 +102,7 @@ def _shape(prompt: Any) -> str:
 class ChatRequest(Sampled, Rendered):
     """Body of POST /v1/chat/completions."""
 
+    not_yet = neutral.NOT_YET_OF_CHATS
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[Count | None, Integral] = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
@@ -109,11 +110,18 @@ class ChatRequest(Sampled, Rendered):
     parallel_tool_calls: bool | None = None
     # vLLM's: whether the reply tells the model's reasoning.
     include_reasoning: bool | None = None
+    # Told to the chat template.
+    reasoning_effort: Effort | None = None
+
+    def check(self) -> None:
+        """Raises `RequestError` for a message that does not fit its role."""
+        check_roles(self.messages)
 
 
 class CompletionRequest(Sampled, TextWishes):
     """Body of POST /v1/completions."""
 
+    not_yet = neutral.NOT_YET_OF_TEXTS
     prompt: Annotated[
         Annotated[Prompt, Tag("list[id]")] | Annotated[Batch, Tag("list[prompt]")], Discriminator(_shape)
     ]
@@ -127,6 +135,7 @@ class CompletionRequest(Sampled, TextWishes):
 class TokenizeRequest(Rendered):
     """Body of POST /tokenize: a text, or a chat."""
 
+    not_yet = neutral.NOT_YET_OF_TOKENS
     model: Annotated[str, Field(max_length=512)] = ""
     prompt: str | None = None
     messages: (
@@ -134,6 +143,10 @@ class TokenizeRequest(Rendered):
     ) = None
     # Each id as the vocabulary spells it, too.
     return_token_strs: bool | None = None
+
+    def check(self) -> None:
+        """Raises `RequestError` for a message that does not fit its role."""
+        check_roles(self.messages or ())
 
 
 class DetokenizeRequest(Strict):
@@ -144,11 +157,6 @@ class DetokenizeRequest(Strict):
 
 
 R = TypeVar("R", bound=Strict)
-_NOT_YET = {
-    ChatRequest: neutral.NOT_YET_OF_CHATS,
-    CompletionRequest: neutral.NOT_YET_OF_TEXTS,
-    TokenizeRequest: neutral.NOT_YET_OF_TOKENS,
-}
 
 
 def parse(body: bytes, kind: type[R], *, ignoring: bool = False) -> R:
@@ -157,7 +165,7 @@ def parse(body: bytes, kind: type[R], *, ignoring: bool = False) -> R:
     `ignoring`: fields that are not known are left out, and named in `ignored`.
     """
     fields = fields_of(body)
-    ignored = neutral.strip(fields, frozenset(kind.model_fields), _NOT_YET.get(kind, {}), ignoring=ignoring)
+    ignored = neutral.strip(fields, frozenset(kind.model_fields), kind.not_yet, ignoring=ignoring)
     if issubclass(kind, CompletionRequest):
         fields["prompt"] = _one_prompt(fields.get("prompt"))
     made = _validated(fields, kind, ignored if ignoring else None)

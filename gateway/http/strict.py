@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr
 
@@ -13,8 +13,14 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
+    # Fields that are known and not served, and which of their values ask for nothing.
+    not_yet: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
+
     # Names of the body's fields that nobody knows, where such fields are ignored.
     _ignored: tuple[str, ...] = PrivateAttr(())
+
+    def check(self) -> None:
+        """Raises `RequestError` for fields that do not fit one another."""
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tools in request bodies, and what is asked of their use."""
+"""Tools in request bodies, and what is asked of their use and of reasoning."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from gateway import chat
 from gateway.http.strict import Strict
 from gateway.tools.choice import NAME_PATTERN, ToolUse
 
+# How much a model is to reason.
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from gateway.chat import Tool
 from gateway.errors import UNSUPPORTED, RequestError, invalid
 
+Choice = Literal["none", "auto", "required", "named"]
 # Most tools of a request.
 MAX_TOOLS = 256
 NAME_PATTERN = r"^[a-zA-Z0-9_.-]{1,128}$"
@@ -19,7 +20,7 @@ class ToolUse:
     """What a request says of tools; `named` is the one that must be called."""
 
     tools: Sequence[Tool] = ()
-    choice: Literal["none", "auto", "required", "named"] = "auto"
+    choice: Choice = "auto"
     named: str = ""
     parallel: bool = True
 

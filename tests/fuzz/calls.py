@@ -159,7 +159,9 @@ def plausible(pods: Pods) -> Plausible:
             min_tokens=st.integers(0, 2),
             **logits,
         ),
-        **_fields(gateway_pb2.ChatMessage, role=st.sampled_from(["system", "user", "assistant"])),
+        **_fields(gateway_pb2.ChatMessage, role=st.sampled_from(["system", "user", "assistant", "tool"])),
+        **_fields(gateway_pb2.Tool, name=st.sampled_from("abc"), parameters=st.sampled_from(["", "{}"])),
+        **_fields(gateway_pb2.ToolCall, name=st.sampled_from("abc"), arguments=st.sampled_from(["", "{}"])),
         **_fields(gateway_pb2.TokenPrompt, ids=ids),
         **_fields(verifier_pb2.OpenRequest, prompt_ids=ids, committed_ids=ids, model_id=st.just("")),
         **_fields(

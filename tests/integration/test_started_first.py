@@ -181,7 +181,7 @@ def test_started_is_first_whatever_fails(planned: list[Failure], prompts: Prompt
 
 async def test_a_stream_that_waits_says_so(prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     """In comments, before its session has begun and later; the text is all there."""
-    monkeypatch.setattr(answers, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(answers, "IDLE_SECONDS", 0.1)
     store = MemoryStore()
     planned = [Failure(0, 0, False, Fails.SILENT), Failure(2, 2, True, Fails.SILENT)]
     async with (
@@ -203,7 +203,7 @@ async def test_a_stream_that_waits_says_so(prompts: Prompts, monkeypatch: pytest
 async def test_a_stream_that_waits_in_vain_says_why(
     prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(answers, "IDLE_SECONDS", 0.1)
     monkeypatch.setattr(session, "_PATIENCE_SECONDS", 0.5)
     verifier = ScriptedVerifier(grpc.StatusCode.UNAVAILABLE)
     async with (

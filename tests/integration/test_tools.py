@@ -13,6 +13,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer, LlamaConfig
 
+from gateway.chat import Chat, ChatTurn
 from gateway.prompt import Prompts
 from gateway.tools.choice import ToolUse
 from paceline.client import (
@@ -30,42 +31,12 @@ from tests.faces import Faces, faces
 from tests.saying_verifier import SayingVerifier
 from tests.scripted_verifier import MODEL, serving
 from tests.tiny import make_tiny_model
-
-# As Qwen3's, in short.
-TEMPLATE = """\
-{%- if tools %}tools:{% for tool in tools %} {{ tool | tojson }}{% endfor %}
-{% endif %}
-{%- for m in messages %}{{ m.role }}:
-{%- if m.reasoning_content %} <think>{{ m.reasoning_content }}</think>{% endif %} {{ m.content }}
-{%- for call in m.tool_calls or [] %}{% set made = call.function %}
-<tool_call>{"name": "{{ made.name }}", "arguments": {{ made.arguments | tojson }}}</tool_call>
-{%- endfor %}
-{% endfor %}
-{%- if add_generation_prompt %}assistant:{% endif %}"""
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-ARGUMENTS = '{"city": "Rome \\"eterna\\" }"}'
-CALL = f'<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</tool_call>'
-TEXT = f"<think>\nThey ask for Rome.\n</think>\n\nLet me see.\n{CALL}"
-ASKED: list[Any] = [{"role": "user", "content": "How is the weather in Rome?"}]
+from tests.tool_talk import ARGUMENTS, ASKED, CALL, TEMPLATE, TEXT, WEATHER, with_template
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_template(make_tiny_model(tmp_path_factory.mktemp("tools")), TEMPLATE)
-
-
-def with_template(folder: Path, template: str) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +221,15 @@ async def test_what_is_wrong_with_tools_is_named(
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
+async def test_arguments_that_are_no_json_or_too_deep_are_rendered_as_text(prompts: Prompts) -> None:
+    for arguments in ("not json", "[" * 5000, '{"a": NaN}'):
+        called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages: list[Any] = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [called]}]
+        async with saying(prompts, "fine") as (verifier, where):
+            await client(where).chat.completions.create(model=MODEL, messages=[*messages, *ASKED])
+        assert json.dumps(arguments) in prompt_of(verifier, prompts)
+
+
 async def test_grpc_names_what_is_wrong_too(prompts: Prompts) -> None:
     wanted = Generation(chat=[ChatMessage("tool", "sun")])
     async with saying(prompts, "fine") as (_, where), GatewayClient(where.grpc) as grpc_client:
@@ -267,9 +247,10 @@ async def test_a_template_without_tools_has_them_in_words(tmp_path: Path) -> Non
         assert '"description": "The weather of a city."' in told
         message = first.choices[0].message
         assert message.tool_calls is not None
-        result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sun"}
+        result: Any = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sun"}
+        called: Any = message.to_dict()
         await client(where).chat.completions.create(
-            model=MODEL, messages=[*ASKED, message.to_dict(), result], tools=[WEATHER]
+            model=MODEL, messages=[*ASKED, called, result], tools=[WEATHER]
         )
     told = prompt_of(verifier, plain)
     assert f"assistant: {call}\n" in told
@@ -283,7 +264,7 @@ def test_marks_that_are_special_tokens_are_read_all_the_same(tmp_path: Path) -> 
     tokenizer.save_pretrained(tmp_path)
     LlamaConfig.from_pretrained(tmp_path, vocab_size=600).save_pretrained(tmp_path)
     prompts = Prompts(str(tmp_path))
-    reading = prompts.reading(ToolUse([WEATHER]))
+    reading = prompts.reading(Chat([ChatTurn("user", "hi")], [WEATHER]), ToolUse([WEATHER]))
     said = ids(prompts, f"é {CALL} é")
     told = prompts.detokenizer(reading)
     assert "".join(told.push([token]) for token in said) + told.flush() == f"é {CALL} é"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from gateway.chat import Chat, ChatTurn
+from gateway.chat import Chat, ChatTurn, ToolCall
 from gateway.chat_template import ChatTemplate, Rendering
 from gateway.errors import RequestError
 from tests.tiny_tokenizers import byte_level
@@ -161,3 +162,65 @@ def test_what_no_template_takes_is_refused_by_name(rendering: Rendering, field: 
     with pytest.raises(RequestError) as caught:
         rendering.check()
     assert (caught.value.kind.status, caught.value.param) == (400, field)
+
+
+CALL = ToolCall.of("call_0123456789", "now", '{"zone": "UTC"}')
+CALLED = [
+    ChatTurn("user", "what time is it?"),
+    ChatTurn("assistant", "", tool_calls=(CALL,)),
+    ChatTurn("tool", "noon", tool_call_id=CALL.id),
+]
+NOW = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+# As Mistral's, in short: the ids of calls have nine characters.
+SHORT_IDS = (
+    "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
+    "{% for m in messages %}{% for call in m.tool_calls or [] %}"
+    "{% if call.id | length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif %}"
+    "[{{ call.id }} {{ call.function.name }} {{ call.function.arguments | tojson }}]{% endfor %}"
+    "{{ m.role }} {{ m.tool_call_id }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+def test_ids_of_calls_fit_the_template_and_one_another() -> None:
+    tokenizer = byte_level(add_prefix_space=False)
+    tokenizer.chat_template = SHORT_IDS
+    template = ChatTemplate(tokenizer)
+    assert template.shows_tools
+    text = template.render(Chat(CALLED, [NOW]))
+    assert text.startswith("now;user")
+    call, result = text.split("[")[1].split(" ")[0], text.split("tool ")[1].split(":")[0]
+    assert call == result != ""
+    assert '{"zone": "UTC"}' in text
+
+
+def test_what_a_template_does_not_show_of_tools_is_said_in_texts() -> None:
+    text = ChatTemplate(_with(STRINGS)).render(Chat([*TALK[:1], *CALLED], [NOW]))
+    assert text.startswith("system: be brief\n\nYou can call these functions.")
+    assert '{"name": "now", "parameters": {"type": "object"}}' in text
+    assert 'assistant: {"name": "now", "arguments": {"zone": "UTC"}}\n' in text
+    assert 'user: {"tool_response": {"name": "now", "content": "noon"}}\n' in text
+
+
+@pytest.mark.parametrize(
+    ("source", "effort", "variables"),
+    [
+        ("{{ reasoning_effort }}", "low", {"reasoning_effort": "low"}),
+        ("{% if enable_thinking %}{% endif %}", "none", {"enable_thinking": False}),
+        ("{% if enable_thinking %}{% endif %}", "high", {"enable_thinking": True}),
+        ("", "none", {}),
+    ],
+)
+def test_a_template_is_told_how_much_to_reason(source: str, effort: str, variables: dict[str, Any]) -> None:
+    assert ChatTemplate(_with(STRINGS + source)).variables_of(effort) == variables
+
+
+def test_a_template_that_does_not_ask_how_much_to_reason_refuses() -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatTemplate(_with(STRINGS)).variables_of("low")
+    assert caught.value.param == "reasoning_effort"
+
+
+def _with(template: str) -> Any:
+    tokenizer = byte_level(add_prefix_space=False)
+    tokenizer.chat_template = template
+    return tokenizer

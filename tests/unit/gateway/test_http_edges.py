@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from gateway.core import Gateway
 from gateway.http import headers
 from gateway.http.app import build_app
+from gateway.kept import MemoryKept
 from paceline.service import telemetry
 from paceline.store import MemoryStore, StoreUnavailableError
 
@@ -47,6 +48,7 @@ async def client(request: pytest.FixtureRequest, fleet: SimpleNamespace) -> Asyn
         cast("Any", None),
         cast("Any", sessions),
         None,
+        MemoryKept(ttl_seconds=60),
         model_name="tiny",
         max_body_bytes=1024,
         request_seconds=0,

@@ -16,7 +16,14 @@ def document() -> dict[str, Any]:
     # The document depends on the routes alone.
     unused = cast("Any", None)
     gateway = Gateway(
-        unused, unused, None, model_name="tiny", max_body_bytes=1, request_seconds=1, client_stall_seconds=1
+        unused,
+        unused,
+        None,
+        unused,
+        model_name="tiny",
+        max_body_bytes=1,
+        request_seconds=1,
+        client_stall_seconds=1,
     )
     return build_app(gateway).openapi()
 

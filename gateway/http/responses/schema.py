@@ -1,0 +1,110 @@
+"""The body of POST /v1/responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gateway import chat
+from gateway.errors import UNKNOWN_FIELD, RequestError
+from gateway.http import neutral
+from gateway.http.responses.items import InputItem
+from gateway.http.schema import Count, Sampled
+from gateway.http.strict import Integral, Strict
+from gateway.http.tools import Effort, Name
+from gateway.request import MAX_MESSAGES
+from gateway.tools.choice import MAX_TOOLS, ToolUse
+
+# Fields of other routes' requests that this one does not have.
+_OTHERS = ("max_tokens", "n", "stream_options", "return_token_ids", "add_special_tokens")
+# OpenAI's default of a text's length.
+_VERBOSITY = (None, "medium")
+
+
+def _of_text(value: Any) -> bool:
+    """Whether what is said of the text's form asks for nothing."""
+    if not isinstance(value, dict):
+        return False
+    form = value.get("format") or {"type": "text"}
+    known = value.keys() <= {"format", "verbosity"}
+    return known and form == {"type": "text"} and value.get("verbosity") in _VERBOSITY
+
+
+def _of_includes(value: Any) -> bool:
+    """Reasoning is told in plain text, so nothing of it is left out."""
+    return isinstance(value, list) and set(map(str, value)) <= {"reasoning.encrypted_content"}
+
+
+_NOT_YET: dict[str, Callable[[Any], bool]] = {
+    **neutral.NOT_YET,
+    "background": lambda value: value is False,
+    "context_management": lambda value: value == [],
+    "conversation": lambda value: False,
+    "include": _of_includes,
+    "max_tool_calls": lambda value: False,
+    "prompt": lambda value: False,
+    "prompt_cache_retention": lambda value: value in ("in_memory", "24h"),
+    "text": _of_text,
+    "truncation": lambda value: value == "disabled",
+}
+
+
+class FunctionTool(Strict):
+    """A function that the response may call."""
+
+    type: Literal["function"]
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def plain(self) -> chat.Tool:
+        """The tool as templates take it."""
+        said = self.model_dump(exclude={"strict", "type"}, exclude_none=True)
+        return {"type": "function", "function": said}
+
+
+class NamedTool(Strict):
+    """The one tool that the response must call."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class Reasoning(Strict):
+    """How much the model is to reason. Reasoning is told in full, whatever summary is asked for."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class ResponsesRequest(Sampled):
+    """Body of POST /v1/responses."""
+
+    not_yet = _NOT_YET
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    instructions: str | None = None
+    max_output_tokens: Annotated[Count | None, Integral] = None
+    previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+
+    def check(self) -> None:
+        """Raises `RequestError` for a field that this route does not have."""
+        for name in _OTHERS:
+            if getattr(self, name) is not None:
+                raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
+
+    @property
+    def tool_use(self) -> ToolUse:
+        """What it says of tools."""
+        plain = [tool.plain() for tool in self.tools or ()]
+        parallel = self.parallel_tool_calls is not False
+        if isinstance(self.tool_choice, NamedTool):
+            return ToolUse(plain, "named", self.tool_choice.name, parallel)
+        return ToolUse(plain, self.tool_choice or "auto", parallel=parallel)
