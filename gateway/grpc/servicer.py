@@ -23,6 +23,7 @@ from gateway.grpc.messages import Messages
 from gateway.prompt import Prompt
 from gateway.reading import PLAIN, Reader
 from gateway.request import Handling, Terms, served_model
+from gateway.tools.demand import demanded
 from paceline.net import parameters, wire
 from paceline.net.rpc import refusals, write
 from paceline.prefix import MAX_SALT
@@ -143,6 +144,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             use = chats.tool_use(request)
             chat = Chat(chats.turns(request.chat), use.offered())
             reading = gateway.prompts.reading(chat, use, tells_thoughts=chats.tells_thoughts(request))
+            sampling = demanded(sampling, use, reading)
             prompt = gateway.prompts.from_chat(chat)
         elif kind == "tokens":
             cut = bool(request.truncate_prompt_tokens)

@@ -25,6 +25,7 @@ from gateway.http.tools import tool_use
 from gateway.request import Handling, Terms, served_model
 from gateway.tokenizing import Tokenizing
 from gateway.tools.choice import NO_TOOLS, ToolUse
+from gateway.tools.demand import demanded
 from gateway.trials import Trials
 from paceline.session import NO_LIMITS
 
@@ -78,6 +79,7 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     rendering = gateway.prompts.rendering(rendering_of(asked), asked.reasoning_effort)
     tells_thoughts = asked.include_reasoning is not False
     reading = gateway.prompts.reading(chat, use, rendering, tells_thoughts=tells_thoughts)
+    sampling = demanded(sampling, use, reading)
     form = replace(_form(asked, "chat"), reading=reading)
     stop_ids = gateway.prompts.stop_token_ids
     bad_words = gateway.prompts.bad_words(sampling.bad_words)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.chat import Tool
-from gateway.errors import UNSUPPORTED, RequestError, invalid
+from gateway.errors import RequestError, invalid
 
 Choice = Literal["none", "auto", "required", "named"]
 # Most tools of a request.
@@ -34,24 +34,27 @@ class ToolUse:
                 )
         if self.choice == "none":
             return ()
-        if self.choice == "auto":
-            return self.tools
-        if not self.tools:
+        if self.demands and not self.tools:
             raise RequestError(
                 invalid("invalid_value"), "tool_choice asks for a call, but there are no tools", "tool_choice"
             )
-        if self.choice == "named" and self.named not in names:
+        if self.choice != "named":
+            return self.tools
+        if self.named not in names:
             raise RequestError(
                 invalid("invalid_value"), f"{self.named!r} is none of the tools", "tool_choice"
             )
-        raise RequestError(
-            UNSUPPORTED, "a call cannot be demanded yet: 'auto' and 'none' are served", "tool_choice"
-        )
+        return [tool for tool in self.tools if name_of(tool) == self.named]
+
+    @property
+    def demands(self) -> bool:
+        """Whether the answer must call."""
+        return self.choice in ("required", "named")
 
     @property
     def most_calls(self) -> int | None:
         """Most calls of the answer; None for no bound."""
-        return None if self.parallel else 1
+        return None if self.parallel and self.choice != "named" else 1
 
 
 NO_TOOLS = ToolUse()

@@ -133,7 +133,7 @@ async def test_a_response_that_is_cut_is_incomplete(prompts: Prompts) -> None:
         ({"input": [{"type": "computer_call"}]}, "input[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
         ({"previous_response_id": "}{"}, "previous_response_id"),
         ({"background": True}, "background"),

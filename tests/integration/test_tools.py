@@ -28,6 +28,7 @@ from paceline.client import (
 )
 from paceline.session import FinishReason
 from tests.faces import Faces, faces
+from tests.pods import Pods
 from tests.saying_verifier import SayingVerifier
 from tests.scripted_verifier import MODEL, serving
 from tests.tiny import make_tiny_model
@@ -205,8 +206,9 @@ async def test_an_answer_that_is_cut_within_a_call_says_so(prompts: Prompts) -> 
         ({"tools": [WEATHER, WEATHER]}, "tools[1]"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"messages": [{"role": "tool", "content": "sun"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "a", "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
@@ -270,3 +272,38 @@ def test_marks_that_are_special_tokens_are_read_all_the_same(tmp_path: Path) -> 
     assert "".join(told.push([token]) for token in said) + told.flush() == f"é {CALL} é"
     silent = prompts.detokenizer()
     assert "<tool_call>" not in silent.push(said) + silent.flush()
+
+
+CITY: Any = {
+    "type": "function",
+    "function": {
+        "name": "go",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
+async def test_a_call_that_is_demanded_is_made_and_fits_its_schema(fleet: Pods, choice: Any) -> None:
+    """By a model that knows of nothing."""
+    async with openai.AsyncOpenAI(base_url=f"{fleet.http}/v1", api_key="x", max_retries=0) as made:
+        for seed in range(3):
+            answer = await made.chat.completions.create(
+                model="tiny",
+                messages=ASKED,
+                tools=[CITY],
+                tool_choice=choice,
+                parallel_tool_calls=False,
+                seed=seed,
+            )
+            assert answer.choices[0].finish_reason == "tool_calls"
+            assert answer.choices[0].message.content is None
+            (call,) = answer.choices[0].message.tool_calls or []
+            assert call.type == "function"
+            assert call.function.name == "go"
+            assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")

@@ -35,6 +35,7 @@ from gateway.http.responses.schema import ResponsesRequest
 from gateway.kept import MAX_BYTES
 from gateway.reading import Reader
 from gateway.request import Terms, served_model
+from gateway.tools.demand import demanded
 from paceline.service import spans, telemetry
 
 log = telemetry.logger(__name__)
@@ -125,14 +126,15 @@ def _wanted(gateway: Gateway, asked: ResponsesRequest, items: list[Json]) -> Gen
     before = [ChatTurn("system", asked.instructions)] if asked.instructions else []
     chat = Chat([*before, *said], use.offered())
     rendering = gateway.prompts.rendering(AS_USUAL, asked.reasoning.effort if asked.reasoning else None)
+    reading = gateway.prompts.reading(chat, use, rendering)
     form = Form(
         "chat",
         created=int(time.time()),
         special_tokens=asked.skip_special_tokens is False,
         stop_in_text=bool(asked.include_stop_str_in_output),
-        reading=gateway.prompts.reading(chat, use, rendering),
+        reading=reading,
     )
-    sampling = asked.sampling(asked.max_output_tokens)
+    sampling = demanded(asked.sampling(asked.max_output_tokens), use, reading)
     terms = Terms(
         sampling,
         served,
