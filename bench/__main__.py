@@ -119,6 +119,18 @@ def steps(rounds: int, keep_states: str, **options: Any) -> None:
 
 
 @command.command()
+@model_options
+@click.option(
+    "--rounds", type=click.IntRange(1), default=15, show_default=True, help="Times that each draw is timed."
+)
+def draws(rounds: int, **options: Any) -> None:
+    """Time of a row's draw, by the sampling parameters that its session gives."""
+    from bench.draws import measure, table
+
+    carry_out(measure, {"rounds": rounds}, table=table, **options)
+
+
+@command.command()
 @question_options(24)
 @model_options
 @click.option(
