@@ -14,6 +14,9 @@ from paceline.sampling import SamplingParams
 from paceline.session import NO_LIMITS, SessionKey, SpeculationLimits
 from paceline.store import SessionRecord
 
+# The source of nodes that a client's own prediction is.
+PREDICTION = "prediction"
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -131,3 +134,4 @@ class Asked:
     # Raises `RequestError` if the prompt does not fit.
     generation: Callable[[str, float], Awaitable[Generation]]
     priority: int = 0
+    logprobs: LogprobsWanted = NO_LOGPROBS

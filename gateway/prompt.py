@@ -21,6 +21,7 @@ from gateway.errors import CONTEXT_LENGTH, OVERLOADED, RequestError
 from gateway.prompt_length import LeastTokens
 from gateway.reading import PLAIN, Reading
 from gateway.reasoning import STYLES, style_of
+from gateway.token_bytes import TokenBytes
 from gateway.tokenizing import Tokenizing
 from gateway.tools.choice import ToolUse, name_of
 from paceline.service import telemetry
@@ -69,6 +70,7 @@ class Prompts:
         self.stop_token_ids = _stop_ids(model, self._tokenizer, trust_remote_code)
         self._texts = TokenTexts.of(self._tokenizer)
         self._all_texts = TokenTexts.of(self._tokenizer, special=True)
+        self.token_bytes = TokenBytes(self._tokenizer, self._texts)
         self.least = LeastTokens.of(self._tokenizer)
         self.tokenizing = Tokenizing()
         self._template = ChatTemplate(self._tokenizer)

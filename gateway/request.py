@@ -12,6 +12,7 @@ from gateway.errors import CONTEXT_LENGTH, UNAVAILABLE, UNKNOWN_MODEL, RequestEr
 from gateway.generation import Asked, Form, Generation
 from gateway.prompt import Prompt
 from gateway.routing.views import VerifierView
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted, packed_width
 from paceline.sampling import SamplingError, SamplingRequest
 from paceline.session import NO_LIMITS, SpeculationLimits
 
@@ -19,6 +20,8 @@ from paceline.session import NO_LIMITS, SpeculationLimits
 MAX_MESSAGES = 2048
 # For a rough number of tokens before a prompt is tokenised.
 _CHARACTERS_PER_TOKEN = 4
+# Of a prompt's packed log-probabilities, which go in one message.
+_MOST_SCORE_BYTES = 4 << 20
 
 
 def served_model(verifiers: list[VerifierView], model_name: str, asked: str) -> VerifierView:
@@ -44,6 +47,9 @@ class Handling:
     priority: int = 0
     cache_salt: str = ""
     limits: SpeculationLimits = NO_LIMITS
+    logprobs: LogprobsWanted = NO_LOGPROBS
+    # The client's own guess at its answer.
+    prediction: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +72,37 @@ class Terms:
 
         Raises `RequestError` if it is clear already that the request does not fit the model.
         """
-        if isinstance(prompt, tuple):
-            return self.generation(prompt)
-        if prompt.short:
+        guess, context = self.handling.prediction, self.served.max_context
+        if (isinstance(prompt, tuple) or prompt.short) and (guess is None or guess.short):
             with _naming(self.prompt_field):
-                prompt_ids = prompt.ids()
-            return self.generation(prompt_ids)
-        context = self.served.max_context
+                prompt_ids = prompt if isinstance(prompt, tuple) else prompt.ids()
+            with _naming("prediction"):
+                return self.generation(prompt_ids, () if guess is None else guess.ids(context))
         limit = context if self.handling.kept is None else None
 
         async def in_turn(holder: str, until: float) -> Generation:
             with _naming(self.prompt_field):
-                prompt_ids = await prompt.ids_in_turn(limit, holder, until)
-            return self.generation(prompt_ids)
+                prompt_ids = (
+                    prompt if isinstance(prompt, tuple) else await prompt.ids_in_turn(limit, holder, until)
+                )
+            with _naming("prediction"):
+                guessed = () if guess is None else await guess.ids_in_turn(context, holder, until)
+            return self.generation(prompt_ids, guessed)
 
-        if limit is not None:
+        if limit is not None and not isinstance(prompt, tuple):
             with _naming(self.prompt_field):
                 prompt.check(limit)
-        expected = min(prompt.characters // _CHARACTERS_PER_TOKEN, context)
+        if guess is not None:
+            with _naming("prediction"):
+                guess.check(context)
+        characters = 0 if isinstance(prompt, tuple) else prompt.characters
+        tokens = (
+            len(prompt) if isinstance(prompt, tuple) else min(characters // _CHARACTERS_PER_TOKEN, context)
+        )
         most = self.asked.max_tokens or context
-        return Asked(self.form, expected, most, in_turn, self.handling.priority)
+        return Asked(self.form, tokens, most, in_turn, self.handling.priority, self.handling.logprobs)
 
-    def generation(self, prompt_ids: tuple[int, ...]) -> Generation:
+    def generation(self, prompt_ids: tuple[int, ...], prediction_ids: tuple[int, ...] = ()) -> Generation:
         """The session to run. Raises `RequestError` if prompt or parameters do not fit the model."""
         asked, served = self.asked, self.served
         prompt_ids = self._kept(prompt_ids)
@@ -101,6 +116,7 @@ class Terms:
             # Ids without a logit are never drawn.
             bad_words=tuple(ids for ids in self.bad_words if max(ids) < served.vocab_size),
         )
+        _check_scores(self.handling.logprobs, len(prompt_ids))
         stops = tuple(asked.stop)
         return Generation(
             served.model_id,
@@ -109,6 +125,8 @@ class Terms:
             stops,
             asked.speculation,
             self.form,
+            self.handling.logprobs,
+            prediction_ids,
             priority=self.handling.priority,
             cache_salt=self.handling.cache_salt,
             limits=self.handling.limits,
@@ -160,6 +178,20 @@ def _check_limits(asked: SamplingRequest, vocab_size: int, max_tokens: int, max_
             invalid("integer_above_max_value"),
             f"min_tokens is at most {max_tokens_field}'s {max_tokens}",
             "min_tokens",
+        )
+
+
+def _check_scores(wanted: LogprobsWanted, prompt_tokens: int) -> None:
+    """Raises `RequestError` where a prompt has too many log-probabilities for a message."""
+    if wanted.prompt_top is None:
+        return
+    size = prompt_tokens * packed_width(wanted.prompt_top)
+    if size > _MOST_SCORE_BYTES:
+        raise RequestError(
+            invalid("integer_above_max_value"),
+            f"log-probabilities of a prompt of {prompt_tokens} tokens, with {wanted.prompt_top} of the "
+            f"likeliest, are too many; {max(_MOST_SCORE_BYTES // prompt_tokens // 8 - 1, 0)} fit",
+            "prompt_logprobs",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import Request
@@ -20,8 +20,10 @@ from gateway.generation import Asked, Form, Generation
 from gateway.http import headers, replies
 from gateway.http.choice import Choice
 from gateway.http.disconnect import ClientGoneError, EventStream, until_disconnect
+from gateway.http.logprobs import ChoiceLogprobs
 from gateway.http.replies import Reply
 from gateway.reading import Reader
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.service import spans
 
 # A stream without an event for this long sends a comment, as silent connections are often taken for dead. The
@@ -37,6 +39,10 @@ class Wanted:
     choices: Sequence[Generation | Asked]
     n: int
     stream: bool
+    # Told of each prompt's choices; the likeliest ones.
+    best: int
+    # Whether log-probabilities are told, or only rank the choices.
+    scored: bool
     # Of each prompt: its text, where it was given as text and is told in full.
     prompts: Sequence[str | None]
 
@@ -69,13 +75,14 @@ async def respond(
 
     events = counted(stages, lambda span: together(choices, lambda each: begin(each, span)))
     told = [
-        _choice(gateway, each.form, wanted.prompts[place // wanted.n]) for place, each in enumerate(choices)
+        _choice(gateway, each.form, each.logprobs, wanted.prompts[place // wanted.n], scored=wanted.scored)
+        for place, each in enumerate(choices)
     ]
     reply = Reply(told, gateway.model_name, ids, n=wanted.n)
     if isinstance(choices[0], Generation):
         reply.choices[0].seed = choices[0].sampling.seed
     if not wanted.stream:
-        return await _whole(until_disconnect(events, request, deadline), reply)
+        return await _whole(until_disconnect(events, request, deadline), reply, wanted.best)
     watched = until_disconnect(events, request, deadline, idle_seconds=IDLE_SECONDS)
     marked = headers.wants_event_ids(request) and not several
     return await streamed(watched, partial(_stream, reply, marked=marked), partial(_head, reply))
@@ -95,20 +102,39 @@ async def resume(
         return sessions.resume(claimed, caller, detokenizer, span, deadline)
 
     events = counted(stages, lambda span: together([claimed.wanted], lambda _: begin(span)))
-    reply = Reply([_choice(gateway, form, mark=mark)], gateway.model_name, [mark.session_id])
+    # What was told of the prompt came with the first tokens.
+    logprobs = replace(claimed.wanted.logprobs, prompt_top=None)
+    choice = _choice(gateway, form, logprobs, mark=mark)
+    reply = Reply([choice], gateway.model_name, [mark.session_id])
     reply.choices[0].seed = claimed.wanted.sampling.seed
     watched = until_disconnect(events, request, deadline, idle_seconds=IDLE_SECONDS)
     return await streamed(watched, partial(_stream, reply, marked=True), partial(_head, reply))
 
 
-def _choice(gateway: Gateway, form: Form, prompt: str | None = None, *, mark: Mark | None = None) -> Choice:
-    """`mark`: what the client has of it already."""
+def _choice(
+    gateway: Gateway,
+    form: Form,
+    wanted: LogprobsWanted,
+    prompt: str | None = None,
+    *,
+    mark: Mark | None = None,
+    scored: bool = True,
+) -> Choice:
+    """`mark`: what the client has of it already. `scored`: whether log-probabilities are told."""
     prompts = gateway.prompts
     text_of = partial(prompts.text_of, special=form.special_tokens)
-    return Choice(form, prompts.stop_token_ids, prompt, text_of, Untold(mark, Reader(form.reading)))
+    choice = Choice(form, prompts.stop_token_ids, prompt, text_of, Untold(mark, Reader(form.reading)))
+    if wanted != NO_LOGPROBS:
+        choice.logprobs = ChoiceLogprobs(
+            wanted, prompts.token_bytes, chat=form.kind == "chat", echo=form.echo, told=scored
+        )
+        # An echoed prompt's stand with the text's own.
+        choice.prompt_scored = wanted.prompt_top is not None and not form.echo
+    return choice
 
 
-async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Response:
+async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply, best: int) -> Response:
+    """`best`: choices of each prompt that are told."""
     allowance = None
     try:
         async with aclosing(watched):
@@ -120,6 +146,7 @@ async def _whole(watched: AsyncGenerator[Told | None, None], reply: Reply) -> Re
                 reply.take(told)
     except ClientGoneError:
         return Response(status_code=499)
+    reply.keep_best(best)
     return JSONResponse(reply.whole(), headers={**reply.headers(), **headers.of_allowance(allowance)})
 
 

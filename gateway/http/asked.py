@@ -27,6 +27,7 @@ from gateway.tokenizing import Tokenizing
 from gateway.tools.choice import NO_TOOLS, ToolUse
 from gateway.tools.demand import demanded
 from gateway.trials import Trials
+from paceline.logprobs import LogprobsWanted
 from paceline.session import NO_LIMITS
 
 # Larger bodies are parsed on a thread, and wait at most this long for one.
@@ -75,17 +76,21 @@ def chat(gateway: Gateway, asked: schema.ChatRequest) -> Wanted:
     limit = asked.max_completion_tokens
     field = "max_tokens" if limit is None else "max_completion_tokens"
     sampling = asked.sampling(asked.max_tokens if limit is None else limit)
+    if asked.top_logprobs and not asked.logprobs:
+        raise RequestError(
+            errors.invalid("invalid_value"), "top_logprobs is only taken with logprobs=true", "top_logprobs"
+        )
     chat = chat_of(asked.messages, use)
     rendering = gateway.prompts.rendering(rendering_of(asked), asked.reasoning_effort)
     tells_thoughts = asked.include_reasoning is not False
     reading = gateway.prompts.reading(chat, use, rendering, tells_thoughts=tells_thoughts)
     sampling = demanded(sampling, use, reading)
     form = replace(_form(asked, "chat"), reading=reading)
-    stop_ids = gateway.prompts.stop_token_ids
+    stop_ids, handled = gateway.prompts.stop_token_ids, _handling(gateway, asked, asked.scores)
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, handling(asked))
+    terms = Terms(sampling, served, stop_ids, form, "messages", field, bad_words, handled)
     prompt = gateway.prompts.from_chat(chat, rendering, special=bool(asked.add_special_tokens))
-    return _wanted([terms.ask(prompt)], [None], asked)
+    return _wanted([terms.ask(prompt)], [None], asked, best_of=asked.n or 1)
 
 
 def chat_of(messages: Sequence[Message], use: ToolUse = NO_TOOLS) -> Chat:
@@ -105,13 +110,16 @@ def rendering_of(asked: wishes.Rendered) -> Rendering:
 def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
     """The choices of a completion request, by OpenAI's default of 16 tokens. Raises `RequestError`."""
     served = served_model(gateway.sessions.fleet.verifier_views(), gateway.model_name, asked.model)
-    _check_best_of(asked)
+    best_of = _best_of(asked)
     prompts = asked.prompts
     sampling = asked.sampling(16 if asked.max_tokens is None else asked.max_tokens)
     form = replace(_form(asked, "text"), echo=bool(asked.echo))
-    stop_ids = gateway.prompts.stop_token_ids
+    scores = asked.scores
+    if best_of > (asked.n or 1) and scores.top is None:
+        scores = replace(scores, top=0)
+    stop_ids, handled = gateway.prompts.stop_token_ids, _handling(gateway, asked, scores)
     bad_words = gateway.prompts.bad_words(sampling.bad_words)
-    terms = Terms(sampling, served, stop_ids, form, "prompt", bad_words=bad_words, handling=handling(asked))
+    terms = Terms(sampling, served, stop_ids, form, "prompt", bad_words=bad_words, handling=handled)
     special = asked.add_special_tokens is not False
     choices = []
     for place, given in enumerate(prompts):
@@ -119,7 +127,22 @@ def completion(gateway: Gateway, asked: schema.CompletionRequest) -> Wanted:
         prompt = gateway.prompts.from_text(given, special=special) if isinstance(given, str) else tuple(given)
         choices.append(named.ask(prompt))
     cut = asked.truncate_prompt_tokens is not None
-    return _wanted(choices, [None if cut or not isinstance(each, str) else each for each in prompts], asked)
+    texts = [None if cut or not isinstance(each, str) else each for each in prompts]
+    return _wanted(choices, texts, asked, best_of=best_of, scored=asked.logprobs is not None)
+
+
+def _handling(gateway: Gateway, asked: schema.Sampled, scores: LogprobsWanted) -> Handling:
+    if asked.stream and scores.prompt_top is not None:
+        raise RequestError(
+            errors.UNSUPPORTED,
+            "log-probabilities of a prompt are told in one piece, not with stream=true",
+            "prompt_logprobs" if asked.prompt_logprobs is not None else "echo",
+        )
+    guess = asked.prediction
+    prediction = None
+    if guess is not None and guess.text:
+        prediction = gateway.prompts.from_text(guess.text, special=False)
+    return replace(handling(asked), logprobs=scores, prediction=prediction)
 
 
 def handling(asked: schema.Sampled) -> Handling:
@@ -130,32 +153,44 @@ def handling(asked: schema.Sampled) -> Handling:
         asked.priority or 0,
         asked.cache_salt or "",
         asked.speculation.limits if asked.speculation else NO_LIMITS,
+        scores,
+        None if guess is None or not guess.text else gateway.prompts.from_text(guess.text, special=False),
     )
 
 
 def _wanted(
-    prompts: Sequence[Generation | Asked], texts: Sequence[str | None], asked: schema.Sampled
+    prompts: Sequence[Generation | Asked],
+    texts: Sequence[str | None],
+    asked: schema.Sampled,
+    *,
+    best_of: int,
+    scored: bool = True,
 ) -> Wanted:
     n = asked.n or 1
-    if len(prompts) * n > MAX_CHOICES:
+    if len(prompts) * best_of > MAX_CHOICES:
+        name = "n" if best_of == n else "best_of"
         raise RequestError(
             errors.invalid("integer_above_max_value"),
-            f"{len(prompts)} prompts with n {n} are more than {MAX_CHOICES} choices",
-            "n",
+            f"{len(prompts)} prompts with {name} {best_of} are more than {MAX_CHOICES} choices",
+            name,
         )
-    choices = [each for prompt in prompts for each in alternatives(prompt, n)]
-    return Wanted(choices, n, bool(asked.stream), texts)
+    choices = [each for prompt in prompts for each in alternatives(prompt, best_of)]
+    return Wanted(choices, best_of, bool(asked.stream), n, scored, texts)
 
 
-def _check_best_of(asked: schema.CompletionRequest) -> None:
-    best_of, n = asked.best_of, asked.n or 1
-    if best_of is None or best_of == n:
-        return
+def _best_of(asked: schema.CompletionRequest) -> int:
+    """Sessions for each prompt. Raises `RequestError` for fewer than are told."""
+    n = asked.n or 1
+    best_of = asked.best_of or n
     if best_of < n:
         raise RequestError(
             errors.invalid("integer_below_min_value"), f"best_of must be at least n, which is {n}", "best_of"
         )
-    raise RequestError(errors.UNSUPPORTED, f"best_of above n, which is {n}, is not supported yet", "best_of")
+    if best_of > n and asked.stream:
+        raise RequestError(
+            errors.UNSUPPORTED, "which are best is known at the end, not with stream=true", "best_of"
+        )
+    return best_of
 
 
 def _form(asked: schema.Sampled, kind: Literal["chat", "text"]) -> Form:

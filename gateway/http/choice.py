@@ -9,6 +9,7 @@ from typing import Any
 from gateway.events import Chunk, Event, Finished, Mark, Started, Untold
 from gateway.generation import Form
 from gateway.http import receipts, said
+from gateway.http.logprobs import ChoiceLogprobs
 from gateway.parts import Part
 
 
@@ -38,6 +39,10 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     # How many of `token_ids` were streamed.
     streamed_ids: int = 0
+    # None where nobody wants them.
+    logprobs: ChoiceLogprobs | None = None
+    # Those of the prompt are told beside the choice's own.
+    prompt_scored: bool = False
 
     def take(self, event: Event) -> Chunk | None:
         """Add an event; returns what of it is to be told, if there is anything.
@@ -54,17 +59,26 @@ class Choice:
             raise ValueError(f"a session begins with {type(event).__name__}")
         elif isinstance(event, Chunk):
             new = self.untold.of(event)
+            # What the client of a resumed stream has already.
+            had = len(event.token_ids) - len(new.token_ids if new else ())
             self.completion_tokens += len(event.token_ids)
             self.durable = event.durable
             if self.form.token_ids:
                 self.token_ids += event.token_ids
-                # What the client of a resumed stream has already.
                 self.streamed_ids += len(event.token_ids) - len(new.token_ids if new else ())
+            if self.logprobs is not None:
+                self.logprobs.take(event)
+                self.logprobs.had(len(event.token_ids) - len(new.token_ids if new else ()))
         else:
             new = self.untold.rest()
             self.finished = event
         self.parts += new.parts if new is not None else ()
         return new
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there are log-probabilities that have not been streamed."""
+        return self.logprobs is not None and self.logprobs.waiting
 
     @property
     def end(self) -> Finished:
@@ -96,6 +110,10 @@ class Choice:
             told["token_ids"] = self.token_ids
             if self.form.kind == "text":
                 told["prompt_token_ids"] = self.prompt_ids
+        if self.logprobs is not None:
+            told["logprobs"] = self.logprobs.block(self.prompt_ids)
+            if self.prompt_scored and self.form.kind == "text":
+                told["prompt_logprobs"] = self.logprobs.prompt(self.prompt_ids)
         return told
 
     def piece(self, parts: Sequence[Part] = (), *, first: bool = False, last: bool = False) -> dict[str, Any]:
@@ -103,6 +121,8 @@ class Choice:
         told = self._told(self._finish_reason() if last else None)
         if last:
             told |= self._stop_reason()
+        if self.logprobs is not None:
+            told["logprobs"] = self.logprobs.block()
         if self.form.token_ids:
             told["token_ids"] = self.token_ids[self.streamed_ids :]
             self.streamed_ids = len(self.token_ids)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gateway.events import Chunk
 from gateway.token_bytes import TokenBytes
-from paceline.logprobs import TokenLogprobs
+from paceline.logprobs import LogprobsWanted, TokenLogprobs
 
 Scored = Iterable[tuple[int, TokenLogprobs]]
 
@@ -82,3 +83,58 @@ def of_prompt(
             }
         )
     return told
+
+
+class ChoiceLogprobs:
+    """The log-probabilities of one choice: taken from its chunks, and told piece by piece or at once."""
+
+    def __init__(
+        self, wanted: LogprobsWanted, tokens: TokenBytes, *, chat: bool, echo: bool = False, told: bool = True
+    ) -> None:
+        """`echo`: those of the prompt precede the others. `told` is false where they only rank choices."""
+        self._wanted = wanted
+        self._tokens = tokens
+        self._completion = None if chat else CompletionLogprobs(tokens)
+        self._echo = echo
+        self._told = told
+        self._scored: list[tuple[int, TokenLogprobs]] = []
+        self._prompt: tuple[TokenLogprobs, ...] = ()
+        # Tokens, the first ones, that have been told.
+        self._told_tokens = 0
+
+    def take(self, chunk: Chunk) -> None:
+        """Add a session's next chunk."""
+        self._scored += zip(chunk.token_ids, chunk.logprobs, strict=False)
+        self._prompt = chunk.prompt_logprobs or self._prompt
+
+    def had(self, count: int) -> None:
+        """The client of a resumed stream has those of so many more tokens already."""
+        self._next(count)
+
+    @property
+    def mean(self) -> float:
+        """Of all tokens so far."""
+        return sum(score.logprob for _, score in self._scored) / max(len(self._scored), 1)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are some to tell."""
+        return self._told and self._told_tokens < len(self._scored)
+
+    def block(self, prompt_ids: Sequence[int] = ()) -> dict[str, Any] | None:
+        """`choices[].logprobs` of what has not been told; None where there is nothing."""
+        if not self._told or self._wanted.top is None:
+            return None
+        if self._completion is not None and self._echo and prompt_ids:
+            scored = [*zip(prompt_ids[1:], self._prompt, strict=True), *self._scored]
+            return self._completion.of(scored, unscored=prompt_ids[:1])
+        return self._next(len(self._scored) - self._told_tokens) if self.waiting else None
+
+    def prompt(self, prompt_ids: Sequence[int]) -> list[dict[str, Any] | None]:
+        """`prompt_logprobs`."""
+        return of_prompt(prompt_ids, self._prompt, self._tokens)
+
+    def _next(self, count: int) -> dict[str, Any]:
+        scored = self._scored[self._told_tokens : self._told_tokens + count]
+        self._told_tokens += len(scored)
+        return of_chat(scored, self._tokens) if self._completion is None else self._completion.of(scored)

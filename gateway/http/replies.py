@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.choices import Told
 from gateway.events import Chunk, Finished, Mark, Started
+from gateway.generation import PREDICTION
 from gateway.http import headers, receipts
 from gateway.http.choice import Choice
 from paceline import __version__
@@ -25,7 +26,9 @@ class Reply:
         self, choices: Sequence[Choice], model: str, session_ids: Sequence[str], *, n: int = 1
     ) -> None:
         """`choices`: `n` for each prompt. `session_ids`: of the choices."""
+        # Of all sessions; fewer may be told.
         self.choices = choices
+        self._told = list(choices)
         self.form = choices[0].form
         self._model = model
         self._ids = session_ids
@@ -51,16 +54,21 @@ class Reply:
         }
 
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage block: each prompt once, with accepted drafts as accepted prediction tokens."""
+        """OpenAI's usage block: each prompt once, and what came of the client's own prediction."""
         prompt = sum(choice.prompt_tokens for choice in self.choices[:: self._n])
         completion = sum(choice.completion_tokens for choice in self.choices)
-        ended = (choice.finished for choice in self.choices if choice.finished)
-        accepted = sum(finished.receipt.accepted_tokens for finished in ended)
+        receipts = [choice.finished.receipt for choice in self.choices if choice.finished]
+        predicted = [each for receipt in receipts for each in receipt.sources if each.source == PREDICTION]
+        accepted = sum(each.accepted_tokens for each in predicted)
+        drafted = sum(each.drafted_tokens for each in predicted)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "completion_tokens_details": {"accepted_prediction_tokens": accepted},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": accepted,
+                "rejected_prediction_tokens": drafted - accepted,
+            },
         }
 
     def receipt(self) -> dict[str, Any]:
@@ -71,9 +79,22 @@ class Reply:
     def whole(self) -> dict[str, Any]:
         """The body of a response that is not streamed."""
         name = "chat.completion" if self.form.kind == "chat" else "text_completion"
-        choices = [choice.whole() for choice in self.choices]
+        choices = [choice.whole() | {"index": place} for place, choice in enumerate(self._told)]
         told = {"usage": self.usage(), "paceline": self.receipt(), **self.metrics()}
-        return {**self._head(name), "choices": choices, **told, **self._prompt_ids(self.choices[0])}
+        first = self._told[0]
+        if first.logprobs is not None and first.prompt_scored and self.form.kind == "chat":
+            told["prompt_logprobs"] = first.logprobs.prompt(first.prompt_ids)
+        return {**self._head(name), "choices": choices, **told, **self._prompt_ids(first)}
+
+    def keep_best(self, n: int) -> None:
+        """Tell only each prompt's `n` choices of the highest mean log-probability, the best first."""
+        if n < self._n:
+            starts = range(0, len(self.choices), self._n)
+            self._told = [
+                choice
+                for start in starts
+                for choice in sorted(self.choices[start : start + self._n], key=_unlikeliness)[:n]
+            ]
 
     def metrics(self) -> dict[str, Any]:
         """vLLM's form of what speculation brought to the choices that have ended."""
@@ -96,6 +117,10 @@ class Reply:
         return {**self._head(name), "choices": choices, **usage}
 
 
+def _unlikeliness(choice: Choice) -> float:
+    return 0.0 if choice.logprobs is None else -choice.logprobs.mean
+
+
 async def stream(events: AsyncIterator[Told | None], reply: Reply, *, marked: bool) -> AsyncIterator[bytes]:
     """A reply as server-sent events: what the client does not have, and a comment for each None.
 
@@ -114,7 +139,7 @@ async def stream(events: AsyncIterator[Told | None], reply: Reply, *, marked: bo
         begins = isinstance(told.event, Started) and choice.untold.everything
         if begins and (form.kind == "chat" or form.echo or form.token_ids):
             yield event_of(choice, reply.first(choice))
-        if new is not None and new.parts:
+        if new is not None and (new.parts or choice.has_scores):
             piece = reply.piece(choice.piece(new.parts))
             yield event_of(choice, piece if new.durable else {**piece, "paceline": {"durable": False}})
         if isinstance(told.event, Finished):

@@ -22,7 +22,7 @@ from gateway.http.problems import first_problem, place, unknown_places
 from gateway.http.sampled import TokenId
 from gateway.http.strict import Integral, Strict
 from gateway.http.tools import Effort, Tool, ToolChoice
-from gateway.http.wishes import Rendered, TextWishes, Wishes
+from gateway.http.wishes import ChatWishes, Rendered, TextWishes, Wishes
 from gateway.request import MAX_MESSAGES
 from gateway.tools.choice import MAX_TOOLS
 from paceline.sampling import SamplingRequest
@@ -99,7 +99,7 @@ def _shape(prompt: Any) -> str:
     return "list[prompt]" if _is_batch(prompt) else "list[id]"
 
 
-class ChatRequest(Sampled, Rendered):
+class ChatRequest(Sampled, ChatWishes, Rendered):
     """Body of POST /v1/chat/completions."""
 
     not_yet = neutral.NOT_YET_OF_CHATS

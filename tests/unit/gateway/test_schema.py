@@ -19,6 +19,7 @@ from gateway.http.neutral import NOT_YET
 from gateway.http.replies import Reply
 from gateway.http.schema import ChatRequest, CompletionRequest, parse
 from gateway.request import MAX_MESSAGES
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.session import FinishReason, Receipt
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -29,12 +30,9 @@ ASKS: dict[str, tuple[Any, list[Any]]] = {
     "audio": ({"voice": "x"}, []),
     "function_call": ("auto", ["none"]),
     "functions": ([{"name": "f"}], [[]]),
-    "logprobs": (True, [False]),
     "modalities": (["audio"], [["text"]]),
-    "prediction": ({"type": "content"}, []),
     "service_tier": ("flex", ["auto", "default"]),
     "suffix": ("x", [""]),
-    "top_logprobs": (3, [0]),
     "verbosity": ("low", []),
     "web_search_options": ({}, []),
 }
@@ -56,7 +54,6 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "early_stopping": (True, [False]),
     "length_penalty": (0.5, [1, 1.0]),
     "logits_processors": (["x"], [[]]),
-    "prompt_logprobs": (1, []),
     "repeat_penalty": (1.1, [1, 1.0]),
     "request_id": (5, ["abc"]),
     "use_beam_search": (True, [False]),
@@ -150,6 +147,7 @@ def test_what_only_the_other_kind_of_request_takes_is_refused(
         ("cache_salt", [None, "x", "x" * 256]),
         ("metadata", [None, {}, {"k" * 64: "v" * 512}, {str(each): "" for each in range(16)}]),
         ("store", [None, True, False]),
+        ("prompt_logprobs", [None, 0, 20]),
     ],
 )
 def test_what_both_kinds_of_request_take(name: str, values: list[Any]) -> None:
@@ -158,7 +156,9 @@ def test_what_both_kinds_of_request_take(name: str, values: list[Any]) -> None:
             assert getattr(ask(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("echo", 0), ("priority", False)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("n", True), ("logprobs", True), ("echo", 0), ("priority", False)]
+)
 def test_a_look_alike_of_another_type_is_not_neutral(name: str, value: Any) -> None:
     with pytest.raises(RequestError, match=name):
         text(**{name: value})
@@ -505,3 +505,24 @@ def test_limits_of_drafts_are_bounded(limits: dict[str, Any], param: str) -> Non
     with pytest.raises(RequestError) as caught:
         text(speculation=limits)
     assert caught.value.param == param
+
+
+def test_log_probabilities_that_are_asked_for() -> None:
+    assert chat().scores == chat(logprobs=False, top_logprobs=0).scores == NO_LOGPROBS
+    assert chat(logprobs=True).scores == LogprobsWanted(top=0)
+    assert chat(logprobs=True, top_logprobs=5, prompt_logprobs=2).scores == LogprobsWanted(5, 2)
+    assert text(logprobs=False).scores == text(echo=True).scores == NO_LOGPROBS
+    assert text(logprobs=3).scores == LogprobsWanted(top=3)
+    assert text(logprobs=3, echo=True).scores == LogprobsWanted(3, 3)
+    for ask, name in ((chat, "top_logprobs"), (text, "logprobs"), (text, "prompt_logprobs")):
+        with pytest.raises(RequestError, match=f"{name} must be at most 20"):
+            ask(**{name: 21})
+
+
+def test_a_prediction_is_text_or_parts_of_it() -> None:
+    told = {"type": "content", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    for ask in (chat, text):
+        assert ask(prediction=told).prediction.text == "ab"
+        assert ask(prediction={"type": "content", "content": "ab"}).prediction.text == "ab"
+        with pytest.raises(RequestError, match=r"^missing required parameter: prediction\.content"):
+            ask(prediction={"type": "content"})
