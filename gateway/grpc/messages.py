@@ -48,6 +48,8 @@ class Messages:
             reasoning="".join(part.text for part in chunk.parts if isinstance(part, Thought)),
             tool_calls=self._calls(chunk.parts),
             characters=chunk.characters,
+            logprobs=map(wire.token_logprobs_to_proto, chunk.logprobs),
+            prompt_logprobs=map(wire.token_logprobs_to_proto, chunk.prompt_logprobs),
         )
 
     def _calls(self, parts: Iterable[Part]) -> list[pb.ToolCallDelta]:

@@ -24,6 +24,7 @@ from gateway.prompt import Prompt
 from gateway.reading import PLAIN, Reader
 from gateway.request import Handling, Terms, served_model
 from gateway.tools.demand import demanded
+from paceline.logprobs import LogprobsWanted
 from paceline.net import parameters, wire
 from paceline.net.rpc import refusals, write
 from paceline.prefix import MAX_SALT
@@ -166,11 +167,22 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             priority=request.priority,
             cache_salt=request.cache_salt,
             limits=_limits(request.speculation_limits),
+            logprobs=_logprobs(request.logprobs, served.vocab_size),
+            prediction=gateway.prompts.from_text(request.prediction, special=False)
+            if request.prediction
+            else None,
         )
         stop_ids = gateway.prompts.stop_token_ids
         bad_words = gateway.prompts.bad_words(sampling.bad_words)
         terms = Terms(sampling, served, stop_ids, form, kind, bad_words=bad_words, handling=handling)
         return terms.ask(prompt)
+
+
+def _logprobs(message: session_pb2.LogprobsWanted, vocab_size: int) -> LogprobsWanted:
+    try:
+        return wire.logprobs_from_proto(message, vocab_size=vocab_size)
+    except wire.WireError as error:
+        raise RequestError(INVALID, str(error), error.field) from None
 
 
 async def _begin(span: Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -153,8 +153,6 @@ def handling(asked: schema.Sampled) -> Handling:
         asked.priority or 0,
         asked.cache_salt or "",
         asked.speculation.limits if asked.speculation else NO_LIMITS,
-        scores,
-        None if guess is None or not guess.text else gateway.prompts.from_text(guess.text, special=False),
     )
 
 

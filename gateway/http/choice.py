@@ -65,10 +65,10 @@ class Choice:
             self.durable = event.durable
             if self.form.token_ids:
                 self.token_ids += event.token_ids
-                self.streamed_ids += len(event.token_ids) - len(new.token_ids if new else ())
+                self.streamed_ids += had
             if self.logprobs is not None:
                 self.logprobs.take(event)
-                self.logprobs.had(len(event.token_ids) - len(new.token_ids if new else ()))
+                self.logprobs.had(had)
         else:
             new = self.untold.rest()
             self.finished = event

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.net.wire import finish_reason_from_proto, receipt_from_proto
+from paceline.logprobs import TokenLogprobs
+from paceline.net.wire import finish_reason_from_proto, receipt_from_proto, token_logprobs_from_proto
 from paceline.session import FinishReason, Receipt
 from paceline.v1 import gateway_pb2
 
@@ -47,6 +48,9 @@ class Chunk:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     # Characters of the session's text that came with it, reasoning and calls included.
     characters: int = 0
+    # Of each token, and of the prompt's from the second on, where they were asked for.
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ def event_from_proto(response: gateway_pb2.GenerateResponse) -> Event:
                 chunk.reasoning,
                 calls,
                 chunk.characters,
+                tuple(map(token_logprobs_from_proto, chunk.logprobs)),
+                tuple(map(token_logprobs_from_proto, chunk.prompt_logprobs)),
             )
         case _:
             finished = response.finished

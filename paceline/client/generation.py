@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from paceline.logprobs import NO_LOGPROBS, LogprobsWanted
 from paceline.net import parameters, wire
 from paceline.sampling import SamplingRequest
 from paceline.session import NO_LIMITS, SpeculationLimits
@@ -92,6 +93,9 @@ class Generation(SamplingRequest):
     include_stop: bool = False
     show_special_tokens: bool = False
     truncate_prompt_tokens: int = 0
+    logprobs: LogprobsWanted = NO_LOGPROBS
+    # The client's own guess at the answer.
+    prediction: str = ""
     # Of drafts, where `speculation` is true.
     limits: SpeculationLimits = NO_LIMITS
     # Of a chat: functions that the answer may call; whether it calls them as it likes ("auto"), does not
@@ -118,6 +122,8 @@ class Generation(SamplingRequest):
             show_special_tokens=self.show_special_tokens,
             truncate_prompt_tokens=self.truncate_prompt_tokens,
             speculation_limits=wire.limits_to_proto(self.limits),
+            logprobs=wire.logprobs_to_proto(self.logprobs),
+            prediction=self.prediction,
             tools=[tool.to_proto() for tool in self.tools],
             parallel_tool_calls=self.parallel_tool_calls,
             include_reasoning=self.include_reasoning,

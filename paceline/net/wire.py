@@ -15,7 +15,7 @@ from paceline.features import (
     FeatureGrant,
     FeatureRequest,
 )
-from paceline.logprobs import MAX_TOP_LOGPROBS, LogprobsWanted
+from paceline.logprobs import MAX_TOP_LOGPROBS, LogprobsWanted, TokenLogprobs
 from paceline.net import parameters
 from paceline.net.handshake import MAX_SOURCES, Hello
 from paceline.sampling import SamplingError, SamplingParams
@@ -153,6 +153,18 @@ def logprobs_from_proto(message: session_pb2.LogprobsWanted, *, vocab_size: int)
 def logprobs_to_proto(wanted: LogprobsWanted) -> session_pb2.LogprobsWanted:
     """The message of wanted log-probabilities."""
     return session_pb2.LogprobsWanted(top=wanted.top, prompt_top=wanted.prompt_top)
+
+
+def token_logprobs_from_proto(message: session_pb2.TokenLogprobs) -> TokenLogprobs:
+    """Those of one token."""
+    return TokenLogprobs(message.logprob, message.rank, tuple(message.top_ids), tuple(message.top_logprobs))
+
+
+def token_logprobs_to_proto(token: TokenLogprobs) -> session_pb2.TokenLogprobs:
+    """The message of one token's."""
+    return session_pb2.TokenLogprobs(
+        logprob=token.logprob, rank=token.rank, top_ids=token.top_ids, top_logprobs=token.top_logprobs
+    )
 
 
 def hello_from_proto(message: verifier_pb2.Hello) -> Hello:

@@ -27,7 +27,7 @@ from paceline.v1 import session_pb2 as paceline_dot_v1_dot_session__pb2
 from paceline.v1 import verifier_pb2 as paceline_dot_v1_dot_verifier__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/gateway.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/drafter.proto\x1a\x19paceline/v1/session.proto\x1a\x1apaceline/v1/verifier.proto\"\x8e\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\n \x01(\t\x12)\n\ntool_calls\x18\x0b \x03(\x0b\x32\x15.paceline.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x0c \x01(\t\x12\x0c\n\x04name\x18\r \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"8\n\nChatPrompt\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.paceline.v1.ChatMessage\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xb9\t\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x17.paceline.v1.ChatPromptH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.paceline.v1.TokenPromptH\x00\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x18\n\x0bspeculation\x18\x0c \x01(\x08H\x07\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x12\x12\n\nmin_tokens\x18\x0f \x01(\r\x12\x16\n\ttypical_p\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x11 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x12 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x13 \x01(\x01H\t\x88\x01\x01\x12?\n\nlogit_bias\x18\x14 \x03(\x0b\x32+.paceline.v1.GenerateRequest.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x15 \x03(\r\x12\x11\n\tbad_words\x18\x16 \x03(\t\x12+\n\nconstraint\x18\x1e \x01(\x0b\x32\x17.paceline.v1.Constraint\x12\x10\n\x08priority\x18( \x01(\x05\x12\x12\n\ncache_salt\x18) \x01(\t\x12\x14\n\x0cinclude_stop\x18* \x01(\x08\x12\x1b\n\x13show_special_tokens\x18+ \x01(\x08\x12\x1e\n\x16truncate_prompt_tokens\x18, \x01(\r\x12:\n\x12speculation_limits\x18- \x01(\x0b\x32\x1e.paceline.v1.SpeculationLimits\x12 \n\x05tools\x18\x32 \x03(\x0b\x32\x11.paceline.v1.Tool\x12,\n\x0btool_choice\x18\x33 \x01(\x0e\x32\x17.paceline.v1.ToolChoice\x12\x12\n\ntool_named\x18\x34 \x01(\t\x12 \n\x13parallel_tool_calls\x18\x35 \x01(\x08H\n\x88\x01\x01\x12\x1e\n\x11include_reasoning\x18\x36 \x01(\x08H\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06promptB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0e\n\x0c_speculationB\x0c\n\n_typical_pB\x15\n\x13_repetition_penaltyB\x16\n\x14_parallel_tool_callsB\x14\n\x12_include_reasoning\"I\n\rResumeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\ncharacters\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x0e\x43\x61ncelResponse\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\"\x98\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.paceline.v1.StartedH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.paceline.v1.TextChunkH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"Q\n\x07Started\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\xb8\x01\n\tTextChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x0f\n\x07\x64urable\x18\x05 \x01(\x08\x12\x11\n\treasoning\x18\x14 \x01(\t\x12.\n\ntool_calls\x18\x15 \x03(\x0b\x32\x1a.paceline.v1.ToolCallDelta\x12\x12\n\ncharacters\x18\x16 \x01(\r\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x0e\n\x0c\x46leetRequest\"\xe8\x01\n\rFleetResponse\x12+\n\tverifiers\x18\x01 \x03(\x0b\x32\x18.paceline.v1.VerifierPod\x12)\n\x08\x64rafters\x18\x02 \x03(\x0b\x32\x17.paceline.v1.DrafterPod\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x18\n\x10protocol_version\x18\t \x01(\r\x12\x15\n\rclock_seconds\x18\n \x01(\x01\x12\x10\n\x08model_id\x18\x0b \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x0c \x01(\t\"t\n\x0bVerifierPod\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.paceline.v1.VerifierStatusResponse\x12\x0e\n\x06misfit\x18\x04 \x01(\t\"b\n\nDrafterPod\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".paceline.v1.DrafterStatusResponse*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\xa5\x02\n\x0eGatewayService\x12I\n\x08Generate\x12\x1c.paceline.v1.GenerateRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x45\n\x06Resume\x12\x1a.paceline.v1.ResumeRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.paceline.v1.CancelRequest\x1a\x1b.paceline.v1.CancelResponse\x12>\n\x05\x46leet\x12\x19.paceline.v1.FleetRequest\x1a\x1a.paceline.v1.FleetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/gateway.proto\x12\x0bpaceline.v1\x1a\x19paceline/v1/drafter.proto\x1a\x19paceline/v1/session.proto\x1a\x1apaceline/v1/verifier.proto\"\x8e\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\n \x01(\t\x12)\n\ntool_calls\x18\x0b \x03(\x0b\x32\x15.paceline.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x0c \x01(\t\x12\x0c\n\x04name\x18\r \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"M\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"8\n\nChatPrompt\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.paceline.v1.ChatMessage\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xfc\t\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x17.paceline.v1.ChatPromptH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.paceline.v1.TokenPromptH\x00\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x18\n\x0bspeculation\x18\x0c \x01(\x08H\x07\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x12\x12\n\nmin_tokens\x18\x0f \x01(\r\x12\x16\n\ttypical_p\x18\x10 \x01(\x01H\x08\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x11 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x12 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x13 \x01(\x01H\t\x88\x01\x01\x12?\n\nlogit_bias\x18\x14 \x03(\x0b\x32+.paceline.v1.GenerateRequest.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x15 \x03(\r\x12\x11\n\tbad_words\x18\x16 \x03(\t\x12+\n\nconstraint\x18\x1e \x01(\x0b\x32\x17.paceline.v1.Constraint\x12\x10\n\x08priority\x18( \x01(\x05\x12\x12\n\ncache_salt\x18) \x01(\t\x12\x14\n\x0cinclude_stop\x18* \x01(\x08\x12\x1b\n\x13show_special_tokens\x18+ \x01(\x08\x12\x1e\n\x16truncate_prompt_tokens\x18, \x01(\r\x12:\n\x12speculation_limits\x18- \x01(\x0b\x32\x1e.paceline.v1.SpeculationLimits\x12-\n\x08logprobs\x18# \x01(\x0b\x32\x1b.paceline.v1.LogprobsWanted\x12\x12\n\nprediction\x18$ \x01(\t\x12 \n\x05tools\x18\x32 \x03(\x0b\x32\x11.paceline.v1.Tool\x12,\n\x0btool_choice\x18\x33 \x01(\x0e\x32\x17.paceline.v1.ToolChoice\x12\x12\n\ntool_named\x18\x34 \x01(\t\x12 \n\x13parallel_tool_calls\x18\x35 \x01(\x08H\n\x88\x01\x01\x12\x1e\n\x11include_reasoning\x18\x36 \x01(\x08H\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06promptB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0e\n\x0c_speculationB\x0c\n\n_typical_pB\x15\n\x13_repetition_penaltyB\x16\n\x14_parallel_tool_callsB\x14\n\x12_include_reasoning\"I\n\rResumeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\ncharacters\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x0e\x43\x61ncelResponse\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.paceline.v1.FinishReason\"\x98\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.paceline.v1.StartedH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.paceline.v1.TextChunkH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.paceline.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"Q\n\x07Started\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\x9b\x02\n\tTextChunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\r\x12\x0f\n\x07\x64urable\x18\x05 \x01(\x08\x12,\n\x08logprobs\x18\n \x03(\x0b\x32\x1a.paceline.v1.TokenLogprobs\x12\x33\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x1a.paceline.v1.TokenLogprobs\x12\x11\n\treasoning\x18\x14 \x01(\t\x12.\n\ntool_calls\x18\x15 \x03(\x0b\x32\x1a.paceline.v1.ToolCallDelta\x12\x12\n\ncharacters\x18\x16 \x01(\r\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x0e\n\x0c\x46leetRequest\"\xe8\x01\n\rFleetResponse\x12+\n\tverifiers\x18\x01 \x03(\x0b\x32\x18.paceline.v1.VerifierPod\x12)\n\x08\x64rafters\x18\x02 \x03(\x0b\x32\x17.paceline.v1.DrafterPod\x12\x10\n\x08sessions\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x18\n\x10protocol_version\x18\t \x01(\r\x12\x15\n\rclock_seconds\x18\n \x01(\x01\x12\x10\n\x08model_id\x18\x0b \x01(\t\x12\x19\n\x11vocab_fingerprint\x18\x0c \x01(\t\"t\n\x0bVerifierPod\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.paceline.v1.VerifierStatusResponse\x12\x0e\n\x06misfit\x18\x04 \x01(\t\"b\n\nDrafterPod\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".paceline.v1.DrafterStatusResponse*Y\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x01\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x02\x32\xa5\x02\n\x0eGatewayService\x12I\n\x08Generate\x12\x1c.paceline.v1.GenerateRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x45\n\x06Resume\x12\x1a.paceline.v1.ResumeRequest\x1a\x1d.paceline.v1.GenerateResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.paceline.v1.CancelRequest\x1a\x1b.paceline.v1.CancelResponse\x12>\n\x05\x46leet\x12\x19.paceline.v1.FleetRequest\x1a\x1a.paceline.v1.FleetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._loaded_options = None
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_TOOLCHOICE']._serialized_start=2847
-  _globals['_TOOLCHOICE']._serialized_end=2936
+  _globals['_TOOLCHOICE']._serialized_start=3013
+  _globals['_TOOLCHOICE']._serialized_end=3102
   _globals['_CHATMESSAGE']._serialized_start=125
   _globals['_CHATMESSAGE']._serialized_end=267
   _globals['_TOOLCALL']._serialized_start=269
@@ -49,31 +49,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENPROMPT']._serialized_start=463
   _globals['_TOKENPROMPT']._serialized_end=489
   _globals['_GENERATEREQUEST']._serialized_start=492
-  _globals['_GENERATEREQUEST']._serialized_end=1701
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=1474
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=1522
-  _globals['_RESUMEREQUEST']._serialized_start=1703
-  _globals['_RESUMEREQUEST']._serialized_end=1776
-  _globals['_CANCELREQUEST']._serialized_start=1778
-  _globals['_CANCELREQUEST']._serialized_end=1813
-  _globals['_CANCELRESPONSE']._serialized_start=1815
-  _globals['_CANCELRESPONSE']._serialized_end=1874
-  _globals['_GENERATERESPONSE']._serialized_start=1877
-  _globals['_GENERATERESPONSE']._serialized_end=2029
-  _globals['_STARTED']._serialized_start=2031
-  _globals['_STARTED']._serialized_end=2112
-  _globals['_TEXTCHUNK']._serialized_start=2115
-  _globals['_TEXTCHUNK']._serialized_end=2299
-  _globals['_TOOLCALLDELTA']._serialized_start=2301
-  _globals['_TOOLCALLDELTA']._serialized_end=2376
-  _globals['_FLEETREQUEST']._serialized_start=2378
-  _globals['_FLEETREQUEST']._serialized_end=2392
-  _globals['_FLEETRESPONSE']._serialized_start=2395
-  _globals['_FLEETRESPONSE']._serialized_end=2627
-  _globals['_VERIFIERPOD']._serialized_start=2629
-  _globals['_VERIFIERPOD']._serialized_end=2745
-  _globals['_DRAFTERPOD']._serialized_start=2747
-  _globals['_DRAFTERPOD']._serialized_end=2845
-  _globals['_GATEWAYSERVICE']._serialized_start=2939
-  _globals['_GATEWAYSERVICE']._serialized_end=3232
+  _globals['_GENERATEREQUEST']._serialized_end=1768
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=1541
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=1589
+  _globals['_RESUMEREQUEST']._serialized_start=1770
+  _globals['_RESUMEREQUEST']._serialized_end=1843
+  _globals['_CANCELREQUEST']._serialized_start=1845
+  _globals['_CANCELREQUEST']._serialized_end=1880
+  _globals['_CANCELRESPONSE']._serialized_start=1882
+  _globals['_CANCELRESPONSE']._serialized_end=1941
+  _globals['_GENERATERESPONSE']._serialized_start=1944
+  _globals['_GENERATERESPONSE']._serialized_end=2096
+  _globals['_STARTED']._serialized_start=2098
+  _globals['_STARTED']._serialized_end=2179
+  _globals['_TEXTCHUNK']._serialized_start=2182
+  _globals['_TEXTCHUNK']._serialized_end=2465
+  _globals['_TOOLCALLDELTA']._serialized_start=2467
+  _globals['_TOOLCALLDELTA']._serialized_end=2542
+  _globals['_FLEETREQUEST']._serialized_start=2544
+  _globals['_FLEETREQUEST']._serialized_end=2558
+  _globals['_FLEETRESPONSE']._serialized_start=2561
+  _globals['_FLEETRESPONSE']._serialized_end=2793
+  _globals['_VERIFIERPOD']._serialized_start=2795
+  _globals['_VERIFIERPOD']._serialized_end=2911
+  _globals['_DRAFTERPOD']._serialized_start=2913
+  _globals['_DRAFTERPOD']._serialized_end=3011
+  _globals['_GATEWAYSERVICE']._serialized_start=3105
+  _globals['_GATEWAYSERVICE']._serialized_end=3398
 # @@protoc_insertion_point(module_scope)

@@ -118,6 +118,18 @@ class SpeculationLimits(_message.Message):
     method: str
     def __init__(self, max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., method: _Optional[str] = ...) -> None: ...
 
+class TokenLogprobs(_message.Message):
+    __slots__ = ("logprob", "rank", "top_ids", "top_logprobs")
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    logprob: float
+    rank: int
+    top_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, logprob: _Optional[float] = ..., rank: _Optional[int] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class Receipt(_message.Message):
     __slots__ = ("steps", "committed_tokens", "drafted_tokens", "accepted_tokens", "drafted_steps", "sources", "drafted_by_depth", "accepted_by_depth", "queued_seconds", "prefill_seconds", "decode_seconds", "draft_wait_seconds", "draft_bytes")
     STEPS_FIELD_NUMBER: _ClassVar[int]

@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from paceline.client import Chunk, GatewayClient, Generation
+from paceline.logprobs import LogprobsWanted
 from tests.pace import Pace
 from tests.pods import MODEL, Pods
 
@@ -134,3 +136,31 @@ async def test_a_right_prediction_is_accepted(client: openai.AsyncOpenAI) -> Non
     )  # type: ignore[call-overload]
     assert wrong.choices[0].message.content == text
     assert wrong.usage.completion_tokens_details.rejected_prediction_tokens > 0
+
+
+async def test_both_faces_say_the_same(client: openai.AsyncOpenAI, pods: Pods) -> None:
+    answer = await client.completions.create(
+        **ASKED, logprobs=2, temperature=0.5, extra_body={"prompt_logprobs": 1}
+    )
+    (choice,) = answer.choices
+    assert choice.logprobs is not None
+    async with GatewayClient(pods.grpc) as grpc:
+        asked = Generation(
+            text=ASKED["prompt"],
+            max_tokens=24,
+            seed=7,
+            temperature=0.5,
+            logprobs=LogprobsWanted(top=2, prompt_top=1),
+            prediction=choice.text,
+        )
+        chunks = [event async for event in grpc.generate(asked) if isinstance(event, Chunk)]
+    assert "".join(chunk.text for chunk in chunks) == choice.text
+    scores = [score for chunk in chunks for score in chunk.logprobs]
+    assert [score.logprob for score in scores] == choice.logprobs.token_logprobs
+    of_prompt = [score.logprob for chunk in chunks for score in chunk.prompt_logprobs]
+    told = choice.model_dump()["prompt_logprobs"][1:]
+    assert all(
+        logprob in [each["logprob"] for each in position.values()]
+        for logprob, position in zip(of_prompt, told, strict=True)
+    )
+    assert sum(chunk.accepted for chunk in chunks) > 0
