@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/paceline/*/*.proto)
 
-.PHONY: help chart setup run test test-long test-unit chaos fuzz soak alerts clients check format protos protos-check dashboards bench peers images images-check chart-check compose-check clean clean-kernels
+.PHONY: help chart setup run test test-long test-unit chaos parity fuzz soak alerts clients check format protos protos-check dashboards bench peers images images-check chart-check compose-check clean clean-kernels
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,9 @@ test-unit: setup  ## Run the tests that start no process
 
 chaos: setup  ## Kill, pause and cut off services under load; ARGS="--faults 50 --seed 1" are passed on
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+parity: setup  ## Ask for every feature on every path of a real model; ARGS="--model FOLDER"
+	@$(BIN)/python -m tests.parity $(ARGS)
 
 fuzz: setup  ## Say 10,000 hostile things to every service; ARGS="--fuzz-seed 7" repeats what was found
 	@$(BIN)/python -m pytest tests/fuzz --fuzz-cases 10000 --fuzz-seed $$RANDOM --timeout 7200 $(ARGS)

@@ -36,8 +36,8 @@ def asked() -> list[Generation]:
                 text=" ".join(words),
                 max_tokens=random.randint(40, 150),
                 temperature=0.0 if greedy else 0.8,
-                top_k=None if greedy or number % 4 == 1 else 40,
-                top_p=None if greedy or number % 4 == 1 else 0.95,
+                top_k=0 if greedy or number % 4 == 1 else 40,
+                top_p=1.0 if greedy or number % 4 == 1 else 0.95,
                 seed=number,
                 speculation=number % 5 != 0,
             )

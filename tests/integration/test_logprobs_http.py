@@ -133,7 +133,7 @@ async def test_a_right_prediction_is_accepted(client: openai.AsyncOpenAI) -> Non
     assert details.accepted_prediction_tokens > 10
     wrong = await client.chat.completions.create(
         **asked, prediction={"type": "content", "content": "something else altogether " * 9}
-    )  # type: ignore[call-overload]
+    )
     assert wrong.choices[0].message.content == text
     assert wrong.usage.completion_tokens_details.rejected_prediction_tokens > 0
 

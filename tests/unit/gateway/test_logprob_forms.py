@@ -5,10 +5,11 @@ from __future__ import annotations
 from openai.types.chat.chat_completion import ChoiceLogprobs
 from openai.types.completion_choice import Logprobs
 
+from gateway.detokenize import TokenTexts
 from gateway.http.logprobs import CompletionLogprobs, of_chat, of_prompt
 from gateway.token_bytes import TokenBytes
 from paceline.logprobs import TokenLogprobs
-from tests.unit.gateway.test_token_bytes import MADE, TokenTexts
+from tests.unit.gateway.test_token_bytes import MADE
 
 TOKENIZER = MADE["byte_level"]
 TOKENS = TokenBytes(TOKENIZER, TokenTexts.of(TOKENIZER))

@@ -522,7 +522,9 @@ def test_log_probabilities_that_are_asked_for() -> None:
 def test_a_prediction_is_text_or_parts_of_it() -> None:
     told = {"type": "content", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     for ask in (chat, text):
-        assert ask(prediction=told).prediction.text == "ab"
-        assert ask(prediction={"type": "content", "content": "ab"}).prediction.text == "ab"
+        for content in (told, {"type": "content", "content": "ab"}):
+            prediction = ask(prediction=content).prediction
+            assert prediction is not None
+            assert prediction.text == "ab"
         with pytest.raises(RequestError, match=r"^missing required parameter: prediction\.content"):
             ask(prediction={"type": "content"})
