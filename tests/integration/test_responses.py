@@ -138,7 +138,12 @@ async def test_a_response_that_is_cut_is_incomplete(prompts: Prompts) -> None:
         ({"previous_response_id": "}{"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
-        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": 5}}}},
+            "text.format.schema",
+        ),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"extra_body": {"n": 2}}, "n"),
         ({"extra_body": {"messages": []}}, "messages"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -164,6 +169,17 @@ async def test_what_is_wrong_is_named(prompts: Prompts, changes: dict[str, Any],
 async def test_what_asks_for_nothing_is_taken(prompts: Prompts, asked: dict[str, Any]) -> None:
     async with saying(prompts, "Hello") as (_, made):
         assert (await made.responses.create(model=MODEL, input="Hi", **asked)).output_text == "Hello"
+
+
+async def test_the_form_of_the_text_goes_to_the_verifier(prompts: Prompts) -> None:
+    form: Any = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
+    async with saying(prompts, "{}") as (verifier, made):
+        answer = await made.responses.create(model=MODEL, input="Hi", text={"format": form})
+        assert answer.text is not None
+        assert answer.text.to_dict() == {"format": form}
+        assert verifier.opened[-1].sampling.constraint.text == '{"type": "object"}'
+        await made.responses.create(model=MODEL, input="Hi", text={"format": {"type": "json_object"}})
+        assert verifier.opened[-1].sampling.HasField("constraint")
 
 
 async def test_memory_keeps_so_many_bytes_for_so_long() -> None:

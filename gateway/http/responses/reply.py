@@ -91,7 +91,7 @@ class ResponseReply:
             "service_tier": "default",
             "store": self.stored,
             "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _form(asked)},
             "tool_choice": _said(asked.tool_choice) or "auto",
             "tools": [tool.model_dump() for tool in asked.tools or ()],
             "top_logprobs": 0,
@@ -121,6 +121,14 @@ class ResponseReply:
         numbered = {**event, "sequence_number": self._sequence}
         self._sequence += 1
         return numbered
+
+
+def _form(asked: ResponsesRequest) -> Json:
+    given = asked.text.format if asked.text else None
+    if given is None:
+        return {"type": "text"}
+    said: Json = given.model_dump(by_alias=True, exclude_none=True)
+    return said
 
 
 def _said(choice: Any) -> Any:

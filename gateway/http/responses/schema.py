@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from gateway import chat
-from gateway.errors import UNKNOWN_FIELD, RequestError
+from gateway.errors import UNKNOWN_FIELD, RequestError, invalid
 from gateway.http import neutral
 from gateway.http.responses.items import InputItem
 from gateway.http.schema import Count, Sampled
@@ -16,20 +16,10 @@ from gateway.http.strict import Integral, Strict
 from gateway.http.tools import Effort, Name
 from gateway.request import MAX_MESSAGES
 from gateway.tools.choice import MAX_TOOLS, ToolUse
+from paceline.constraints.constraint import Constraint, Kind
 
 # Fields of other routes' requests that this one does not have.
 _OTHERS = ("max_tokens", "n", "stream_options", "return_token_ids", "add_special_tokens")
-# OpenAI's default of a text's length.
-_VERBOSITY = (None, "medium")
-
-
-def _of_text(value: Any) -> bool:
-    """Whether what is said of the text's form asks for nothing."""
-    if not isinstance(value, dict):
-        return False
-    form = value.get("format") or {"type": "text"}
-    known = value.keys() <= {"format", "verbosity"}
-    return known and form == {"type": "text"} and value.get("verbosity") in _VERBOSITY
 
 
 def _of_includes(value: Any) -> bool:
@@ -46,7 +36,7 @@ _NOT_YET: dict[str, Callable[[Any], bool]] = {
     "max_tool_calls": lambda value: False,
     "prompt": lambda value: False,
     "prompt_cache_retention": lambda value: value in ("in_memory", "24h"),
-    "text": _of_text,
+    "top_logprobs": lambda value: value == 0,
     "truncation": lambda value: value == "disabled",
 }
 
@@ -81,6 +71,32 @@ class Reasoning(Strict):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
+class TextFormat(Strict):
+    """What the text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(max_length=64)] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    # What cannot be enforced of a schema is refused where it is strict, and left out else.
+    strict: bool | None = None
+
+    def check(self) -> None:
+        """Raises `RequestError` for JSON of a schema that is not given."""
+        if self.type == "json_schema" and self.schema_ is None:
+            param = "text.format.schema"
+            raise RequestError(
+                invalid("missing_required_parameter"), f"missing required parameter: {param}", param
+            )
+
+
+class TextForm(Strict):
+    """The form of the text."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
 class ResponsesRequest(Sampled):
     """Body of POST /v1/responses."""
 
@@ -93,9 +109,20 @@ class ResponsesRequest(Sampled):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
+    text: TextForm | None = None
+
+    def _all(self) -> Iterator[tuple[str, Constraint | None]]:
+        yield from super()._all()
+        form = self.text.format if self.text else None
+        if form is not None and form.type == "json_object":
+            yield "text.format", Constraint(Kind.JSON_OBJECT)
+        elif form is not None and form.schema_ is not None:
+            yield "text.format.schema", Constraint.schema(form.schema_, lenient=not form.strict)
 
     def check(self) -> None:
-        """Raises `RequestError` for a field that this route does not have."""
+        """Raises `RequestError` for a field that this route does not have, or lacks."""
+        if self.text and self.text.format:
+            self.text.format.check()
         for name in _OTHERS:
             if getattr(self, name) is not None:
                 raise RequestError(UNKNOWN_FIELD, f"unrecognized request argument: {name}", name)
