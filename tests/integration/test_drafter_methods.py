@@ -101,9 +101,9 @@ async def test_a_method_that_somebody_installed_drafts_beside_the_text(
     async with verifier(script) as server, process(tmp_path, flags, installed) as stub:
         await attach(stub, server.address, play)
         await wait_until(lambda: play.known == len(play.text), "the text is committed")
-    assert list(script.hellos[0].sources) == ["text", "echo"]
+    assert list(script.hellos[0].sources) == ["text", "prediction", "echo"]
     assert script.hellos[0].feedback_top_k == 8
-    assert play.by_source[1] > 50
+    assert play.by_source[2] > 50
     assert play.bases[0]
     # Its weights were read before anybody was told that the pod is there.
     log = (tmp_path / "drafter.log").read_text()

@@ -307,8 +307,8 @@ async def test_random_trees_of_all_sources_change_no_text(pods: Pods, text: list
         told = 0
         # A step of the tiny model is over before a tree comes; that steps are slow now takes time to learn.
         # Who never helps is put aside in the end.
-        with pace.steps_take(0.02), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while verified < before + 100 and not session.finished and taker.code is None:
+        with pace.steps_take(0.1), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while verified < before + 10 and not session.finished and taker.code is None:
                 await wait_until(
                     lambda told=told: taken.told > told or session.finished or taker.code is not None,
                     "it is asked for a tree",

@@ -71,7 +71,7 @@ def refused(fleet: Pods, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         ({"stop_token_ids": [VOCAB]}, 400, "invalid_value", "stop_token_ids", "id 512 at index 0 is not in"),
         ({"min_tokens": 5}, 400, "integer_above_max_value", "min_tokens", "at most max_tokens's 4"),
         ({"logprobs": 21}, 400, "integer_above_max_value", "logprobs", "at most 20"),
-        ({"prediction": {"type": "text"}}, 400, "invalid_value", "prediction.type", "content"),
+        ({"prediction": {"type": "text"}}, 400, "invalid_value", "prediction", "content"),
         ({"n": 129}, 400, "integer_above_max_value", "n", "at most 128"),
         ({"best_of": 129}, 400, "integer_above_max_value", "best_of", "at most 128"),
         ({"suffix": "x"}, 400, "unsupported_parameter", "suffix", "not supported yet"),
