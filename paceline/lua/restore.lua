@@ -22,9 +22,7 @@ end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'model', ARGV[3], 'sampling', ARGV[4],
   'reply', ARGV[5], 'prompt', ARGV[6], 'finish', ARGV[10], 'logprobs', ARGV[8])
 redis.call('SET', KEYS[2], ARGV[7], 'EX', ARGV[1])
-redis.call('DEL', KEYS[3])
-if ARGV[9] ~= '' then
-  redis.call('SET', KEYS[3], ARGV[9], 'EX', ARGV[1])
-end
+-- Also where it is empty: while a slot of a cluster moves, a script may name only keys that are there.
+redis.call('SET', KEYS[3], ARGV[9], 'EX', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 'OK'

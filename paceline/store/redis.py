@@ -2,8 +2,8 @@
 
 Keys of a session share the hash tag {session_id}, so they live in one slot of a Redis Cluster:
 `paceline:{id}:meta` (hash: epoch, model, sampling, reply, prompt, finish, logprobs), `paceline:{id}:ids`
-(string: committed ids, 4 bytes each, little-endian) and, where a client wants them, `paceline:{id}:logprobs`
-(string: the ids' packed log-probabilities). All expire `ttl_seconds` after the last write.
+(string: committed ids, 4 bytes each, little-endian) and `paceline:{id}:logprobs` (string: the ids' packed
+log-probabilities, empty unless a client wants them). All expire `ttl_seconds` after the last write.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ async def test_every_redis_key_has_a_ttl_and_the_sessions_hash_tag(beside: Besid
 
     async def keys_are_mortal() -> None:
         keys = await beside.keys(made.key.session_id)
-        assert len(keys) == 2
+        assert len(keys) == 3
         for key in keys:
             assert f"{{{made.key.session_id}}}".encode() in key
             assert 0 < await beside.asked.ttl(key) <= TTL
