@@ -138,21 +138,22 @@ def _handling(gateway: Gateway, asked: schema.Sampled, scores: LogprobsWanted) -
             "log-probabilities of a prompt are told in one piece, not with stream=true",
             "prompt_logprobs" if asked.prompt_logprobs is not None else "echo",
         )
+    return replace(handling(gateway, asked), logprobs=scores)
+
+
+def handling(gateway: Gateway, asked: schema.Sampled) -> Handling:
+    """What a request says of its prompt's length, of its place in line, and of its drafts."""
     guess = asked.prediction
     prediction = None
     if guess is not None and guess.text:
         prediction = gateway.prompts.from_text(guess.text, special=False)
-    return replace(handling(asked), logprobs=scores, prediction=prediction)
-
-
-def handling(asked: schema.Sampled) -> Handling:
-    """What a request says of its prompt's length and of its place in line."""
     return Handling(
         asked.truncate_prompt_tokens,
         asked.truncation_side != "right",
         asked.priority or 0,
         asked.cache_salt or "",
         asked.speculation.limits if asked.speculation else NO_LIMITS,
+        prediction=prediction,
     )
 
 

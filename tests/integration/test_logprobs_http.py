@@ -138,6 +138,15 @@ async def test_a_right_prediction_is_accepted(client: openai.AsyncOpenAI) -> Non
     assert wrong.usage.completion_tokens_details.rejected_prediction_tokens > 0
 
 
+async def test_a_response_is_drafted_from_its_prediction(client: openai.AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "input": "hello world", "max_output_tokens": 120}
+    plain = await client.responses.create(**asked, extra_body={"seed": 7, "speculation": {"enabled": False}})
+    predicted = {"type": "content", "content": plain.output_text}
+    answer = await client.responses.create(**asked, extra_body={"seed": 7, "prediction": predicted})
+    assert answer.output_text == plain.output_text
+    assert answer.model_dump()["paceline"]["sources"]["prediction"]["accepted_tokens"] > 10
+
+
 async def test_both_faces_say_the_same(client: openai.AsyncOpenAI, pods: Pods) -> None:
     answer = await client.completions.create(
         **ASKED, logprobs=2, temperature=0.5, extra_body={"prompt_logprobs": 1}

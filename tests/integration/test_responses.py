@@ -145,6 +145,7 @@ async def test_a_response_that_is_cut_is_incomplete(prompts: Prompts) -> None:
         ),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"extra_body": {"n": 2}}, "n"),
+        ({"extra_body": {"prompt_logprobs": 2}}, "prompt_logprobs"),
         ({"extra_body": {"messages": []}}, "messages"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
     ],

@@ -143,7 +143,7 @@ def _wanted(gateway: Gateway, asked: ResponsesRequest, items: list[Json]) -> Gen
         "input",
         "max_output_tokens",
         gateway.prompts.bad_words(sampling.bad_words),
-        handling(asked),
+        handling(gateway, asked),
     )
     return terms.ask(gateway.prompts.from_chat(chat, rendering))
 

@@ -19,7 +19,14 @@ from gateway.tools.choice import MAX_TOOLS, ToolUse
 from paceline.constraints.constraint import Constraint, Kind
 
 # Fields of other routes' requests that this one does not have.
-_OTHERS = ("max_tokens", "n", "stream_options", "return_token_ids", "add_special_tokens")
+_OTHERS = (
+    "max_tokens",
+    "n",
+    "stream_options",
+    "return_token_ids",
+    "add_special_tokens",
+    "prompt_logprobs",
+)
 
 
 def _of_includes(value: Any) -> bool:
