@@ -17,11 +17,11 @@ from paceline.net import wire
 from paceline.net.handshake import PROTOCOL_VERSION
 from paceline.net.rpc import RefusedError, refusals
 from paceline.service import spans
+from paceline.session import MAX_PREDICTION_IDS
 from paceline.v1 import drafter_pb2 as pb
 from paceline.v1 import drafter_pb2_grpc
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{0,128}")
-_MOST_GUESSED = 1 << 17
 # Bound of ids until the verifier has said its vocabulary size.
 _ANY_VOCABULARY = 1 << 31
 
@@ -118,10 +118,10 @@ def _address(text: str) -> str:
 def _guess(request: pb.AttachRequest, vocab_size: int) -> Guess | None:
     if not request.prediction_ids:
         return None
-    if len(request.prediction_ids) > _MOST_GUESSED:
+    if len(request.prediction_ids) > MAX_PREDICTION_IDS:
         raise RefusedError(
             grpc.StatusCode.INVALID_ARGUMENT,
-            f"prediction_ids takes at most {_MOST_GUESSED} ids",
+            f"prediction_ids takes at most {MAX_PREDICTION_IDS} ids",
             field="prediction_ids",
         )
     if not 0 < request.prompt_length <= len(request.known_ids):

@@ -14,9 +14,6 @@ from paceline.sampling import SamplingParams
 from paceline.session import NO_LIMITS, SessionKey, SpeculationLimits
 from paceline.store import SessionRecord
 
-# The source of nodes that a client's own prediction is.
-PREDICTION = "prediction"
-
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -116,8 +113,9 @@ class Generation:
             reply["speculation"],
             Form.recorded(reply["form"]),
             record.logprobs,
-            cache_salt=reply["cache_salt"],
-            limits=SpeculationLimits(**reply["limits"]),
+            # Records of releases before these do not have them.
+            cache_salt=reply.get("cache_salt", ""),
+            limits=SpeculationLimits(**reply.get("limits", {})),
         )
         return wanted, Caller(reply["caller"])
 

@@ -16,7 +16,7 @@ from gateway.pod import Pod
 from gateway.routing.drafters import choose_drafter
 from paceline.net import wire
 from paceline.service import spans, telemetry
-from paceline.session import SessionKey
+from paceline.session import MAX_PREDICTION_IDS, SessionKey
 from paceline.v1 import drafter_pb2, drafter_pb2_grpc
 
 log = telemetry.logger(__name__)
@@ -136,7 +136,7 @@ class Speculation:
             known_ids=self._known_ids(),
             sampling=wire.sampling_to_proto(self._wanted.sampling),
             tenant=self._tenant,
-            prediction_ids=self._wanted.prediction_ids,
+            prediction_ids=self._wanted.prediction_ids[:MAX_PREDICTION_IDS],
             prompt_length=self._wanted.prompt_tokens,
         )
         # Set before the call: if it is cancelled, the drafter may have the session already.

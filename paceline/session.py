@@ -15,6 +15,9 @@ OTHER_SOURCES = "other"
 MAX_RECEIPT_DEPTHS = 64
 # Names of drafting methods.
 METHOD_NAME = re.compile(r"[a-z0-9_-]{1,32}")
+# The method that drafts from a client's own prediction of its answer, and the most ids that it takes of one.
+PREDICTION = "prediction"
+MAX_PREDICTION_IDS = 1 << 17
 
 
 class FinishReason(StrEnum):

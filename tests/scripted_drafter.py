@@ -15,12 +15,12 @@ class ScriptedDrafter(drafter_pb2_grpc.DrafterServiceServicer):
     def __init__(self) -> None:
         self.verifiers: list[str] = []
         self.sessions: set[str] = set()
-        self.attached = 0
+        self.attached: list[drafter_pb2.AttachRequest] = []
         self.asked = 0
 
     async def Attach(self, request: drafter_pb2.AttachRequest, context: object) -> drafter_pb2.AttachResponse:
         self.sessions.add(request.key.session_id)
-        self.attached += 1
+        self.attached.append(request)
         return drafter_pb2.AttachResponse()
 
     async def Detach(self, request: drafter_pb2.DetachRequest, context: object) -> drafter_pb2.DetachResponse:

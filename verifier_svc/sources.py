@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from paceline.session import OTHER_SOURCES, SourceTokens
+from paceline.session import OTHER_SOURCES, PREDICTION, SourceTokens
 from verifier_svc.merge import Node
 
 # What constraints force, which verifiers draft themselves.
 GRAMMAR = "grammar"
 # Sources that come with Paceline: no other takes their place among the labels.
-SHIPPED = ("text", "draft", "eagle", GRAMMAR)
+SHIPPED = ("text", PREDICTION, "draft", "eagle", GRAMMAR)
 # Most different labels. Drafters choose their names, and a label is a series for as long as the process runs.
 MOST_LABELS = 16
 

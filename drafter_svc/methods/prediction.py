@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 from drafter_svc.hypothesis import Guess, Hypothesis
 from drafter_svc.methods.base import NO_TREE, Ask, Method, MethodFactory, Needs, Target
+from paceline.session import PREDICTION
 from paceline.tree import TokenTree
-
-NAME = "prediction"
 
 # How surely the guess goes on behind a number of ids that it had right; a new one begins with some trust.
 _TRUST_AT_FIRST = 3
@@ -96,7 +95,7 @@ def _chains(
 class Prediction(Method):
     """Drafts for sessions whose clients have predicted their answers, and nothing for others."""
 
-    name = NAME
+    name = PREDICTION
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -129,7 +128,7 @@ class Prediction(Method):
 class PredictionFactory(MethodFactory):
     """Part of every drafter that drafts from the text: it costs nothing where no client predicts."""
 
-    name = NAME
+    name = PREDICTION
     needs = Needs()
     computes = False
     weights = ()

@@ -8,10 +8,10 @@ from typing import Any
 
 from gateway.choices import Told
 from gateway.events import Chunk, Finished, Mark, Started
-from gateway.generation import PREDICTION
 from gateway.http import headers, receipts
 from gateway.http.choice import Choice
 from paceline import __version__
+from paceline.session import PREDICTION
 
 # Characters that JSON does not escape and many clients take for line ends.
 _LINE_ENDS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}

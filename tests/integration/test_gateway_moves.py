@@ -233,7 +233,7 @@ async def test_what_steps_accept_is_to_the_credit_of_the_sessions_drafter(ask: A
             # Another one brings nothing there.
             fleet.benefits.add("other", next(iter(fleet.verifiers)), steps=32, accepted=0)
             assert [event async for event in ask(sessions)]
-            assert drafter.attached == 1
+            assert len(drafter.attached) == 1
             brought = fleet.benefits.of(address)
     assert brought is not None
     assert (brought.mean, round(brought.weight, 2)) == (2, 1)

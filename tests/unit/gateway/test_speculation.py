@@ -18,7 +18,7 @@ from gateway.speculation import Speculation
 from paceline.net import rpc
 from paceline.sampling import SamplingParams
 from paceline.service.tasks import cancel_and_wait
-from paceline.session import SessionKey
+from paceline.session import MAX_PREDICTION_IDS, SessionKey
 from paceline.v1 import verifier_pb2, verifier_pb2_grpc
 from tests.scripted_drafter import ScriptedDrafter, scripted_drafter
 from tests.waiting import wait_until
@@ -54,7 +54,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, first_connects: bool) -> AsyncIterator[World]:
+async def world(*, first_connects: bool, prediction_ids: tuple[int, ...] = ()) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         server = await rpc.start_server(
             lambda server: verifier_pb2_grpc.add_VerifierServiceServicer_to_server(Verifier(), server),
@@ -76,7 +76,7 @@ async def world(*, first_connects: bool) -> AsyncIterator[World]:
         speculation = Speculation(
             fleet,
             SessionKey("s", 1),
-            Generation("m", (1, 2), SamplingParams(max_tokens=9)),
+            Generation("m", (1, 2), SamplingParams(max_tokens=9), prediction_ids=prediction_ids),
             "",
             verifier,
             lambda: [1, 2],
@@ -100,7 +100,7 @@ async def test_one_that_its_verifier_puts_aside_is_replaced_at_once() -> None:
         made.speculation.put_aside(60)
         await made.has_been_looked_after()
         assert made.second.sessions
-        assert (made.first.attached, made.second.attached) == (1, 1)
+        assert (len(made.first.attached), len(made.second.attached)) == (1, 1)
 
 
 async def test_names_that_a_verifier_tells_decide_nothing() -> None:
@@ -141,6 +141,12 @@ async def test_a_session_without_a_drafter_gets_the_first_that_comes() -> None:
         made.fleet.update(Endpoints.at(verifiers, (second,)))
         await wait_until(lambda: bool(made.second.sessions), "it has one again")
         assert not made.first.sessions
+
+
+async def test_of_a_prediction_a_drafter_gets_as_much_as_it_takes() -> None:
+    ids = tuple(range(MAX_PREDICTION_IDS + 5))
+    async with world(first_connects=True, prediction_ids=ids) as made:
+        assert tuple(made.first.attached[0].prediction_ids) == ids[:MAX_PREDICTION_IDS]
 
 
 async def test_what_steps_accept_is_to_the_credit_of_the_drafter_that_was_attached() -> None:
