@@ -18,6 +18,7 @@ from gateway.readiness import Readiness
 from gateway.request_timer import RequestTimer
 from gateway.sessions import Sessions
 from gateway.trials import Trials
+from paceline.constraints.trial import Trial
 from paceline.service import spans
 
 
@@ -51,7 +52,7 @@ class Gateway:
         self.cors_origins = cors_origins
         self.ignores_unknown_fields = ignores_unknown_fields
         self.started = int(time.time())
-        self.trials = Trials()
+        self.trials = Trials(Trial())
         self.readiness = Readiness(sessions)
 
 

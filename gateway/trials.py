@@ -19,8 +19,8 @@ _SECONDS = 20.0
 class Trials:
     """A holder of costly constraints delays other holders' by one trial at most."""
 
-    def __init__(self) -> None:
-        self._trial = Trial()
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
         self._line: Line[asyncio.Future[None]] = Line()
         self._numbers = itertools.count()
         self._busy = False

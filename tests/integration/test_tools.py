@@ -196,8 +196,9 @@ async def test_an_answer_that_is_cut_within_a_call_says_so(prompts: Prompts) -> 
         verifier.reason = FinishReason.LENGTH
         answer = await client(where).chat.completions.create(model=MODEL, messages=ASKED, tools=[WEATHER])
     assert answer.choices[0].finish_reason == "length"
-    assert answer.choices[0].message.tool_calls
-    assert ARGUMENTS.startswith(answer.choices[0].message.tool_calls[0].function.arguments)  # type: ignore[union-attr]
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert ARGUMENTS.startswith(call.function.arguments)
 
 
 @pytest.mark.parametrize(

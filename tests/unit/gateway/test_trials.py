@@ -32,19 +32,13 @@ class _Slow(Trial):
         self._remember(constraint, None)
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> _Slow:
-    made = _Slow()
-    monkeypatch.setattr("gateway.trials.Trial", lambda: made)
-    return made
-
-
 def _start(trials: Trials, name: str, holder: str) -> asyncio.Task[Any]:
     return asyncio.create_task(trials.run(Constraint.choice([name]), "guided_choice", holder))
 
 
-async def test_holders_are_served_in_turn(slow: _Slow) -> None:
-    trials = Trials()
+async def test_holders_are_served_in_turn() -> None:
+    slow = _Slow()
+    trials = Trials(slow)
     running = [_start(trials, f"a{each}", "a") for each in range(3)]
     await wait_until(lambda: bool(slow.begun), "the first is tried")
     running.append(_start(trials, "b", "b"))
@@ -54,8 +48,9 @@ async def test_holders_are_served_in_turn(slow: _Slow) -> None:
     assert [each.text for each in slow.begun].index('["b"]') == 2
 
 
-async def test_a_refusal_names_the_field_and_the_next_is_tried(slow: _Slow) -> None:
-    trials = Trials()
+async def test_a_refusal_names_the_field_and_the_next_is_tried() -> None:
+    slow = _Slow()
+    trials = Trials(slow)
     bad, good = _start(trials, "bad", "a"), _start(trials, "good", "a")
     slow.let.release()
     slow.let.release()
@@ -65,8 +60,9 @@ async def test_a_refusal_names_the_field_and_the_next_is_tried(slow: _Slow) -> N
     await good
 
 
-async def test_who_gives_up_holds_nobody_up(slow: _Slow) -> None:
-    trials = Trials()
+async def test_who_gives_up_holds_nobody_up() -> None:
+    slow = _Slow()
+    trials = Trials(slow)
     first, waiting, last = (_start(trials, name, "a") for name in ("1", "2", "3"))
     await wait_until(lambda: bool(slow.begun), "the first is tried")
     for task in (waiting, first):
